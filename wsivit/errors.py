@@ -1,0 +1,86 @@
+"""What can go wrong, as one tree.
+
+Each error also inherits the builtin that a caller would catch, carries the exit code of the command line,
+and its text says what happened, to which file, and what to do::
+
+    WsivitError
+    ├── UsageError (ValueError)                  2  wrong use: an option, a label, a model name
+    ├── SlideError (OSError)                     3  a slide that cannot be read
+    │   └── SlideNotFoundError (FileNotFoundError)
+    ├── UnreadableTilesError (RuntimeError)      4  done, but some tiles could not be read
+    ├── ScaleError (ValueError)                  5  no usable microns per pixel
+    ├── LimitError (ValueError)                  6  refused by a limit that can be raised
+    ├── OutputError (OSError)                    7  cannot write
+    │   └── OutputExistsError (FileExistsError)
+    └── StoreError (ValueError)                  8  a tile store that is invalid
+        ├── StoreMismatchError                   8  … or of other parameters than asked for
+        └── StoreLockedError                     8  … or being written by someone else
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WsivitError(Exception):
+    """Base of all errors that wsivit raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(WsivitError, ValueError):
+    """An option, name or combination that makes no sense."""
+
+    exit_code = 2
+
+
+class SlideError(WsivitError, OSError):
+    """A slide that cannot be read."""
+
+    exit_code = 3
+
+
+class SlideNotFoundError(SlideError, FileNotFoundError):
+    """There is no such slide."""
+
+
+class UnreadableTilesError(WsivitError, RuntimeError):
+    """The slide was read, but some of its tiles could not be."""
+
+    exit_code = 4
+
+
+class ScaleError(WsivitError, ValueError):
+    """The physical scale is missing, absurd, or cannot give what was asked for."""
+
+    exit_code = 5
+
+
+class LimitError(WsivitError, ValueError):
+    """The input is beyond a limit that the caller can raise."""
+
+    exit_code = 6
+
+
+class OutputError(WsivitError, OSError):
+    """An output cannot be written."""
+
+    exit_code = 7
+
+
+class OutputExistsError(OutputError, FileExistsError):
+    """An output is there already and will not be overwritten unasked."""
+
+
+class StoreError(WsivitError, ValueError):
+    """A tile store (or a part of it) that is missing, damaged or of another format."""
+
+    exit_code = 8
+
+
+class StoreMismatchError(StoreError):
+    """A tile store made with other parameters, or of another slide."""
+
+
+class StoreLockedError(StoreError):
+    """A tile store that another process is writing."""
