@@ -1,0 +1,409 @@
+"""One factory for timm and transformers names; one folder format out.
+
+Every model is a transformers image classifier, timm networks through ``TimmWrapperForImageClassification``.
+Its folder (``config.json``, ``model.safetensors``) opens in transformers, and a timm network's folder also in
+``timm.create_model("local-dir:…", pretrained=True)``, with equal logits. Weights are safetensors only.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from wsivit.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How tiles become the model's input: resized (bilinear, antialiased), scaled to 0-1, normalised.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the model's input, in pixels.
+    mean, std : tuple of float
+        Per channel, of values between 0 and 1.
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass
+class Classifier:
+    """A transformers image classifier and how its input is made.
+
+    Attributes
+    ----------
+    model : transformers.PreTrainedModel
+    preprocessing : Preprocessing
+    """
+
+    model: PreTrainedModel
+    preprocessing: Preprocessing
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the logits."""
+        names: Any = self.model.config.id2label
+        return tuple(names[i] for i in range(len(names)))
+
+    @property
+    def is_timm(self) -> bool:
+        """Whether the network is a timm one."""
+        return bool(self.model.config.model_type == "timm_wrapper")
+
+    @property
+    def head(self) -> list[nn.Parameter]:
+        """The parameters after the backbone: what a linear probe trains."""
+        if self.is_timm:
+            network: Any = self.model.timm_model
+            return list(network.get_classifier().parameters())
+        body = {id(p) for p in self.model.base_model.parameters()}
+        return [p for p in self.model.parameters() if id(p) not in body]
+
+
+def create_classifier(
+    name: str,
+    classes: Sequence[str],
+    *,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Classifier:
+    """Make an image classifier with a new head for these classes.
+
+    Parameters
+    ----------
+    name : str
+        A timm name (``vit_small_patch16_224.augreg_in21k``), a hub id (``microsoft/resnet-50``), or a folder
+        with ``config.json`` and ``model.safetensors``.
+    classes : sequence of str
+        Class names, in the order of the logits.
+    pretrained : bool
+        Start from the weights that go with the name; False starts from scratch.
+    image_size : int, optional
+        Side of the input in pixels; position embeddings are interpolated. By default the model's own.
+    weights : path, optional
+        A ``.safetensors`` file for a timm architecture, in place of the weights that go with the name.
+
+    Raises
+    ------
+    UsageError
+        The model is unknown, its weights cannot be had, or they are not safetensors.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        config = _read_config(folder)
+        if "architecture" in config:
+            return _timm_classifier(f"local-dir:{folder}", classes, pretrained, image_size, weights)
+        return _transformers_classifier(name, classes, pretrained, image_size)
+    name = name.removeprefix("timm/")
+    if timm.is_model(name.partition(".")[0]):
+        return _timm_classifier(name, classes, pretrained, image_size, weights)
+    if name.count("/") != 1:
+        raise UsageError(_unknown(name))
+    return _transformers_classifier(name, classes, pretrained, image_size)
+
+
+def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
+    """Load a classifier as it was saved.
+
+    Raises
+    ------
+    StoreError
+        The folder is not a model, or is damaged.
+    """
+    from transformers import AutoModelForImageClassification
+
+    folder = Path(folder)
+    config = _read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder")
+    try:
+        with _quiet_transformers():
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise StoreError(f"{folder}: the model cannot be loaded: {error}") from error
+    return Classifier(model.eval(), _saved_preprocessing(folder, config))
+
+
+def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> str:
+    """Write a folder that transformers (and timm, for its own) can load; return the weights' fingerprint."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(_saved_config(classifier), indent=2) + "\n")
+    if not classifier.is_timm:  # a timm folder says it in config.json, where both libraries look
+        (folder / PROCESSOR).write_text(
+            json.dumps(_processor_config(classifier.preprocessing), indent=2) + "\n"
+        )
+    # timm knows its own parameter names only, and transformers adds the wrapper's prefix where it is missing.
+    state = {
+        key.removeprefix("timm_model."): value.detach().cpu().contiguous()
+        for key, value in classifier.model.state_dict().items()
+    }
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    return weights_fingerprint(folder)
+
+
+def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Return ``sha256:<hex>`` of the folder's weights."""
+    with (Path(folder) / WEIGHTS).open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# timm ------------------------------------------------------------------------------------------------
+
+
+def _timm_classifier(
+    name: str,
+    classes: Sequence[str],
+    pretrained: bool,
+    image_size: int | None,
+    weights: str | os.PathLike[str] | None,
+) -> Classifier:
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    resolved = timm.models.resolve_model_input_args(name, {"img_size": image_size} if image_size else None)
+    architecture, known = resolved.pop("model_name"), resolved.pop("pretrained_cfg")
+    model_args = {key: value for key, value in resolved.items() if key != "pretrained_model_args"}
+    source = _timm_weights(name, known, weights) if pretrained or weights else None
+    network: Any = _timm_network(architecture, known, source, num_classes=len(classes), **model_args)
+    preprocessing = Preprocessing(
+        image_size or int(known["input_size"][-1]), tuple(known["mean"]), tuple(known["std"])
+    )
+    settings: dict[str, Any] = _label_maps(classes) | {
+        "pretrained_cfg": _timm_settings(network.pretrained_cfg, preprocessing)
+    }
+    config = TimmWrapperConfig(architecture=architecture, model_args=model_args, **settings)
+    model = TimmWrapperForImageClassification(config)
+    # The wrapper draws every layer anew from one normal distribution; timm knows how each should begin.
+    model.timm_model = network
+    return Classifier(model, preprocessing)
+
+
+def _timm_network(
+    architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any
+) -> nn.Module:
+    overlay = None if source is None else {"file": str(source), "source": "", "custom_load": False}
+    try:
+        return timm.create_model(
+            architecture,
+            pretrained=source is not None,
+            pretrained_cfg=settings,
+            pretrained_cfg_overlay=overlay,
+            **model_args,
+        )
+    except (RuntimeError, ValueError, TypeError, AssertionError, SafetensorError, OSError) as error:
+        what = architecture if source is None else f"{architecture} with the weights {source}"
+        raise UsageError(f"model {what} cannot be made: {error}") from error
+
+
+def _timm_weights(name: str, settings: dict[str, Any], weights: str | os.PathLike[str] | None) -> Path:
+    """Return the safetensors file that goes with a timm name, from disk or from the hub."""
+    if weights is not None:
+        return _safetensors_file(Path(weights))
+    if name.startswith("local-dir:"):
+        return _safetensors_file(Path(name.removeprefix("local-dir:")) / WEIGHTS)
+    if not settings.get("hf_hub_id"):
+        raise UsageError(
+            f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)"
+        )
+    from huggingface_hub import hf_hub_download
+
+    with _fetching(name):
+        return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
+
+
+def _safetensors_file(path: Path) -> Path:
+    if path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path}: weights are read from .safetensors files only, since a pickle can run any program; "
+            "convert one you trust with safetensors.torch.save_file(torch.load(path, weights_only=True), "
+            "'model.safetensors')"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file of weights")
+    return path
+
+
+def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
+    """What timm and transformers need to use the network; nothing about where its first weights came from."""
+    kept = ("fixed_input_size", "pool_size", "first_conv", "classifier", "license")
+    size = preprocessing.image_size
+    return {key: settings[key] for key in kept if settings.get(key) is not None} | {
+        "input_size": [3, size, size],
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
+
+
+# transformers ----------------------------------------------------------------------------------------
+
+
+def _transformers_classifier(
+    name: str, classes: Sequence[str], pretrained: bool, image_size: int | None
+) -> Classifier:
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    with _fetching(name), _quiet_transformers():
+        config = AutoConfig.from_pretrained(name, **_label_maps(classes))
+        native = getattr(config, "image_size", None)
+        if not pretrained and native is not None:
+            config.image_size = native = image_size or native
+        if pretrained:
+            model = AutoModelForImageClassification.from_pretrained(
+                name, config=config, use_safetensors=True, ignore_mismatched_sizes=True
+            )
+        else:
+            model = AutoModelForImageClassification.from_config(config)
+        preprocessing = _published_preprocessing(name, image_size, native)
+    if native is not None and preprocessing.image_size != native:
+        model = _with_input_size(model, preprocessing.image_size)
+    return Classifier(model, preprocessing)
+
+
+def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
+    """Return the same transformers ViT for another input size, its position embeddings interpolated."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    config = type(model.config).from_dict(model.config.to_dict() | {"image_size": image_size})
+    resized = type(model)(config)
+    wanted, state = resized.state_dict(), model.state_dict()
+    for key, value in state.items():
+        if value.shape != wanted[key].shape:
+            if not key.endswith("position_embeddings"):
+                raise UsageError(f"{config.model_type} cannot take another input size: {key} depends on it")
+            side = image_size // config.patch_size
+            prefix = wanted[key].shape[1] - side * side
+            state[key] = resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
+    resized.load_state_dict(state)
+    return resized
+
+
+def _published_preprocessing(name: str, image_size: int | None, native: int | None) -> Preprocessing:
+    from transformers import AutoImageProcessor
+
+    try:
+        saved = AutoImageProcessor.from_pretrained(name).to_dict()
+    except (OSError, ValueError):  # a folder without a processor is a model all the same
+        saved = {}
+    size = saved.get("size") or {}
+    side = image_size or native or size.get("height") or size.get("shortest_edge") or 224
+    return Preprocessing(
+        int(side),
+        tuple(saved.get("image_mean") or IMAGENET_MEAN),
+        tuple(saved.get("image_std") or IMAGENET_STD),
+    )
+
+
+# folders ---------------------------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder}: not a model folder: {CONFIG} is missing or unreadable") from error
+    if not isinstance(config, dict):
+        raise StoreError(f"{folder}: not a model folder: {CONFIG} holds no settings")
+    return config
+
+
+def _saved_config(classifier: Classifier) -> dict[str, Any]:
+    config: dict[str, Any] = classifier.model.config.to_dict()
+    return config | {"architectures": [type(classifier.model).__name__]}
+
+
+def _processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": preprocessing.image_size, "width": preprocessing.image_size},
+        "resample": 2,  # bilinear
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+
+
+def _saved_preprocessing(folder: Path, config: dict[str, Any]) -> Preprocessing:
+    timm_settings = config.get("pretrained_cfg")
+    if timm_settings:
+        size = timm_settings["input_size"][-1]
+        return Preprocessing(int(size), tuple(timm_settings["mean"]), tuple(timm_settings["std"]))
+    return _published_preprocessing(str(folder), None, config.get("image_size"))
+
+
+def _label_maps(classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "num_labels": len(classes),
+        "id2label": dict(enumerate(classes)),
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }
+
+
+# errors ----------------------------------------------------------------------------------------------
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3)
+    hint = f"; timm has {', '.join(close)}" if close else ""
+    return f"unknown model {name!r}: not a timm name, a hub id (owner/name) or a folder{hint}"
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Turn every way in which weights cannot be had into one error that says what can be done."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"model {name}: its weights cannot be had ({first}). Three ways: (1) run once with a network, "
+            "the hub's cache (HF_HOME) then serves offline; (2) give a folder with config.json and "
+            "model.safetensors as the model, or a .safetensors file as the weights; (3) start from scratch "
+            "(--no-pretrained)"
+        ) from error
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' report of the new head, which is what was asked for."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
