@@ -1,0 +1,121 @@
+"""Pixels to bytes and back: what one inner chunk of a store holds.
+
+A chunk is a complete JPEG, or the raw bytes of the tile compressed with zstd. On disk each is followed by the crc32c
+of its bytes (little-endian), which is what zarr's ``crc32c`` codec appends.
+"""
+
+from __future__ import annotations
+
+import google_crc32c
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from wsivit.errors import StoreError
+
+CRC_SIZE = 4
+# The crc32c of any bytes followed by their own crc32c is this constant: one pass checks without cutting.
+_RESIDUE = 0x48674BC7
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZSTD_LEVEL = 5
+
+
+def append_crc(data: bytes) -> bytes:
+    """Return ``data`` followed by its crc32c."""
+    return data + int(google_crc32c.value(data)).to_bytes(CRC_SIZE, "little")
+
+
+def strip_crc(data: bytes) -> bytes:
+    """Check and cut off the crc32c at the end.
+
+    Raises
+    ------
+    StoreError
+        When the bytes are not the ones that were written.
+    """
+    if len(data) < CRC_SIZE or google_crc32c.value(data) != _RESIDUE:
+        raise StoreError("checksum does not match: the bytes are not the ones that were written")
+    return data[:-CRC_SIZE]
+
+
+def encode_jpeg(tile: NDArray[np.uint8], quality: int = 90) -> bytes:
+    """Encode a uint8 (height, width, 3) RGB tile as JPEG, without chroma subsampling (4:4:4)."""
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(tile), quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False
+    )
+    return encoded
+
+
+def encode_zstd(tile: NDArray[np.uint8], level: int = ZSTD_LEVEL) -> bytes:
+    """Compress the bytes of an array without loss."""
+    import imagecodecs
+
+    return bytes(imagecodecs.zstd_encode(np.ascontiguousarray(tile).tobytes(), level=level))
+
+
+def decode_bytes(data: bytes) -> bytes:
+    """Undo :func:`encode_zstd`, to raw bytes.
+
+    Raises
+    ------
+    StoreError
+        For bytes that are not zstd.
+    """
+    import imagecodecs
+
+    try:
+        return bytes(imagecodecs.zstd_decode(data))
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"cannot decompress: {error}") from error
+
+
+def decode(
+    data: bytes, shape: tuple[int, int] | None = None, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Decode one chunk (JPEG or zstd, told apart by their first bytes).
+
+    Parameters
+    ----------
+    data : bytes
+        Without the checksum.
+    shape : (height, width), optional
+        What the chunk must be; needed for zstd, which does not say, unless `out` is given.
+    out : ndarray of uint8 (height, width, 3), optional
+        C-contiguous; decoded into and returned.
+
+    Returns
+    -------
+    ndarray of uint8 (height, width, 3)
+
+    Raises
+    ------
+    StoreError
+        For bytes that are neither, are damaged, or hold another size than asked for.
+    """
+    wanted = (*shape, 3) if shape is not None else None if out is None else out.shape
+    if data[:3] == _JPEG_MAGIC:
+        return _decode_jpeg(data, wanted, out)
+    if data[:4] == _ZSTD_MAGIC and wanted is not None:
+        return _decode_zstd(data, wanted, out)
+    raise StoreError(f"neither JPEG nor zstd: the chunk begins with {data[:4]!r}")
+
+
+def _decode_jpeg(data: bytes, wanted: tuple[int, ...] | None, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
+    except ValueError as error:
+        raise StoreError(f"cannot decode a JPEG: {error}") from error
+    if wanted is not None and pixels.shape != tuple(wanted):
+        raise StoreError(f"a JPEG of {pixels.shape[1]} x {pixels.shape[0]} where {wanted[1]} x {wanted[0]} belongs")
+    return pixels
+
+
+def _decode_zstd(data: bytes, wanted: tuple[int, ...], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    raw = np.frombuffer(decode_bytes(data), np.uint8)
+    if raw.size != np.prod(wanted):
+        raise StoreError(f"{raw.size} bytes where {' x '.join(map(str, wanted))} belong")
+    if out is None:
+        return raw.reshape(wanted)
+    out[...] = raw.reshape(wanted)
+    return out

@@ -1,0 +1,227 @@
+"""Where the bytes of a store lie: a folder, or anything fsspec reaches by URL.
+
+Both kinds are seen through six verbs. Writing is all or nothing: in a folder through a temporary name, fsync
+and rename; elsewhere as one upload, which object stores show only when it is whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from wsivit.errors import OutputError
+
+TEMPORARY = ".tmp-"
+
+
+class Files(Protocol):
+    """The files below one root; keys are relative, with ``/`` between their parts."""
+
+    url: str
+
+    def read(self, key: str) -> bytes:
+        """Return a whole file; FileNotFoundError where there is none."""
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes ``[start, stop)`` of a file, for each range."""
+
+    def size(self, key: str) -> int | None:
+        """Length of a file in bytes; None where there is none."""
+
+    def write(self, key: str, parts: Iterable[bytes]) -> None:
+        """Write a file whole or not at all; it survives a power cut once this returns."""
+
+    def list(self, key: str = "") -> list[str]:
+        """Names directly below a key, sorted; empty where there is nothing."""
+
+    def remove(self, key: str) -> None:
+        """Remove a file or everything below a key; nothing happens where there is nothing."""
+
+    def remove_temporaries(self) -> None:
+        """Remove what a killed writer left half-written."""
+
+
+def files_at(location: str | os.PathLike[str]) -> Files:
+    """Return the files below a folder or URL (``s3://…``, ``memory://…``)."""
+    text = os.fspath(location)
+    if "://" in text and not text.startswith("file://"):
+        return RemoteFiles(text)
+    return LocalFiles(Path(text.removeprefix("file://")))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def put_in_place(new: Path, target: Path) -> None:
+    """Rename a folder to its final name and remove what was there; on Linux, something is there at every moment."""
+    if not target.exists():
+        new.rename(target)
+        sync_folder(target.parent)
+        return
+    old = new
+    if not _exchange_names(new, target):
+        old = target.with_name(f".{target.name}.old")
+        target.rename(old)
+        new.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(old)
+
+
+def _exchange_names(one: Path, other: Path) -> bool:
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    working_folder, swap_both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(working_folder, os.fsencode(one), working_folder, os.fsencode(other), swap_both) == 0)
+
+
+class LocalFiles:
+    """Files in a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def read(self, key: str) -> bytes:
+        """Return a whole file."""
+        return (self.root / key).read_bytes()
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return byte ranges of a file."""
+        # Opened for each call: a thousand stores then hold no file handles, and none is shared over a fork.
+        handle = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return [os.pread(handle, stop - start, start) for start, stop in ranges]
+        finally:
+            os.close(handle)
+
+    def size(self, key: str) -> int | None:
+        """Length of a file."""
+        try:
+            return (self.root / key).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, key: str, parts: Iterable[bytes]) -> None:
+        """Write a file under a temporary name, fsync it, rename it, fsync its folder."""
+        path = self.root / key
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        try:
+            self._make_folder(path.parent)
+            with temporary.open("wb", buffering=1 << 20) as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = [f for f in (folder, *folder.parents) if not f.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+
+    def list(self, key: str = "") -> list[str]:
+        """Names directly below a key."""
+        try:
+            return sorted(entry.name for entry in (self.root / key).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def remove(self, key: str) -> None:
+        """Remove a file or a folder with everything in it."""
+        path = self.root / key
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def remove_temporaries(self) -> None:
+        """Remove what a killed writer left half-written."""
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    Path(folder, name).unlink(missing_ok=True)
+
+
+class RemoteFiles:
+    """Files below a URL of fsspec."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._process: int | None = None
+        self._opened: tuple[Any, str] | None = None
+
+    def _at(self, key: str) -> tuple[Any, str]:
+        import fsspec
+
+        # A client's event loop does not survive a fork: each process opens its own.
+        if self._opened is None or self._process != os.getpid():
+            self._opened = fsspec.core.url_to_fs(self.url)
+            self._process = os.getpid()
+        system, root = self._opened
+        return system, f"{root}/{key}" if key else root
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_process": None, "_opened": None}
+
+    def read(self, key: str) -> bytes:
+        """Return a whole object."""
+        system, path = self._at(key)
+        return bytes(system.cat_file(path))
+
+    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return byte ranges of an object, fetched side by side where the file system can."""
+        system, path = self._at(key)
+        starts, stops = [list(ends) for ends in zip(*ranges, strict=True)]
+        return [bytes(part) for part in system.cat_ranges([path] * len(starts), starts, stops, on_error="raise")]
+
+    def size(self, key: str) -> int | None:
+        """Length of an object."""
+        system, path = self._at(key)
+        try:
+            return int(system.size(path))
+        except FileNotFoundError:
+            return None
+
+    def write(self, key: str, parts: Iterable[bytes]) -> None:
+        """Upload an object in one request."""
+        system, path = self._at(key)
+        try:
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            system.pipe_file(path, b"".join(parts))
+        except OSError as error:
+            raise OutputError(f"cannot write {self.url}/{key}: {error}") from error
+
+    def list(self, key: str = "") -> list[str]:
+        """Names directly below a key."""
+        system, path = self._at(key)
+        try:
+            names: Iterator[str] = (name.rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False))
+            return sorted(set(names))
+        except FileNotFoundError:
+            return []
+
+    def remove(self, key: str) -> None:
+        """Remove an object or everything below a key."""
+        system, path = self._at(key)
+        if system.exists(path):
+            system.rm(path, recursive=True)
+
+    def remove_temporaries(self) -> None:
+        """Do nothing: uploads leave nothing behind."""

@@ -1,0 +1,206 @@
+"""What determines a store: the parameters it was made with, and the table of its tiles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import IntEnum
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.errors import StoreError
+from wsivit.grid import TileGrid
+
+FORMAT = 1
+
+
+class Status(IntEnum):
+    """What a tile's pixels are; never to be inferred from the pixels themselves."""
+
+    OK = 0
+    PADDED = 1
+    UNREADABLE = 2
+
+
+@dataclass(frozen=True)
+class StoreParameters:
+    """Everything that determines the content of a store.
+
+    Attributes
+    ----------
+    slide_id : str
+    slide_path : str
+        Where the slide was; the only field that may differ when a half-built store is gone on with.
+    slide_fingerprint : str
+        Of its content, not its name.
+    slide_size : (int, int)
+        Width and height in level-0 pixels.
+    slide_mpp : (float, float)
+        Microns per level-0 pixel, x and y.
+    scale : dict
+        The verdict on the slide's scale, with its sources.
+    requested_mpp : float
+    mpp : (float, float)
+        What the tiles really have, x and y.
+    plan : dict
+        The reading plan, as ``dataclasses.asdict(ReadPlan)``.
+    grid : TileGrid
+    tissue : dict
+        Parameters of the tissue mask.
+    min_tissue : float
+        Tissue fraction from which a tile is in the store.
+    codec : {"jpeg", "zstd", "none"}
+        "none": no pixels, read through to the slide.
+    quality : int
+        JPEG quality of encoded tiles.
+    encoding : {"copied", "encoded"}
+        Whether the slide's own JPEG bytes are in the store, or the tiles were encoded anew.
+    chunk : (int, int)
+        Height and width of an inner chunk: the tile's, unless copied from smaller native tiles.
+    shard_tiles : int
+        Tiles per shard file.
+
+    Raises
+    ------
+    StoreError
+        For values that cannot make a store.
+    """
+
+    slide_id: str
+    slide_path: str
+    slide_fingerprint: str
+    slide_size: tuple[int, int]
+    slide_mpp: tuple[float, float]
+    scale: dict[str, Any]
+    requested_mpp: float
+    mpp: tuple[float, float]
+    plan: dict[str, Any]
+    grid: TileGrid
+    tissue: dict[str, Any]
+    min_tissue: float
+    codec: Literal["jpeg", "zstd", "none"] = "jpeg"
+    quality: int = 90
+    encoding: Literal["copied", "encoded"] = "encoded"
+    chunk: tuple[int, int] = (0, 0)
+    shard_tiles: int = 1024
+
+    def __post_init__(self) -> None:
+        size = self.grid.tile_size
+        if self.chunk == (0, 0):
+            object.__setattr__(self, "chunk", (size, size))
+        if self.codec not in ("jpeg", "zstd", "none"):
+            raise StoreError(f"codec must be jpeg, zstd or none, not {self.codec!r}")
+        if self.encoding not in ("copied", "encoded") or (self.encoding == "copied" and self.codec == "zstd"):
+            raise StoreError(f"encoding {self.encoding!r} does not go with codec {self.codec!r}")
+        if any(side < 1 or size % side for side in self.chunk):
+            raise StoreError(f"chunks of {self.chunk} do not divide tiles of {size} x {size}")
+        if self.shard_tiles < 1:
+            raise StoreError(f"a shard must hold at least one tile, not {self.shard_tiles}")
+
+    @property
+    def chunks_per_tile(self) -> int:
+        """Inner chunks that make up one tile."""
+        return (self.grid.tile_size // self.chunk[0]) * (self.grid.tile_size // self.chunk[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as they come back from JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from :meth:`to_dict`'s values.
+
+        Raises
+        ------
+        StoreError
+            When fields are missing or unknown: the store is of another version, or damaged.
+        """
+        names = {field.name for field in fields(cls)}
+        missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        if missing or unknown:
+            raise StoreError(
+                f"store parameters do not fit this version of wsivit: missing {missing}, unknown {unknown};"
+                " make the store anew or use the wsivit that wrote it"
+            )
+        try:
+            pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk")}
+            return cls(**{**values, **pairs, "grid": TileGrid(**values["grid"])})
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"store parameters make no sense: {error}") from error
+
+    def differences(self, other: StoreParameters) -> list[str]:
+        """Name each field in which another set of parameters would make another store, with both values."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [
+            f"{name}: {_short(mine[name])} there, {_short(theirs[name])} asked for"
+            for name in mine
+            if name != "slide_path" and mine[name] != theirs[name]
+        ]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+@dataclass
+class TileTable:
+    """The tiles of a store in reading order (row by row), as columns of equal length.
+
+    Attributes
+    ----------
+    col, row : ndarray of int64 (n,)
+        Place in the grid.
+    x0, y0 : ndarray of int64 (n,)
+        Top-left corner in level-0 pixels.
+    tissue_fraction : ndarray of float32 (n,)
+    status : ndarray of uint8 (n,)
+        Values of :class:`Status`.
+    """
+
+    col: NDArray[np.int64]
+    row: NDArray[np.int64]
+    x0: NDArray[np.int64]
+    y0: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float32]
+    status: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            dtype = COLUMNS[field.name]
+            setattr(self, field.name, np.ascontiguousarray(getattr(self, field.name), dtype))
+        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
+        if len(set(shapes.values())) != 1 or self.col.ndim != 1:
+            raise StoreError(f"the columns of a tile table must be of one length: {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.col)
+
+    @classmethod
+    def from_grid(cls, grid: TileGrid, col: Any, row: Any, tissue_fraction: Any) -> Self:
+        """Make the table of some cells of a grid; tiles that reach past the slide are ``padded``."""
+        x0, y0 = grid.level0_xy(col, row)
+        status = np.where(grid.padded(col, row), Status.PADDED, Status.OK)
+        return cls(col, row, x0, y0, tissue_fraction, status)
+
+    def digest(self) -> str:
+        """sha256 of all columns: two tables with the same digest make the same store."""
+        digest = hashlib.sha256()
+        for name in COLUMNS:
+            digest.update(getattr(self, name).tobytes())
+        return digest.hexdigest()
+
+
+COLUMNS: dict[str, str] = {
+    "col": "<i8",
+    "row": "<i8",
+    "x0": "<i8",
+    "y0": "<i8",
+    "tissue_fraction": "<f4",
+    "status": "u1",
+}

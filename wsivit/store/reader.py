@@ -1,0 +1,376 @@
+"""Reading a store: tiles at the speed of the JPEG decoder, and everything that is known about them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
+from wsivit.grid import TileGrid
+from wsivit.resolution import ReadPlan
+from wsivit.store import layout
+from wsivit.store.codec import decode, strip_crc
+from wsivit.store.columns import (
+    LabelColumn,
+    Predictions,
+    read_labels,
+    read_predictions,
+    save_labels,
+    save_predictions,
+)
+from wsivit.store.files import LocalFiles, files_at
+from wsivit.store.parameters import COLUMNS, Status, StoreParameters
+from wsivit.store.shard import decode_index, index_size
+from wsivit.store.writer import read_root, shard_key
+
+_BLOCK = 64
+_pool: ThreadPoolExecutor | None = None
+_pool_guard = threading.Lock()
+
+
+def _forget_pool() -> None:
+    # Threads do not survive a fork.
+    global _pool, _pool_guard
+    _pool, _pool_guard = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _pool
+    with _pool_guard:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="wsivit-decode")
+        return _pool
+
+
+class TileStore:
+    """The tiles of one slide.
+
+    ``store[i]`` is a tile, ``store.read(indexes)`` many, ``for tile in store`` all of them in order. Safe in
+    threads, in forked and spawned processes, and to pickle.
+
+    Parameters
+    ----------
+    path : path or URL
+    allow_incomplete : bool
+        Open a store that is still being written, or whose writing was broken off, to look at it.
+
+    Attributes
+    ----------
+    url : str
+        Where the store is.
+    parameters : StoreParameters
+    complete : bool
+
+    Raises
+    ------
+    StoreError
+        When there is no tile store, it is not complete, or it is of another format version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> None:
+        self._files = files_at(path)
+        self._allow_incomplete = allow_incomplete
+        root = read_root(self._files)
+        self.complete = bool(root["complete"])
+        if not self.complete and not allow_incomplete:
+            raise StoreError(
+                f"{self._files.url} is not complete: its writing was broken off or is going on; tile the slide again"
+                " with the same options, and it goes on where it was"
+            )
+        self.url = self._files.url
+        self.parameters = StoreParameters.from_dict(root["parameters"])
+        self.versions: dict[str, str] = root["versions"]
+        self._n = int(root["tiles"])
+        self._indexes: dict[int, NDArray[np.int64]] = {}
+
+    def __reduce__(self) -> tuple[Callable[..., TileStore], tuple[str, bool]]:
+        return _reopen, (self.url, self._allow_incomplete)
+
+    def __repr__(self) -> str:
+        size, mpp = self.grid.tile_size, self.parameters.mpp[0]
+        return f"<TileStore {self.url}: {self._n} tiles of {size} px at {mpp:g} mpp>"
+
+    # What it holds
+
+    @property
+    def path(self) -> Path:
+        """Folder of the store; StoreError for one that is not in a folder."""
+        if not isinstance(self._files, LocalFiles):
+            raise StoreError(f"{self.url} is not a folder: use .url")
+        return self._files.root
+
+    @property
+    def grid(self) -> TileGrid:
+        """The lattice that the tiles lie on."""
+        return self.parameters.grid
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the pixels are in the store; if not, they are read from the slide."""
+        return self.parameters.codec != "none"
+
+    def __len__(self) -> int:
+        return self._n
+
+    def _column(self, name: str) -> NDArray[Any]:
+        values, _ = layout.read_array(self._files, name)
+        if values.shape != (self._n,) or values.dtype != np.dtype(COLUMNS[name]):
+            raise StoreError(f"{self.url}/{name} is damaged: {values.shape} {values.dtype}, not {self._n} values")
+        values.flags.writeable = False
+        return values
+
+    @cached_property
+    def col(self) -> NDArray[np.int64]:
+        """Column of every tile in the grid; int64 (n,)."""
+        return self._column("col")
+
+    @cached_property
+    def row(self) -> NDArray[np.int64]:
+        """Row of every tile in the grid; int64 (n,)."""
+        return self._column("row")
+
+    @cached_property
+    def x0(self) -> NDArray[np.int64]:
+        """Left edge of every tile in level-0 pixels; int64 (n,)."""
+        return self._column("x0")
+
+    @cached_property
+    def y0(self) -> NDArray[np.int64]:
+        """Top edge of every tile in level-0 pixels; int64 (n,)."""
+        return self._column("y0")
+
+    @cached_property
+    def tissue_fraction(self) -> NDArray[np.float32]:
+        """Share of every tile that is tissue; float32 (n,)."""
+        return self._column("tissue_fraction")
+
+    @cached_property
+    def status(self) -> NDArray[np.uint8]:
+        """:class:`Status` of every tile; uint8 (n,)."""
+        return self._column("status")
+
+    @cached_property
+    def readable(self) -> NDArray[np.int64]:
+        """Indexes of the tiles that have pixels: ok or padded; int64."""
+        return np.flatnonzero(self.status != Status.UNREADABLE)
+
+    @cached_property
+    def tissue_mask(self) -> tuple[NDArray[np.bool_], tuple[float, float]]:
+        """The tissue mask, bool (h, w), and its level-0 pixels per mask pixel, x and y."""
+        return self._picture("tissue_mask")
+
+    @cached_property
+    def thumbnail(self) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+        """The slide at low power, uint8 (h, w, 3), and its level-0 pixels per thumbnail pixel, x and y."""
+        return self._picture("thumbnail")
+
+    def _picture(self, name: str) -> tuple[NDArray[Any], tuple[float, float]]:
+        values, attributes = layout.read_array(self._files, name)
+        x, y = attributes["downsample"]
+        return values, (x, y)
+
+    # Labels and predictions
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the label columns."""
+        return layout.nodes(self._files, "labels")
+
+    def label(self, name: str) -> LabelColumn:
+        """Read a label column; UsageError names the ones that are there."""
+        return read_labels(self._files, name)
+
+    def write_labels(self, name: str, codes: ArrayLike, classes: tuple[str, ...] | list[str]) -> None:
+        """Write a label column: codes (n,) into `classes`, -1 for none. One of the same name is replaced."""
+        save_labels(self._files, name, LabelColumn(np.asarray(codes, np.int16), tuple(classes)), self._n)
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs whose predictions are here."""
+        return layout.nodes(self._files, "predictions")
+
+    def predictions(self, run: str) -> Predictions:
+        """Read the predictions of a run; UsageError names the ones that are there."""
+        return read_predictions(self._files, run)
+
+    def write_predictions(self, run: str, predictions: Predictions) -> None:
+        """Write the predictions of a run whole. Those of a run of the same name are replaced."""
+        save_predictions(self._files, run, predictions, self._n)
+
+    # Pixels
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """Tile as uint8 (size, size, 3)."""
+        if not -self._n <= index < self._n:
+            raise IndexError(f"tile {index} of {self._n} in {self.url}")
+        tile: NDArray[np.uint8] = self.read([index])[0]
+        return tile
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for start in range(0, self._n, _BLOCK):
+            yield from self.read(np.arange(start, min(self._n, start + _BLOCK)))
+
+    def read(self, indexes: ArrayLike, out: Any = None, *, threads: int | None = None) -> NDArray[np.uint8]:
+        """Read tiles, decoded in threads.
+
+        Parameters
+        ----------
+        indexes : array-like of int (k,)
+            In any order; negative ones count from the end.
+        out : array or CPU tensor of uint8 (k, size, size, 3), optional
+            C-contiguous; filled and returned. Using one again and again saves much of the time of a batch.
+        threads : int, optional
+            1 decodes in the calling thread, as is best in a worker process. Default: as many as the machine has cores.
+
+        Returns
+        -------
+        ndarray of uint8 (k, size, size, 3)
+
+        Raises
+        ------
+        UnreadableTilesError
+            When one of the tiles could not be read when the store was made; ``readable`` lists those that could.
+        StoreError
+            When the store is damaged.
+        """
+        wanted = self._indexes_of(indexes)
+        target = self._target(len(wanted), out)
+        unreadable = wanted[self.status[wanted] == Status.UNREADABLE] if self.complete else wanted[:0]
+        if len(unreadable):
+            raise UnreadableTilesError(
+                f"{len(unreadable)} of the tiles asked for could not be read from the slide, the first is"
+                f" {unreadable[0]}: take from store.readable ({self.url})"
+            )
+        if not self.has_pixels:
+            self._read_slide(wanted, target)
+        elif threads == 1 or len(wanted) == 1:
+            for place, index in enumerate(wanted.tolist()):
+                self._read_tile(index, target[place])
+        else:
+            self._read_threaded(wanted, target, threads or os.cpu_count() or 1)
+        return target
+
+    def _indexes_of(self, indexes: ArrayLike) -> NDArray[np.int64]:
+        wanted = np.asarray(indexes)
+        if wanted.size == 0:
+            wanted = wanted.astype(np.int64)
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+            raise IndexError(f"indexes must be one row of integers, not {wanted.dtype} {wanted.shape}")
+        if wanted.size and not -self._n <= wanted.min() <= wanted.max() < self._n:
+            raise IndexError(f"indexes from {wanted.min()} to {wanted.max()} for {self._n} tiles in {self.url}")
+        return np.where(wanted < 0, wanted + self._n, wanted).astype(np.int64)
+
+    def _target(self, k: int, out: Any) -> NDArray[np.uint8]:
+        size = self.grid.tile_size
+        if out is None:
+            return np.empty((k, size, size, 3), np.uint8)
+        target = np.asarray(out)
+        if target.shape != (k, size, size, 3) or target.dtype != np.uint8 or not target.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous uint8 {(k, size, size, 3)}, not {target.dtype} {target.shape}")
+        return target
+
+    def _read_threaded(self, wanted: NDArray[np.int64], target: NDArray[np.uint8], threads: int) -> None:
+        # One iterator feeds all threads, so that none waits for another; in file order, as disks like it.
+        order = iter(np.argsort(wanted, kind="stable").tolist())
+
+        def work() -> None:
+            for place in order:
+                self._read_tile(int(wanted[place]), target[place])
+
+        jobs = [_threads().submit(work) for _ in range(min(threads, len(wanted)))]
+        for job in jobs:
+            job.result()
+
+    def _read_tile(self, index: int, out: NDArray[np.uint8]) -> None:
+        chunks = self.encoded(index)
+        try:
+            if len(chunks) == 1:
+                decode(chunks[0], out=out)
+                return
+            height, width = self.parameters.chunk
+            columns = out.shape[1] // width
+            for k, chunk in enumerate(chunks):
+                y, x = k // columns * height, k % columns * width
+                out[y : y + height, x : x + width] = decode(chunk, (height, width))
+        except StoreError as error:
+            raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
+
+    def encoded(self, index: int) -> list[bytes]:
+        """Return the inner chunks of a tile as they are stored, without checksum; complete JPEGs with codec "jpeg".
+
+        Raises
+        ------
+        UnreadableTilesError
+            When there are none because the tile could not be read.
+        StoreError
+            When the store is damaged, or has no pixels.
+        """
+        if not self.has_pixels:
+            raise StoreError(f"{self.url} has no pixels of its own")
+        index = int(self._indexes_of([index])[0])
+        shard, place = divmod(index, self.parameters.shard_tiles)
+        per_tile = self.parameters.chunks_per_tile
+        entries = self._shard_index(shard)[place * per_tile : (place + 1) * per_tile]
+        if (entries < 0).any():
+            if self.complete and self.status[index] != Status.UNREADABLE:
+                raise StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
+            raise UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
+        ranges = [(start, start + length) for start, length in entries.tolist()]
+        try:
+            return [strip_crc(data) for data in self._files.read_ranges(shard_key(shard), ranges)]
+        except StoreError as error:
+            raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.url}/{shard_key(shard)} is missing") from error
+
+    def _shard_index(self, shard: int) -> NDArray[np.int64]:
+        # Two threads may both read it: they read the same.
+        if shard not in self._indexes:
+            key = shard_key(shard)
+            slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
+            size = self._files.size(key)
+            if size is None:
+                raise StoreError(f"{self.url}/{key} is missing")
+            start = max(0, size - index_size(slots))
+            try:
+                self._indexes[shard] = decode_index(self._files.read_ranges(key, [(start, size)])[0], slots, size)
+            except StoreError as error:
+                raise StoreError(f"{self.url}/{key} is damaged: {error}") from error
+        return self._indexes[shard]
+
+    # Reading through to the slide
+
+    @cached_property
+    def _slide(self) -> Any:
+        from wsivit.slide import open_slide
+
+        slide = open_slide(self.parameters.slide_path)
+        if slide.fingerprint != self.parameters.slide_fingerprint:
+            raise StoreMismatchError(
+                f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"
+            )
+        return slide
+
+    def _read_slide(self, wanted: NDArray[np.int64], target: NDArray[np.uint8]) -> None:
+        x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
+        tiles = self._slide.read_tiles(ReadPlan(**self.parameters.plan), self.grid.tile_size, x, y)
+        for place, tile in enumerate(tiles):
+            if not isinstance(tile, np.ndarray):
+                slide = self.parameters.slide_path
+                raise UnreadableTilesError(f"tile {wanted[place]} of {self.url}: {slide}: {tile.reason}")
+            target[place] = tile
+
+
+def _reopen(url: str, allow_incomplete: bool) -> TileStore:
+    return TileStore(url, allow_incomplete=allow_incomplete)

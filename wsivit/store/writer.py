@@ -1,0 +1,425 @@
+"""Writing a store: shard by shard, journalled, so that it can be killed at any moment and gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import wsivit
+from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError
+from wsivit.store import layout
+from wsivit.store.columns import LabelColumn, check_name, write_label_column
+from wsivit.store.files import TEMPORARY, Files, LocalFiles, files_at, put_in_place, sync_folder
+from wsivit.store.lock import Lock
+from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
+from wsivit.store.shard import encode_shard
+
+TILES = "tiles"
+JOURNAL = f"{TILES}/journal.jsonl"
+_DESCRIPTIONS = {
+    "tiles": "RGB pixels of the tiles; a tile whose status is unreadable has none and reads as zeros",
+    "col": "column of the tile in the grid",
+    "row": "row of the tile in the grid",
+    "x0": "left edge of the tile, in level-0 pixels of the slide",
+    "y0": "top edge of the tile, in level-0 pixels of the slide",
+    "tissue_fraction": "share of the tile that is tissue",
+    "status": "what the pixels of the tile are",
+    "tissue_mask": "where the slide is tissue; downsample: level-0 pixels per mask pixel (x, y)",
+    "thumbnail": "the slide at low power; downsample: level-0 pixels per thumbnail pixel (x, y)",
+}
+_RECORDED = ("numpy", "simplejpeg", "imagecodecs", "tifffile", "openslide-python", "openslide-bin")
+
+
+def shard_key(shard: int) -> str:
+    """Key of a shard file."""
+    return layout.chunk_key(TILES, shard, 0, 0, 0)
+
+
+def tiles_spec(parameters: StoreParameters, n: int) -> layout.ArraySpec:
+    """Return the document of the ``tiles`` array."""
+    size, (height, width) = parameters.grid.tile_size, parameters.chunk
+    if parameters.codec == "zstd":
+        inner: list[dict[str, Any]] = layout.COMPRESSED
+    elif parameters.encoding == "copied":
+        inner = [{"name": "imagecodecs_jpeg"}, layout.CRC]
+    else:
+        settings = {"level": parameters.quality, "subsampling": "444"}
+        inner = [{"name": "imagecodecs_jpeg", "configuration": settings}, layout.CRC]
+    sharding = {
+        "chunk_shape": [1, height, width, 3],
+        "codecs": inner,
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, layout.CRC],
+        "index_location": "end",
+    }
+    return layout.ArraySpec(
+        shape=(n, size, size, 3),
+        chunk_shape=(parameters.shard_tiles, size, size, 3),
+        dtype="uint8",
+        dimensions=("tile", "y", "x", "channel"),
+        codecs=[{"name": "sharding_indexed", "configuration": sharding}],
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"wsivit": wsivit.__version__}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_journal(files: Files) -> dict[int, dict[str, Any]]:
+    """Return the journal's entries by shard; StoreError when it is damaged."""
+    try:
+        lines = files.read(JOURNAL).splitlines()
+    except FileNotFoundError:
+        return {}
+    try:
+        entries = [json.loads(line) for line in lines]
+        return {int(entry["shard"]): entry for entry in entries}
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
+
+
+class StoreWriter:
+    """A store in the making. Open one with :meth:`open`; close it, or use it as a context manager.
+
+    Attributes
+    ----------
+    done : bool
+        Whether the store is complete: there is nothing left to write.
+    """
+
+    def __init__(self, files: Files, parameters: StoreParameters, table: TileTable) -> None:
+        self._files = files
+        self.parameters = parameters
+        self._table = table
+        self._table_digest = table.digest()
+        self._status = table.status.copy()
+        self._journal: dict[int, dict[str, Any]] = {}
+        self._versions = _versions()
+        self._lock: Lock | None = None
+        self._place: Path | None = None
+        self.done = False
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        parameters: StoreParameters,
+        table: TileTable,
+        *,
+        overwrite: bool = False,
+    ) -> Self:
+        """Begin a store, or go on with a half-built one of the same parameters.
+
+        Parameters
+        ----------
+        path : path or URL
+            Of the store, ``<slide_id>.zarr``.
+        parameters : StoreParameters
+        table : TileTable
+            The same, row for row, when gone on with.
+        overwrite : bool
+            Build a new store beside one that is there, and put it in its place once it is complete.
+
+        Raises
+        ------
+        StoreMismatchError
+            When a store of other parameters, of another slide or of other tiles is there; names each difference.
+        StoreLockedError
+            When another process is writing it.
+        OutputExistsError
+            When something that is no tile store is there.
+        """
+        files = files_at(path)
+        lock = Lock(files.root) if isinstance(files, LocalFiles) else None
+        try:
+            writer = cls._open_locked(files, parameters, table, overwrite)
+        except BaseException:
+            if lock is not None:
+                lock.close()
+            raise
+        writer._lock = lock
+        return writer
+
+    @classmethod
+    def _open_locked(cls, files: Files, parameters: StoreParameters, table: TileTable, overwrite: bool) -> Self:
+        if not isinstance(files, LocalFiles):
+            _refuse_foreign(files)
+            writer = cls(files, parameters, table)
+            # Object stores cannot rename: the old store gives way before the new one is written.
+            writer._begin(discard=overwrite)
+            return writer
+        beside = files.root.with_name(f".{files.root.name}.new")
+        _recover_swap(files.root, beside)
+        _refuse_foreign(files)
+        if overwrite and files.list():
+            writer = cls(LocalFiles(beside), parameters, table)
+            writer._place = files.root
+        else:
+            LocalFiles(beside).remove("")
+            writer = cls(files, parameters, table)
+        writer._begin(discard=overwrite)
+        return writer
+
+    def _begin(self, discard: bool) -> None:
+        """Take up what is there, or create the store; `discard` what is complete or of other content."""
+        there = self._files.size(layout.DOCUMENT) is not None
+        differences = self._take_up() if there else []
+        if there and discard and (differences or self.done):
+            self._files.remove("")
+            self.done, there, differences = False, False, []
+            self._journal, self._status = {}, self._table.status.copy()
+        if differences:
+            raise StoreMismatchError(
+                f"{self._files.url} is a store of other content ({'; '.join(differences)}): write to another folder, or"
+                " overwrite it"
+            )
+        if not there:
+            self._create()
+        if not self.done:
+            self._files.remove_temporaries()
+
+    def _create(self) -> None:
+        if self.parameters.codec != "none":
+            spec = tiles_spec(self.parameters, len(self._table))
+            layout.write_document(self._files, TILES, spec.to_dict(), {"description": _DESCRIPTIONS[TILES]})
+        self._write_root(complete=False)
+
+    def _write_root(self, complete: bool) -> None:
+        attributes = {
+            "format": FORMAT,
+            "complete": complete,
+            "tiles": len(self._table),
+            "table_sha256": self._table_digest,
+            "parameters": self.parameters.to_dict(),
+            "versions": self._versions,
+        }
+        layout.write_group(self._files, "", attributes)
+
+    def _take_up(self) -> list[str]:
+        """Go on with the store that is there; or return in what it is not the one asked for."""
+        attributes = read_root(self._files)
+        found = StoreParameters.from_dict(attributes["parameters"]).differences(self.parameters)
+        if not found and attributes["table_sha256"] != self._table_digest:
+            found = [f"its {attributes['tiles']} tiles are not the {len(self._table)} asked for"]
+        if found:
+            return found
+        if not attributes["complete"]:
+            self._versions = attributes["versions"]
+        self.done = bool(attributes["complete"])
+        for shard, entry in read_journal(self._files).items():
+            if self._files.size(shard_key(shard)) == entry["bytes"]:
+                self._journal[shard] = entry
+                changed = np.array([int(tile) for tile in entry["status"]], np.int64)
+                self._status[changed] = list(entry["status"].values())
+        return []
+
+    def _shards(self) -> list[range]:
+        n, size = len(self._table), self.parameters.shard_tiles
+        if self.parameters.codec == "none":
+            return []
+        return [range(start, min(n, start + size)) for start in range(0, n, size)]
+
+    def pending(self) -> list[range]:
+        """Return the shards not yet written, as ranges of tile indexes."""
+        return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal]
+
+    def write_shard(self, tiles: range, chunks: Iterable[bytes | None]) -> None:
+        """Write one shard: all of it or nothing, on disk for good when this returns.
+
+        Parameters
+        ----------
+        tiles : range
+            One of :meth:`pending`.
+        chunks : iterable of bytes or None
+            Encoded inner chunks without checksum, ``chunks_per_tile`` for each tile, each tile's in C order. None where
+            one could not be read: the whole tile is then ``unreadable`` and none of it is stored.
+
+        Raises
+        ------
+        StoreError
+            When `tiles` is not a shard, or there are too few or too many chunks.
+        OutputError
+            When it cannot be written.
+        """
+        shard = tiles.start // self.parameters.shard_tiles
+        if tiles not in self._shards():
+            raise StoreError(f"{tiles} is not a shard of {self._files.url}")
+        hashed = _Hashed(
+            encode_shard(
+                self._by_tile(tiles, iter(chunks)),
+                self.parameters.shard_tiles * self.parameters.chunks_per_tile,
+            )
+        )
+        self._files.write(shard_key(shard), hashed)
+        self._journal[shard] = {
+            "shard": shard,
+            "bytes": hashed.size,
+            "sha256": hashed.digest.hexdigest(),
+            "status": {str(i): int(self._status[i]) for i in tiles if self._status[i] != self._table.status[i]},
+        }
+        lines = [json.dumps(self._journal[shard]).encode() + b"\n" for shard in sorted(self._journal)]
+        self._files.write(JOURNAL, lines)
+
+    def _by_tile(self, tiles: range, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+        per_tile = self.parameters.chunks_per_tile
+        for tile in tiles:
+            parts = list(islice(chunks, per_tile))
+            if len(parts) != per_tile:
+                raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
+            if any(part is None for part in parts):
+                self._status[tile] = Status.UNREADABLE
+            if self._status[tile] == Status.UNREADABLE:
+                parts = [None] * per_tile
+            yield from parts
+        if next(chunks, self) is not self:
+            raise StoreError(f"too many chunks for {tiles} of {self._files.url}")
+
+    def set_status(self, tiles: ArrayLike, status: Status) -> None:
+        """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
+        indexes = np.atleast_1d(np.asarray(tiles, np.int64))
+        written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal)
+        if written:
+            raise StoreError(f"shards {sorted(written)} of {self._files.url} are written: their status is fixed")
+        self._status[indexes] = status
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """Status of every tile so far; uint8 (n,)."""
+        return self._status.copy()
+
+    def write_mask(self, mask: NDArray[np.bool_], downsample: tuple[float, float]) -> None:
+        """Write the tissue mask, bool (h, w), with its level-0 pixels per mask pixel."""
+        self._write_picture("tissue_mask", np.asarray(mask, bool), ("y", "x"), downsample)
+
+    def write_thumbnail(self, rgb: NDArray[np.uint8], downsample: tuple[float, float]) -> None:
+        """Write the thumbnail, uint8 (h, w, 3), with its level-0 pixels per thumbnail pixel."""
+        self._write_picture("thumbnail", np.asarray(rgb, np.uint8), ("y", "x", "channel"), downsample)
+
+    def _write_picture(
+        self, name: str, values: NDArray[Any], dimensions: tuple[str, ...], downsample: tuple[float, float]
+    ) -> None:
+        mpp = [float(d) * float(m) for d, m in zip(downsample, self.parameters.slide_mpp, strict=True)]
+        attributes = {
+            "description": _DESCRIPTIONS[name],
+            "downsample": [float(d) for d in downsample],
+            "mpp": mpp,
+        }
+        layout.write_array(self._files, name, values, dimensions, attributes)
+
+    def write_labels(self, name: str, codes: ArrayLike, classes: Iterable[str]) -> None:
+        """Write a label column: int16 (n,) codes into `classes`, -1 for none."""
+        column = LabelColumn(np.asarray(codes, np.int16), tuple(classes))
+        layout.ensure_group(self._files, "labels")
+        write_label_column(self._files, f"labels/{check_name('labels', name)}", column, len(self._table))
+
+    def finish(self) -> None:
+        """Write the columns, then mark the store as complete; with ``overwrite``, put it in its place.
+
+        Raises
+        ------
+        StoreError
+            When shards are still to be written.
+        """
+        if self.done:
+            return
+        if missing := self.pending():
+            raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
+        for name in COLUMNS:
+            values = self._status if name == "status" else getattr(self._table, name)
+            layout.write_array(self._files, name, values, ("tile",), _column_attributes(name))
+        self._write_root(complete=True)
+        if self._place is not None:
+            put_in_place(Path(self._files.url), self._place)
+            self._files, self._place = LocalFiles(self._place), None
+        self.done = True
+
+    def close(self) -> None:
+        """Release the store for other writers; what is written stays, complete or not."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Hashed:
+    """Pass parts through, keeping their sha256 and size."""
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self._parts = parts
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self.digest.update(part)
+            self.size += len(part)
+            yield part
+
+
+def _column_attributes(name: str) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"description": _DESCRIPTIONS[name]}
+    if name == "status":
+        attributes["values"] = {status.name.lower(): int(status) for status in Status}
+    return attributes
+
+
+def read_root(files: Files) -> dict[str, Any]:
+    """Return the attributes of a store.
+
+    Raises
+    ------
+    StoreError
+        When there is no tile store, or it is of another format version, or its document is damaged.
+    """
+    if files.size(layout.DOCUMENT) is None:
+        raise StoreError(f"{files.url} is not a tile store: it has no {layout.DOCUMENT}")
+    document = layout.read_document(files, "")
+    attributes = layout.attributes_of(document)
+    if "format" not in attributes:
+        raise StoreError(f"{files.url} is a zarr group, but not a tile store of wsivit")
+    if attributes["format"] != FORMAT:
+        raise StoreError(
+            f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: use the wsivit that"
+            f" wrote it ({attributes.get('versions', {}).get('wsivit', 'unknown')}), or make the store anew"
+        )
+    if not layout.seal_fits(document):
+        raise StoreError(f"{files.url}/{layout.DOCUMENT} was changed after it was written: make the store anew")
+    return attributes
+
+
+def _refuse_foreign(files: Files) -> None:
+    strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
+    if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
+        raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
+    if layout.DOCUMENT in strangers:
+        read_root(files)
+
+
+def _recover_swap(target: Path, new: Path) -> None:
+    """Finish a swap that was killed between its two renames (where they were not one)."""
+    old = target.with_name(f".{target.name}.old")
+    if not old.exists():
+        return
+    if not target.exists():
+        (new if new.exists() else old).rename(target)
+        sync_folder(target.parent)
+    LocalFiles(old).remove("")
