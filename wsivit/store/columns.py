@@ -46,11 +46,14 @@ class Predictions:
     classes : tuple of str
     attrs : dict
         What else belongs to the run: model fingerprint, temperature, …; anything JSON can hold.
+    logits : ndarray of float32 (n, classes), optional
+        What the model gave before the temperature; NaN where nothing was predicted.
     """
 
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
+    logits: NDArray[np.float32] | None = None
 
 
 def check_name(kind: str, name: str) -> str:
@@ -110,15 +113,18 @@ def read_predictions(files: Files, run: str) -> Predictions:
     """Read ``predictions/<run>``; UsageError names the ones that are there."""
     node = _present(files, "predictions", run)
     attributes = layout.attributes_of(layout.read_document(files, node))
-    probabilities, _ = layout.read_array(files, f"{node}/probabilities")
-    return Predictions(probabilities, tuple(attributes["classes"]), attributes["attrs"])
+    columns = {name: layout.read_array(files, f"{node}/{name}")[0] for name in layout.nodes(files, node)}
+    return Predictions(classes=tuple(attributes["classes"]), attrs=attributes["attrs"], **columns)
 
 
 def save_predictions(files: Files, run: str, predictions: Predictions, n: int) -> None:
     """Write ``predictions/<run>`` into a store, in place of a run of the same name."""
-    values = np.asarray(predictions.probabilities, np.float32)
-    if values.shape != (n, len(predictions.classes)):
-        raise StoreError(f"predictions for {files.url} must be {(n, len(predictions.classes))}, not {values.shape}")
+    columns = {"probabilities": predictions.probabilities, "logits": predictions.logits}
+    given = {name: np.asarray(values, np.float32) for name, values in columns.items() if values is not None}
+    for name, values in given.items():
+        if values.shape != (n, len(predictions.classes)):
+            raise StoreError(f"{name} for {files.url} must be {(n, len(predictions.classes))}, not {values.shape}")
     with _replacing(files, "predictions", run) as node:
-        layout.write_array(files, f"{node}/probabilities", values, ("tile", "class"), {})
+        for name, values in given.items():
+            layout.write_array(files, f"{node}/{name}", values, ("tile", "class"), {})
         layout.write_group(files, node, {"classes": list(predictions.classes), "attrs": predictions.attrs})

@@ -10,10 +10,11 @@ import ctypes
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from wsivit.errors import OutputError
+from wsivit.errors import OutputError, WsivitError
 
 TEMPORARY = ".tmp-"
 
@@ -126,9 +127,13 @@ class LocalFiles:
                 os.fsync(file.fileno())
             temporary.replace(path)
             sync_folder(path.parent)
+        except WsivitError:
+            raise
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
 
     def _make_folder(self, folder: Path) -> None:
         missing = [f for f in (folder, *folder.parents) if not f.exists()]
@@ -205,6 +210,8 @@ class RemoteFiles:
         try:
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
             system.pipe_file(path, b"".join(parts))
+        except WsivitError:
+            raise
         except OSError as error:
             raise OutputError(f"cannot write {self.url}/{key}: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Literal, Self
 
@@ -63,6 +63,8 @@ class StoreParameters:
         Height and width of an inner chunk: the tile's, unless copied from smaller native tiles.
     shard_tiles : int
         Tiles per shard file.
+    opening : dict
+        With which options of ``open_slide`` the slide was opened.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class StoreParameters:
     encoding: Literal["copied", "encoded"] = "encoded"
     chunk: tuple[int, int] = (0, 0)
     shard_tiles: int = 1024
+    opening: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = self.grid.tile_size
@@ -120,7 +123,7 @@ class StoreParameters:
         StoreError
             When fields are missing or unknown: the store is of another version, or damaged.
         """
-        names = {field.name for field in fields(cls)}
+        names = {entry.name for entry in fields(cls)}
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
         if missing or unknown:
             raise StoreError(
@@ -171,10 +174,9 @@ class TileTable:
     status: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            dtype = COLUMNS[field.name]
-            setattr(self, field.name, np.ascontiguousarray(getattr(self, field.name), dtype))
-        shapes = {field.name: getattr(self, field.name).shape for field in fields(self)}
+        for name, dtype in COLUMNS.items():
+            setattr(self, name, np.ascontiguousarray(getattr(self, name), dtype))
+        shapes = {name: getattr(self, name).shape for name in COLUMNS}
         if len(set(shapes.values())) != 1 or self.col.ndim != 1:
             raise StoreError(f"the columns of a tile table must be of one length: {shapes}")
 

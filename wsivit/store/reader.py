@@ -355,7 +355,7 @@ class TileStore:
     def _slide(self) -> Any:
         from wsivit.slide import open_slide
 
-        slide = open_slide(self.parameters.slide_path)
+        slide = open_slide(self.parameters.slide_path, **self.parameters.opening)
         if slide.fingerprint != self.parameters.slide_fingerprint:
             raise StoreMismatchError(
                 f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"

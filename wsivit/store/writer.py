@@ -177,7 +177,7 @@ class StoreWriter:
     def _begin(self, discard: bool) -> None:
         """Take up what is there, or create the store; `discard` what is complete or of other content."""
         there = self._files.size(layout.DOCUMENT) is not None
-        differences = self._take_up() if there else []
+        differences = self._look_at(discard) if there else []
         if there and discard and (differences or self.done):
             self._files.remove("")
             self.done, there, differences = False, False, []
@@ -209,6 +209,14 @@ class StoreWriter:
         }
         layout.write_group(self._files, "", attributes)
 
+    def _look_at(self, discard: bool) -> list[str]:
+        try:
+            return self._take_up()
+        except StoreError as error:
+            if discard:
+                return [str(error)]
+            raise
+
     def _take_up(self) -> list[str]:
         """Go on with the store that is there; or return in what it is not the one asked for."""
         attributes = read_root(self._files)
@@ -232,6 +240,11 @@ class StoreWriter:
         if self.parameters.codec == "none":
             return []
         return [range(start, min(n, start + size)) for start in range(0, n, size)]
+
+    @property
+    def n_shards(self) -> int:
+        """Shard files that the store has when it is complete."""
+        return len(self._shards())
 
     def pending(self) -> list[range]:
         """Return the shards not yet written, as ranges of tile indexes."""
@@ -410,8 +423,8 @@ def _refuse_foreign(files: Files) -> None:
     strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
     if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
         raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
-    if layout.DOCUMENT in strangers:
-        read_root(files)
+    if layout.DOCUMENT in strangers and "format" not in layout.attributes_of(layout.read_document(files, "")):
+        raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")
 
 
 def _recover_swap(target: Path, new: Path) -> None:
