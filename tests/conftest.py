@@ -9,7 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import settings
 from numpy.typing import NDArray
+
+settings.register_profile("wsivit", deadline=None, derandomize=True, database=None, max_examples=50)
+settings.load_profile("wsivit")
 
 SHARED = Path(os.environ.get("WSIVIT_TEST_DATA", Path(__file__).parents[2] / "shared"))
 

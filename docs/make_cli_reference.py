@@ -1,0 +1,22 @@
+"""Write docs/cli.md from the commands themselves; with ``-`` print it instead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from wsivit.cli import build
+
+HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
+
+
+def main() -> None:
+    text = HEADER + build().generate_docs(recursive=True, include_hidden=False, heading_level=1).rstrip() + "\n"
+    if sys.argv[1:] == ["-"]:
+        sys.stdout.write(text)
+    else:
+        Path(__file__).with_name("cli.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

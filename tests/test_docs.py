@@ -1,0 +1,95 @@
+"""README and docs: every code block runs, every command is described, the reference is what the commands say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wsivit.cli import VERBS, build
+from wsivit.sample import write_sample_slide
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOT_RUN = re.compile(r"<!-- (not run: .+|test command|demo command) -->")
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and code of each block of a page that is to run."""
+    text = page.read_text()
+    for match in re.finditer(r"^```(\w+)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        line_before = text[: match.start()].rstrip("\n").rpartition("\n")[2]
+        if not NOT_RUN.fullmatch(line_before.strip()):
+            yield match[1], match[2]
+
+
+def runnable(page: Path) -> bool:
+    return any(language in ("python", "bash") for language, _ in blocks(page))
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the two slides and regions that the pages speak of."""
+    folder = tmp_path_factory.mktemp("samples")
+    for name, seed in (("train", 1), ("test", 2)):
+        write_sample_slide(folder, seed=seed, size=2048, name=name)
+    return folder
+
+
+@pytest.fixture
+def workplace(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for file in samples.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_shell(code: str) -> None:
+    binaries = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.name)
+def test_code_blocks_run(page: Path, workplace: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for language, code in blocks(page):
+        if language == "bash":
+            run_shell(code)
+        elif language == "python":
+            exec(compile(code, page.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.name)
+def test_example_runs(example: Path, workplace: Path) -> None:
+    run_shell(f"{shlex.quote(sys.executable)} {shlex.quote(str(example))}")
+
+
+def test_cli_reference_is_what_the_commands_say() -> None:
+    reference = (ROOT / "docs" / "cli.md").read_text()
+    script = ROOT / "docs" / "make_cli_reference.py"
+    fresh = subprocess.run([sys.executable, script, "-"], check=True, capture_output=True, text=True).stdout
+    assert reference == fresh, "run: python docs/make_cli_reference.py"
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    missing = [verb for verb in VERBS if f"wsivit {verb}" not in readme]
+    assert not missing
+    assert set(VERBS) <= set(build())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith(("http://", "https://")) or (page.parent / target).exists(), target

@@ -1,0 +1,241 @@
+"""From slide to store: the right pixels at the right place, and nothing lost when it goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+import zarr
+from conftest import tissue_picture, write_slide
+from numpy.typing import NDArray
+
+from wsivit.errors import ScaleError, SlideError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.store import Status, TileStore
+from wsivit.tiling import TileOptions, tile
+
+SIDE = 1024
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("slide") / "s.tiff", tissue_picture(1500, 1200), tile=128)
+
+
+def openslide_region(slide: Path, x: int, y: int, size: int) -> NDArray[np.uint8]:
+    """OpenSlide's own pixels, on white where it has none."""
+    with openslide.OpenSlide(slide) as handle:
+        region = handle.read_region((x, y), 0, (size, size))
+    white = np.full((size, size, 3), 255, np.uint8)
+    rgba = np.asarray(region)
+    return np.where(rgba[..., 3:] > 0, rgba[..., :3], white).astype(np.uint8)
+
+
+def test_copied_tiles_are_the_slides_own_pixels(slide: Path, tmp_path: Path) -> None:
+    done = tile(slide, tmp_path, TileOptions(mpp=0.5, tile_size=256))
+    store = done.store
+    assert store.parameters.encoding == "copied"
+    inside = np.flatnonzero(store.status == Status.OK)
+    assert len(inside) > 5
+    for i in inside:
+        assert np.array_equal(store[i], openslide_region(slide, store.x0[i], store.y0[i], 256))
+
+
+def test_lossless_store_equals_an_independent_decoder(slide: Path, tmp_path: Path) -> None:
+    store = tile(slide, tmp_path, TileOptions(mpp=0.5, tile_size=200, overlap=37, codec="zstd")).store
+    whole = tifffile.imread(slide, key=0)
+    for i in np.flatnonzero(store.status == Status.OK):
+        x, y = store.x0[i], store.y0[i]
+        assert np.array_equal(store[i], whole[y : y + 200, x : x + 200])
+
+
+def test_native_tiles_are_copied_byte_for_byte(slide: Path, tmp_path: Path) -> None:
+    store = tile(slide, tmp_path, TileOptions(mpp=0.5, tile_size=128)).store
+    page = tifffile.TiffFile(slide).pages[0]
+    raw = slide.read_bytes()
+    per_row = -(-1500 // 128)
+    for i in np.flatnonzero(store.status == Status.OK)[::5]:
+        index = int(store.row[i]) * per_row + int(store.col[i])
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+        scan = raw[offset : offset + count]
+        (copied,) = store.encoded(i)
+        # From the frame header on nothing may differ: only tables and markers before it are normalised.
+        start = scan.index(b"\xff\xc0")
+        assert scan[start:] in copied
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "zstd", "none"])
+def test_columns_are_there_whatever_the_codec(slide: Path, tmp_path: Path, codec: str) -> None:
+    regions = tmp_path / "r.geojson"
+    box = [[[0, 0], [750, 0], [750, 1200], [0, 1200], [0, 0]]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": box},
+        "properties": {"classification": {"name": "left"}},
+    }
+    regions.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    options = TileOptions(mpp=1.0, tile_size=100, codec=codec)  # type: ignore[arg-type]
+    path = tile(slide, tmp_path, options, annotations=regions).store.path
+    group = zarr.open_group(path, mode="r")
+    n = group["x0"].shape[0]
+    assert n > 10
+    for name in ("x0", "y0", "col", "row", "tissue_fraction", "status"):
+        assert group[name].shape == (n,)
+    codes = group["labels/region"][:]
+    centre = group["x0"][:] + 100
+    assert set(codes.tolist()) == {-1, 0}
+    assert ((centre < 750) == (codes == 0)).all()
+    assert ("tiles" in group) == (codec != "none")
+    assert group.attrs["wsivit"]["complete"] is True
+    assert group["tissue_mask"].dtype == bool
+    assert max(group["thumbnail"].shape) == 1500
+
+
+def test_a_store_without_pixels_reads_the_slide_through(slide: Path, tmp_path: Path) -> None:
+    without = tile(slide, tmp_path / "none", TileOptions(tile_size=256, codec="none")).store
+    lossless = tile(slide, tmp_path / "zstd", TileOptions(tile_size=256, codec="zstd")).store
+    indices = np.arange(len(lossless))
+    assert not without.has_pixels
+    assert np.array_equal(without.read(indices), lossless.read(indices))
+
+
+def test_min_tissue_keeps_tiles_by_their_tissue_and_their_identity(slide: Path, tmp_path: Path) -> None:
+    every = tile(slide, tmp_path / "a", TileOptions(tile_size=128, min_tissue=0, codec="none")).store
+    some = tile(slide, tmp_path / "b", TileOptions(tile_size=128, min_tissue=0.7, codec="none")).store
+    assert len(every) == len(every.grid)
+    keep = every.tissue_fraction >= 0.7
+    assert 0 < keep.sum() < len(every)
+    for column in ("col", "row", "x0", "y0", "tissue_fraction"):
+        assert np.array_equal(getattr(every, column)[keep], getattr(some, column))
+
+
+def test_a_second_run_changes_nothing(slide: Path, tmp_path: Path) -> None:
+    path = tile(slide, tmp_path).store.path
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()}
+    tile(slide, tmp_path)
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in path.rglob("*") if p.is_file()}
+
+
+def test_other_parameters_are_refused_by_name_and_nothing_is_lost(slide: Path, tmp_path: Path) -> None:
+    store = tile(slide, tmp_path).store
+    before = store.read(np.arange(3))
+    with pytest.raises(StoreMismatchError, match=r"tile_size.*256.*128"):
+        tile(slide, tmp_path, TileOptions(tile_size=128))
+    assert np.array_equal(TileStore(store.path).read(np.arange(3)), before)
+    assert tile(slide, tmp_path, TileOptions(tile_size=128), overwrite=True).store.grid.tile_size == 128
+
+
+def test_unknown_scale_is_refused_and_names_the_flag(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "unscaled.tiff", tissue_picture(512, 512), mpp=None)
+    with pytest.raises(ScaleError, match="--slide-mpp"):
+        tile(path, tmp_path)
+    assert not (tmp_path / "unscaled.zarr").exists()
+    assert tile(path, tmp_path, slide_mpp=0.5).store.parameters.slide_mpp == (0.5, 0.5)
+
+
+def test_finer_than_the_slide_is_refused(slide: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScaleError, match=r"0\.5"):
+        tile(slide, tmp_path, TileOptions(mpp=0.25))
+
+
+def test_a_blank_slide_gives_an_empty_store(tmp_path: Path) -> None:
+    path = write_slide(tmp_path / "blank.tiff", np.full((700, 700, 3), 244, np.uint8))
+    store = tile(path, tmp_path).store
+    assert len(store) == 0
+    assert len(TileStore(store.path)) == 0
+
+
+def damaged(slide: Path, folder: Path, index: int) -> Path:
+    """Copy a slide with one of its tiles' bytes zeroed."""
+    page = tifffile.TiffFile(slide).pages[0]
+    raw = bytearray(slide.read_bytes())
+    offset, count = page.dataoffsets[index], page.databytecounts[index]
+    raw[offset : offset + count] = bytes(count)
+    path = folder / "damaged.tiff"
+    path.write_bytes(raw)
+    return path
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "zstd"])
+def test_an_unreadable_tile_is_recorded_and_the_rest_is_right(slide: Path, tmp_path: Path, codec: str) -> None:
+    per_row = -(-1500 // 128)
+    path = damaged(slide, tmp_path, 4 * per_row + 5)
+    options = TileOptions(tile_size=128, codec=codec)  # type: ignore[arg-type]
+    done = tile(path, tmp_path, options)
+    store = done.store
+    assert len(done.failures) == 1
+    (bad,) = done.failures
+    assert (store.col[bad], store.row[bad], store.status[bad]) == (5, 4, Status.UNREADABLE)
+    assert bad not in store.readable
+    with pytest.raises(UnreadableTilesError):
+        store[bad]
+    for i in np.flatnonzero(store.status == Status.OK)[::7]:
+        assert np.array_equal(store[i], openslide_region(slide, store.x0[i], store.y0[i], 128))
+    with pytest.raises(UnreadableTilesError):
+        tile(path, tmp_path / "strict", options, on_bad_tile="fail")
+
+
+@pytest.mark.parametrize("options", [{"min_tissue": 1.5}, {"quality": 0}, {"codec": "gif"}])
+def test_impossible_options_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        TileOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_page_of_html_is_not_a_slide(tmp_path: Path) -> None:
+    path = tmp_path / "slide.svs"
+    path.write_text("<!DOCTYPE html><html>404</html>")
+    with pytest.raises(SlideError, match=r"slide\.svs.*HTML"):
+        tile(path, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ the printed ruler
+
+
+TICK = 160
+
+
+def ruler(width: int, height: int) -> NDArray[np.uint8]:
+    """Paint a slide that tells its own place: a dark tick every 160 px, 8 px wide, and green that climbs with x."""
+    x = np.arange(width)
+    line = np.empty((width, 3), np.uint8)
+    line[:, 0] = np.where(abs(x % TICK - TICK / 2 + 0.5) < 4, 0, 240)
+    line[:, 1] = x * 240 // width
+    line[:, 2] = 128
+    return np.broadcast_to(line, (height, width, 3)).copy()
+
+
+def tick_places(tiles: NDArray[np.uint8], downsample: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Find the first whole tick of each tile: its number on the slide, and its place from the tile's corner."""
+    numbers, places = [], []
+    for pixels in tiles.astype(float):
+        dark = 240 - pixels[..., 0].mean(axis=0)
+        peak = int(np.argmax(dark[8:-8])) + 8
+        window = np.arange(peak - 8, peak + 9)
+        places.append((np.average(window, weights=dark[window]) + 0.5) * downsample)
+        green = pixels[:, peak, 1].mean() + 0.5
+        numbers.append(green)
+    return np.array(numbers), np.array(places)
+
+
+@pytest.mark.parametrize("mpp", [0.2738, 0.3125, 0.4545])
+@pytest.mark.parametrize("wanted", [0.5, 0.7])
+def test_every_tile_lies_where_it_says_over_the_whole_width(tmp_path: Path, mpp: float, wanted: float) -> None:
+    width, height = 16000, 300
+    path = tmp_path / "ruler.tiff"
+    tifffile.imwrite(
+        path, ruler(width, height), tile=(256, 256), photometric="rgb", compression="deflate",
+        resolution=(1e4 / mpp,) * 2, resolutionunit="CENTIMETER", metadata=None,
+    )  # fmt: skip
+    options = TileOptions(mpp=wanted, tile_size=192, min_tissue=0, tissue="none", edge="drop", codec="zstd")
+    store = tile(path, tmp_path, options).store
+    green, place = tick_places(store.read(np.arange(len(store))), store.parameters.mpp[0] / mpp)
+    seen = store.x0 + place
+    # Ticks are centred at 80, 240, 400 …: the nearest to what was seen, and the green says that it is that one.
+    number = np.rint((seen - TICK / 2) / TICK)
+    assert np.abs(green - (number * TICK + TICK / 2) * 240 / width).max() < 1.5
+    error = seen - (number * TICK + TICK / 2)
+    assert np.abs(error).max() <= 0.55  # half a pixel from rounding x0, and what eight grey bits lose
+    assert abs(np.polyfit(seen, error, 1)[0]) * width < 0.3  # no drift

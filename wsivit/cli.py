@@ -1,0 +1,99 @@
+"""The command line: ``wsivit VERB …``.
+
+Each verb is the Python function of the same name, with the same options and defaults; this module finds it, calls it,
+prints what it reports, and turns errors into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from cyclopts import App, CycloptsError
+
+from wsivit import __version__
+from wsivit.errors import UsageError, WsivitError
+
+VERBS = {
+    "info": "Show what a slide is: format, levels, scale and where it came from.",
+    "tile": "Tile a slide into a zarr store at an exact scale, where there is tissue.",
+    "train": "Fine-tune a ViT or ResNet on the labelled tiles of stores.",
+    "predict": "Run a trained model over a store or a slide.",
+    "heatmap": "Draw a run's predictions over the slide, and export them.",
+    "verify": "Check a store against its journal and checksums.",
+    "demo": "Show the whole way on a sample slide: tile, train, predict, heatmap.",
+}
+EPILOGUE = (
+    "Exit codes: 0 done, 2 wrong use, 3 slide unreadable, 4 done but some tiles unreadable, 5 scale unknown, "
+    "6 refused by a limit, 7 cannot write, 8 store invalid, locked or mismatched, 130 interrupted."
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verb has to say at its end, and the exit code that goes with it."""
+
+    text: str
+    exit_code: int = 0
+
+
+def build() -> App:
+    """Make the command-line application; verbs are imported only when one is called."""
+    app = App(
+        name="wsivit",
+        help="From whole-slide image to fine-tuned ViT or ResNet to heatmap, at exact physical scale.",
+        help_epilogue=EPILOGUE,
+        version=__version__,
+        help_flags=["--help", "-h"],
+    )
+    for verb, help_text in VERBS.items():
+        app.command(f"wsivit.commands:{verb}", name=verb, help=help_text, help_epilogue="")
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    signal.signal(signal.SIGTERM, _interrupt)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        code = _run([word for word in words if word != "--debug"])
+    except WsivitError as error:
+        if debug:
+            raise
+        code = _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        code = _fail("interrupted: run the same command again to go on", 130)
+    except OSError as error:
+        if debug:
+            raise
+        code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 7)
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    try:
+        result = build()(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        raise UsageError(f"{error}; see wsivit {' '.join(words[:1])} --help") from None
+    if isinstance(result, Report):
+        sys.stdout.write(result.text + "\n")
+        return result.exit_code
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write("wsivit: " + " ".join(message.split()) + "\n")
+    return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # A job scheduler's "stop" unwinds like Ctrl-C, so that locks and temporary files are cleared.
+    raise KeyboardInterrupt
