@@ -1,0 +1,105 @@
+"""What the rooms of ``slide/`` share: the protocol of a reader, and what a tile that cannot be read becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.errors import SlideError
+from wsivit.resolution import Level
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Color: TypeAlias = tuple[int, int, int]
+JpegColor: TypeAlias = Literal["auto", "rgb", "ycbcr"]
+
+WHITE: Color = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class TileFailure:
+    """Stands where a tile's pixels would: the slide holds none that can be read there.
+
+    Attributes
+    ----------
+    reason : str
+        What was wrong, and with which native tile.
+    """
+
+    reason: str
+
+
+class UnreadableBlockError(SlideError):
+    """One block of a slide cannot be read; the rest may well be."""
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a reader knows of a slide besides its pixels.
+
+    Attributes
+    ----------
+    format : str
+        ``"aperio"``, ``"generic-tiff"``, ``"dicom"``, ...
+    levels : tuple of Level
+        Finest first; level 0 has downsample 1.
+    properties : mapping of str to str
+        Metadata, named as OpenSlide names it, and ``tiff.*``, ``ome.*`` besides.
+    associated : tuple of str
+        Names of images that are in the file beside the pyramid: label, macro, thumbnail.
+    background : tuple of int
+        Colour of what was not scanned.
+    bounds : tuple of int or None
+        ``x, y, width, height`` of the region that is not empty, in level-0 pixels.
+    """
+
+    format: str
+    levels: tuple[Level, ...]
+    properties: Mapping[str, str] = field(default_factory=dict)
+    associated: tuple[str, ...] = ()
+    background: Color = WHITE
+    bounds: tuple[int, int, int, int] | None = None
+
+
+class Backend(Protocol):
+    """A reader: hands out a slide as blocks, the units in which it decodes.
+
+    Blocks of a level lie edge to edge from its top-left corner. Methods may be called from several threads and,
+    after a fork, from several processes.
+    """
+
+    @property
+    def name(self) -> str:
+        """``"native"``, ``"openslide"``, ``"tiffslide"`` or ``"image"``."""
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What is known of the slide."""
+
+    def block_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the level's blocks, in its pixels."""
+
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
+        """Decode one block at ``1 / reduce``: uint8 (h, w, 3), cut or not at the level's end; None where it is blank.
+
+        Raises
+        ------
+        UnreadableBlockError
+            If there are no pixels to be had.
+        """
+
+    def close(self) -> None:
+        """Let go of files; calling anything else afterwards opens them again."""
+
+
+def over_background(rgba: Pixels, background: Color) -> Pixels:
+    """Lay RGBA (h, w, 4) over a colour; RGB (h, w, 3)."""
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    weight = alpha.astype(np.uint32)
+    mixed = rgba[..., :3] * weight + np.array(background, np.uint32) * (255 - weight)
+    return ((mixed + 127) // 255).astype(np.uint8)

@@ -1,0 +1,113 @@
+"""The flat-image reader: PNG, JPEG, BMP and plain TIFF, held in memory as one level."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from wsivit.errors import LimitError, SlideError
+from wsivit.resolution import Level
+from wsivit.slide.base import WHITE, Pixels, SlideFacts, over_background
+from wsivit.slide.metadata import tiff_format, tiff_properties
+
+MAX_PIXELS = 500_000_000
+_BLOCK = 512
+_MODES = {"RGB", "RGBA", "L", "LA", "P", "PA"}
+
+
+class ImageBackend:
+    """Reads a picture that has no pyramid, whole.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    SlideError
+        If it is no picture, or one of pixels that are not 8-bit RGB or grey.
+    LimitError
+        If it is too large to be held in memory.
+    """
+
+    name = "image"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pixels, form, properties = _read_tiff(path) if _is_tiff(path) else _read_picture(path)
+        height, width = self._pixels.shape[:2]
+        self.facts = SlideFacts(form, (Level(width, height, 1.0, 1.0),), properties)
+
+    def block_size(self, level: int) -> tuple[int, int]:
+        """Pieces of 512 x 512."""
+        return _BLOCK, _BLOCK
+
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
+        """See `Backend.block`."""
+        return self._pixels[row * _BLOCK : (row + 1) * _BLOCK, col * _BLOCK : (col + 1) * _BLOCK]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def _limit(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise LimitError(
+            f"{path}: a flat image of {width}x{height} pixels does not fit into memory (limit {MAX_PIXELS:,}); "
+            "convert it to a tiled, pyramidal TIFF"
+        )
+
+
+def _read_picture(path: Path) -> tuple[Pixels, str, dict[str, str]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit is the limit
+            with Image.open(path) as image:
+                _limit(path, *image.size)
+                if image.mode not in _MODES:
+                    raise SlideError(f"{path}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")
+                form = str(image.format).lower()
+                return over_background(np.asarray(image.convert("RGBA")), WHITE), form, _dpi(image)
+    except Image.DecompressionBombError as error:
+        raise LimitError(f"{path}: {error}; convert it to a tiled, pyramidal TIFF") from error
+    except UnidentifiedImageError as error:
+        raise SlideError(f"{path}: not a picture of a known format") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise SlideError(f"{path}: the picture cannot be read: {error}") from error
+
+
+def _dpi(image: Image.Image) -> dict[str, str]:
+    """The resolution that a picture states, in the terms of TIFF."""
+    dpi = image.info.get("dpi")
+    if not dpi:
+        return {}
+    x, y = (f"{float(side):.10g}" for side in dpi)
+    return {"tiff.XResolution": x, "tiff.YResolution": y, "tiff.ResolutionUnit": "inch"}
+
+
+def _read_tiff(path: Path) -> tuple[Pixels, str, dict[str, str]]:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            page = tiff.pages.first
+            _limit(path, page.imagewidth, page.imagelength)
+            kind = f"{page.samplesperpixel} x {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
+            plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
+            if not plain:
+                raise SlideError(f"{path}: pixels of {kind} are not supported, only 8-bit RGB and grey")
+            pixels = page.asarray()
+            if page.planarconfig == 2 and page.samplesperpixel == 3:
+                pixels = np.moveaxis(pixels, 0, -1)
+            if pixels.ndim == 2:
+                pixels = np.repeat(pixels[..., None], 3, axis=2)
+            return np.ascontiguousarray(pixels), tiff_format(tiff), tiff_properties(tiff)
+    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+        raise SlideError(f"{path}: the TIFF cannot be read: {error}") from error

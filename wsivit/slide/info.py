@@ -1,0 +1,117 @@
+"""What a slide says of itself, and what in it could name a patient."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsivit.errors import ScaleError
+from wsivit.resolution import Level, ScaleSource, ScaleVerdict, judge_scale
+from wsivit.slide.base import Pixels, SlideFacts
+
+_PRIVATE = re.compile(
+    r"date|time|user|name|patient|person|birth|operator|artist|barcode|label|title|comment|description|serial|s/n"
+    r"|scanscope id|imageid|\bid\b|uid|accession|study|series|institution|physician|slideid|host|copyright|reference",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(r"resolution|photometric|SOPClassUID|TransferSyntaxUID|ImplementationClassUID|exposure", re.I)
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """A slide in plain values, ready for JSON by `dataclasses.asdict`.
+
+    Attributes
+    ----------
+    path, id, format, reader, reader_reason, fingerprint : str
+    dimensions : tuple of int
+        Width and height of level 0.
+    levels : tuple of Level
+    bounds : tuple of int
+        ``x, y, width, height`` of the region that is not empty.
+    scale : ScaleVerdict or None
+    scale_error : str or None
+        Why there is no scale.
+    scale_sources : tuple of ScaleSource
+        Everything that speaks of the scale, usable or not.
+    objective : float or None
+        Nominal magnification that the slide states.
+    tile_size : tuple of int or None
+    compression : str or None
+        Of level 0.
+    warnings : tuple of str
+        What looks wrong in the pixels.
+    private : dict
+        What is there that could name a patient or a place: names of metadata and of images (``"image: label"``);
+        values only where asked for.
+    """
+
+    path: str
+    id: str
+    format: str
+    reader: str
+    reader_reason: str
+    fingerprint: str
+    dimensions: tuple[int, int]
+    levels: tuple[Level, ...]
+    bounds: tuple[int, int, int, int]
+    scale: ScaleVerdict | None
+    scale_error: str | None
+    scale_sources: tuple[ScaleSource, ...]
+    objective: float | None
+    tile_size: tuple[int, int] | None
+    compression: str | None
+    warnings: tuple[str, ...]
+    private: dict[str, str | None]
+
+
+def judge_or_explain(
+    sources: tuple[ScaleSource, ...], given: float | None, vendor: str
+) -> tuple[ScaleVerdict | None, str | None]:
+    """Return the verdict, or None and why there is none."""
+    try:
+        return judge_scale(sources, given=given, vendor=vendor), None
+    except ScaleError as error:
+        return None, str(error)
+
+
+def objective(sources: tuple[ScaleSource, ...]) -> float | None:
+    """The nominal magnification, from the first source that states one."""
+    powers = (source.mpp_x for source in sources if source.note.startswith("objective ") and source.mpp_x)
+    return next((10 / mpp for mpp in powers), None)
+
+
+def color_warnings(thumbnail: Pixels) -> tuple[str, ...]:
+    """Say so where most of a bright slide is one strong colour: glass is white or grey, so its label is wrong."""
+    coarse = (thumbnail >> 4).reshape(-1, 3).astype(np.int64)
+    counts = np.bincount(coarse @ [256, 16, 1])
+    red, green, blue = (int(counts.argmax()) >> shift & 15 for shift in (8, 4, 0))
+    strong = max(red, green, blue) >= 12 and max(red, green, blue) - min(red, green, blue) >= 5
+    if counts.max() < 0.1 * len(coarse) or not strong:
+        return ()
+    color = f"#{red * 17:02x}{green * 17:02x}{blue * 17:02x}"
+    return (f"the commonest colour is {color}, no colour of glass: if it looks wrong, try --jpeg-color rgb or ycbcr",)
+
+
+def private_items(facts: SlideFacts, values: bool) -> dict[str, str | None]:
+    """Metadata and images that could name a patient, a person or a place; their values only if asked for.
+
+    Control characters are escaped, so that a slide cannot write to a terminal what it likes.
+    """
+    found = {name: _escaped(text) if values else None for name, text in _private_texts(facts.properties).items()}
+    images: dict[str, str | None] = {f"image: {_escaped(name)}": None for name in facts.associated}
+    return found | images
+
+
+def _private_texts(properties: Mapping[str, str]) -> dict[str, str]:
+    chosen = {
+        key: text for key, text in properties.items() if text and _PRIVATE.search(key) and not _HARMLESS.search(key)
+    }
+    return {_escaped(key): text for key, text in sorted(chosen.items())}
+
+
+def _escaped(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,106 @@
+"""JPEG at the level of bytes: one complete, unambiguous stream out of a TIFF tile and its shared tables."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_SOS, _COM = 0xDA, 0xFE
+_APP = range(0xE0, 0xF0)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class JpegHeader(NamedTuple):
+    """What stands before the compressed data of a JPEG stream.
+
+    Attributes
+    ----------
+    segments : bytes
+        All segments up to the scan, without application data and comments.
+    scan : int
+        Where the first scan begins; the length of the data where there is none.
+    width, height, components, precision : int
+        From the frame; 0 where there is none.
+    """
+
+    segments: bytes
+    scan: int
+    width: int
+    height: int
+    components: int
+    precision: int
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Read the segments of a JPEG stream up to its first scan.
+
+    Raises
+    ------
+    ValueError
+        If the data does not begin as a JPEG stream or a segment reaches past its end.
+    """
+    if data[:2] != SOI:
+        raise ValueError("no JPEG start marker")
+    kept, frame, at, end = [], (0, 0, 0, 0), 2, len(data)
+    while at + 4 <= end and data[at + 1] != _SOS:
+        marker, length = data[at + 1], (data[at + 2] << 8) | data[at + 3]
+        if data[at] != 0xFF:
+            raise ValueError("JPEG segments are damaged")
+        if marker in (0xFF, 0xD9):  # a fill byte, or the end of a tables-only stream
+            at += 1 if marker == 0xFF else end
+            continue
+        if length < 2 or at + 2 + length > end:
+            raise ValueError("a JPEG segment reaches past the end of its data")
+        if marker in _FRAMES:
+            frame = struct.unpack_from(">BHHB", data, at + 4)
+        if marker not in _APP and marker != _COM:
+            kept.append(data[at : at + 2 + length])
+        at += 2 + length
+    precision, height, width, components = frame
+    return JpegHeader(b"".join(kept), min(at, end), width, height, components, precision)
+
+
+def adobe_marker(rgb: bool) -> bytes:
+    """An APP14 segment that says how colours are stored: as they are (RGB), or as YCbCr."""
+    return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x00" if rgb else b"\x01")
+
+
+class Normaliser:
+    """Makes complete JPEG streams of a TIFF directory's tiles.
+
+    Tables are spliced in, every APPn and comment is dropped and one APP14 put in: an Aperio RGB stream without a
+    marker is else taken for YCbCr, and a JFIF marker left in a tile wins over APP14.
+
+    Parameters
+    ----------
+    tables : bytes or None
+        The directory's JPEGTables.
+    rgb : bool
+        Whether the directory's photometric interpretation is RGB (YCbCr otherwise).
+    width, height : int
+        The size that every tile must have.
+
+    Raises
+    ------
+    ValueError
+        If the tables are damaged.
+    """
+
+    def __init__(self, tables: bytes | None, rgb: bool, width: int, height: int) -> None:
+        segments = read_header(tables).segments if tables else b""
+        self.prefix = SOI + adobe_marker(rgb) + segments
+        self.size = (width, height)
+
+    def __call__(self, tile: bytes) -> bytes:
+        """Return the complete stream; `ValueError` says what is wrong with a damaged one."""
+        header = read_header(tile)
+        if (header.components, header.precision) != (3, 8):
+            raise ValueError(f"JPEG has {header.components} components of {header.precision} bits, not 3 of 8")
+        if (header.width, header.height) != self.size:
+            raise ValueError(
+                f"JPEG is {header.width}x{header.height}, its directory says {self.size[0]}x{self.size[1]}"
+            )
+        if header.scan + 4 > len(tile):
+            raise ValueError("JPEG has no image data")
+        return b"".join((self.prefix, header.segments, tile[header.scan :]))

@@ -1,0 +1,209 @@
+"""Choosing the reader for a slide, and saying why."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from wsivit.errors import LimitError, SlideError, UsageError
+from wsivit.slide.base import Backend, JpegColor, UnreadableBlockError
+from wsivit.slide.image import ImageBackend
+from wsivit.slide.info import SlideInfo
+from wsivit.slide.native import NativeBackend
+from wsivit.slide.openslide import OpenSlideBackend
+from wsivit.slide.preflight import check_file
+from wsivit.slide.slide import Slide
+from wsivit.slide.tiffslide import TiffSlideBackend
+
+Reader: TypeAlias = Literal["auto", "native", "openslide", "tiffslide", "image"]
+
+_SAME = 0.5  # mean difference in grey levels that two decoders of the same bytes may show
+_SHIFTED = 8.0  # and where OpenSlide's level-0 positions fall between the pixels of a coarser level
+
+
+def open_slide(
+    path: str | os.PathLike[str],
+    *,
+    reader: Reader = "auto",
+    mpp: float | None = None,
+    jpeg_color: JpegColor = "auto",
+) -> Slide:
+    """Open a whole-slide image.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A slide file, or a folder with one DICOM series.
+    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
+        ``"auto"`` takes the fastest that reads the slide rightly and says why in `Slide.reader_reason`; another
+        choice is never silently replaced.
+    mpp : float, optional
+        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
+    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
+        What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
+        believes the slide.
+
+    Returns
+    -------
+    Slide
+
+    Raises
+    ------
+    SlideNotFoundError
+        If there is nothing at `path`.
+    SlideError
+        If no reader (or not the one asked for) reads it; the text says what each found.
+    UsageError
+        If the reader is unknown, or `jpeg_color` cannot be applied by it.
+    """
+    if reader not in get_args(Reader):
+        raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
+    if jpeg_color not in get_args(JpegColor):
+        raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
+    file = check_file(Path(path))
+    backend, reason = _choose(file, jpeg_color) if reader == "auto" else (_open(file, reader, jpeg_color), "asked for")
+    return Slide(os.fspath(path), backend, reason, mpp, jpeg_color)
+
+
+def info(
+    slide: str | os.PathLike[str],
+    *,
+    slide_mpp: float | None = None,
+    reader: Reader = "auto",
+    jpeg_color: JpegColor = "auto",
+    private: bool = False,
+) -> SlideInfo:
+    """Say what a slide is: format, size, levels, scale and where it came from, and what in it could name a patient.
+
+    Parameters
+    ----------
+    slide : str or path-like
+        A slide file, or a folder with one DICOM series.
+    slide_mpp : float, optional
+        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
+    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
+        Which reader opens it.
+    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
+        What its JPEG tiles hold, where it is labelled wrongly.
+    private : bool, optional
+        Show the values of private items too, not only their names.
+
+    Returns
+    -------
+    SlideInfo
+    """
+    with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color) as opened:
+        return opened.info(private)
+
+
+def reopen(path: str, opening: dict[str, Any], reason: str, threads: int | None) -> Slide:
+    """Open a slide as it was opened before, in another process; its reader was chosen and checked then."""
+    backend = _open(check_file(Path(path)), opening["reader"], opening["jpeg_color"])
+    slide = Slide(path, backend, reason, opening["mpp"], opening["jpeg_color"])
+    slide.threads = threads
+    return slide
+
+
+def _open(file: Path, reader: str, color: JpegColor) -> Backend:
+    """Open with one reader and no other."""
+    if reader == "native":
+        native, other = NativeBackend(file, color), _try(lambda: OpenSlideBackend(file))
+        if isinstance(other, OpenSlideBackend):
+            _adopt(native, other)
+        return native
+    if reader == "openslide":
+        return OpenSlideBackend(file, color)
+    if color != "auto":
+        raise UsageError(f"jpeg_color={color!r} can be applied by the native and OpenSlide readers, not by {reader}")
+    return TiffSlideBackend(str(file)) if reader == "tiffslide" else ImageBackend(file)
+
+
+def _choose(file: Path, color: JpegColor) -> tuple[Backend, str]:
+    """Open with the reader that reads the file best, and say why it is that one."""
+    native, other = _try(lambda: NativeBackend(file, color)), _try(lambda: OpenSlideBackend(file))
+    if isinstance(native, NativeBackend):
+        difference, reason = None, "tiled JPEG TIFF, decoded directly; "
+        if not isinstance(other, OpenSlideBackend):
+            return native, reason + "OpenSlide cannot read it to compare"
+        if color == "auto":
+            difference = compare(native, other)
+        if difference is None:
+            _adopt(native, other)
+            compared = (
+                "the same pixels as OpenSlide where compared" if color == "auto" else f"colours taken for {color}"
+            )
+            return native, reason + compared
+        return other, f"the native reader differs from OpenSlide ({difference})"
+    if isinstance(other, OpenSlideBackend):
+        backend = other if color == "auto" else OpenSlideBackend(file, color)
+        return backend, f"OpenSlide reads this {other.facts.format} slide; the native reader does not"
+    return _choose_other(file, color, [str(native), str(other)])
+
+
+def _choose_other(file: Path, color: JpegColor, refusals: list[str]) -> tuple[Backend, str]:
+    for reader in ("tiffslide", "image"):
+        backend = _try(partial(_open, file, reader, color))
+        if not isinstance(backend, str):
+            return backend, f"{reader} reader: neither the native reader nor OpenSlide reads it"
+        refusals.append(backend)
+    raise SlideError("; ".join([f"{file}: no reader reads it", *(r.removeprefix(f"{file}: ") for r in refusals)]))
+
+
+def _try(open_it: Callable[[], Backend]) -> Backend | str:
+    """The reader that opened, or what it said."""
+    try:
+        return open_it()
+    except (SlideError, LimitError) as error:
+        return str(error)
+
+
+def _adopt(native: NativeBackend, other: OpenSlideBackend) -> None:
+    """Take over what OpenSlide knows besides pixels, and close it."""
+    other.close()
+    facts = other.facts
+    native.facts = replace(
+        native.facts,
+        format=native.facts.format if native.facts.format != "generic-tiff" else facts.format,
+        properties={**native.facts.properties, **facts.properties},
+        associated=facts.associated,
+        background=facts.background,
+        bounds=facts.bounds,
+    )
+
+
+def compare(native: NativeBackend, other: OpenSlideBackend) -> str | None:
+    """Compare a few tiles, the heaviest of each level first; None where they agree, else what differs."""
+    sizes = [(level.width, level.height) for level in other.facts.levels]
+    for index, tiled in enumerate(native.tiled):
+        size = (tiled.level.width, tiled.level.height)
+        if size not in sizes:
+            continue
+        for tile in np.argsort(-tiled.counts, kind="stable")[: 3 if index == 0 else 1].tolist():
+            row, col = divmod(tile, tiled.n_cols)
+            difference = _tile_difference(native, other, (index, sizes.index(size)), (col, row))
+            if difference is not None and difference > (_SAME if index == 0 else _SHIFTED):
+                return f"level {index}, tile ({col}, {row}): by {difference:.1f} grey levels on average"
+    return None
+
+
+def _tile_difference(
+    native: NativeBackend, other: OpenSlideBackend, levels: tuple[int, int], place: tuple[int, int]
+) -> float | None:
+    """Mean difference of one tile in grey levels; None where either cannot read it."""
+    width, height = native.block_size(levels[0])
+    col, row = place
+    try:
+        mine = native.block(levels[0], col, row, 1)
+        theirs = other.region(levels[1], col * width, row * height, width, height)
+    except UnreadableBlockError:
+        return None
+    if mine is None:
+        return None
+    mine = mine[: theirs.shape[0], : theirs.shape[1]]
+    return float(np.abs(mine.astype(np.int16) - theirs).mean())

@@ -1,0 +1,135 @@
+"""The OpenSlide reader: every format that OpenSlide knows, read block by block, reopened after an error."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from wsivit.errors import SlideError, UsageError
+from wsivit.resolution import Level
+from wsivit.slide.base import WHITE, Color, JpegColor, Pixels, SlideFacts, UnreadableBlockError, over_background
+
+
+class OpenSlideBackend:
+    """Reads through OpenSlide.
+
+    Parameters
+    ----------
+    path : Path
+        The file that OpenSlide is to open (for DICOM, any one of the series).
+    color : {"auto", "rgb", "ycbcr"}, optional
+        ``"ycbcr"`` where a DICOM series says RGB of frames that hold YCbCr: OpenSlide believes it.
+
+    Raises
+    ------
+    SlideError
+        If OpenSlide cannot read the file.
+    UsageError
+        If `color` is given for a slide where it cannot be applied.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path, color: JpegColor = "auto") -> None:
+        self.path = path
+        self._convert = color == "ycbcr"
+        self._lock = threading.Lock()
+        self._handle: openslide.OpenSlide | None = None
+        self._pid = 0
+        handle = self._open()
+        self.facts = _facts(handle)
+        self._downsamples = tuple(handle.level_downsamples)
+        if color == "rgb" or (self._convert and self.facts.format != "dicom"):
+            raise UsageError(f"{path}: jpeg_color={color!r} cannot be applied to a {self.facts.format} slide")
+
+    def _open(self) -> openslide.OpenSlide:
+        """The handle of this process; one made before a fork is left alone."""
+        with self._lock:
+            if self._handle is None or self._pid != os.getpid():
+                try:
+                    self._handle, self._pid = openslide.OpenSlide(self.path), os.getpid()
+                except (openslide.OpenSlideError, OSError) as error:
+                    raise SlideError(f"{self.path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
+            return self._handle
+
+    def block_size(self, level: int) -> tuple[int, int]:
+        """The file's own tiles where their size is sensible, else 256 x 256."""
+        facts = self.facts.levels[level]
+        width, height = facts.tile_width or 0, facts.tile_height or 0
+        return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
+
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
+        """See `Backend.block`. OpenSlide takes level-0 positions: a coarse level is right to half of their pixels."""
+        width, height = self.block_size(level)
+        return self.region(level, col * width, row * height, width, height)
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Read a rectangle of a level, in its own pixels, cut at its end; raises as `block`."""
+        facts, ratio = self.facts.levels[level], self._downsamples[level]
+        size = (min(width, facts.width - x), min(height, facts.height - y))
+        place = (round(x * ratio), round(y * ratio))
+        try:
+            return self._region(self._open(), place, level, size)
+        except openslide.OpenSlideError:
+            return self._retry(place, level, size)
+
+    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
+        with self._lock:
+            self._handle = None
+        try:
+            with openslide.OpenSlide(self.path) as handle:
+                return self._region(handle, place, level, size)
+        except openslide.OpenSlideError as error:
+            raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
+
+    def _region(self, handle: openslide.OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+        rgba = np.asarray(handle.read_region(place, level, size))
+        pixels = over_background(rgba, self.facts.background)
+        return np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB")) if self._convert else pixels
+
+    def close(self) -> None:
+        """Close the handle of this process."""
+        with self._lock:
+            if self._handle is not None and self._pid == os.getpid():
+                self._handle.close()
+            self._handle = None
+
+
+def _facts(handle: openslide.OpenSlide) -> SlideFacts:
+    properties = {key: str(value) for key, value in handle.properties.items()}
+    return SlideFacts(
+        format=properties.get("openslide.vendor", "unknown"),
+        levels=tuple(_level(handle, properties, index) for index in range(handle.level_count)),
+        properties=properties,
+        associated=tuple(handle.associated_images),
+        background=_color(properties.get("openslide.background-color")),
+        bounds=_bounds(properties),
+    )
+
+
+def _level(handle: openslide.OpenSlide, properties: dict[str, str], index: int) -> Level:
+    (width0, height0), (width, height) = handle.dimensions, handle.level_dimensions[index]
+    tile = [properties.get(f"openslide.level[{index}].tile-{side}") for side in ("width", "height")]
+    tile_width, tile_height = (int(side) if side else None for side in tile)
+    return Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
+
+
+def _color(text: str | None) -> Color:
+    if not text:
+        return WHITE
+    red, green, blue = bytes.fromhex(text.lstrip("#"))
+    return red, green, blue
+
+
+def _bounds(properties: dict[str, str]) -> tuple[int, int, int, int] | None:
+    sides = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+    if None in sides:
+        return None
+    x, y, width, height = (int(side) for side in sides if side)
+    return x, y, width, height

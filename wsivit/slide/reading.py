@@ -1,0 +1,237 @@
+"""From blocks to tiles: each block decoded once per pass, in threads, and cut, joined and resampled into tiles."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Event
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.resolution import ReadPlan
+from wsivit.slide.base import Backend, Color, Pixels, TileFailure, UnreadableBlockError
+from wsivit.slide.resample import Box, margin, resample
+
+_CACHE_BYTES = 192 << 20
+_PIECE_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rectangles of one size to cut out of a plan's target plane.
+
+    Attributes
+    ----------
+    plan : ReadPlan
+    width, height : int
+        Of each rectangle, in target pixels.
+    x, y : ndarray of int64
+        Top-left corners; may lie outside the plane.
+    """
+
+    plan: ReadPlan
+    width: int
+    height: int
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class _Block:
+    """One block of the slide on its way: `ready` is set when `pixels` is there."""
+
+    col: int
+    row: int
+    ready: Event
+    pixels: Pixels | TileFailure | None = None
+
+
+@dataclass(eq=False)
+class _Piece:
+    """A run of rectangles that one thread makes, and the blocks that it is the first to need."""
+
+    span: range
+    ready: Event = field(default_factory=Event)
+    fresh: list[_Block] = field(default_factory=list)
+    blocks: dict[int, _Block] = field(default_factory=dict)
+
+
+def read_rectangles(backend: Backend, request: Request, threads: int | None = None) -> Iterator[Pixels | TileFailure]:
+    """Yield each rectangle in the order asked for, or why it cannot be read.
+
+    Memory is bounded by the pieces in flight and a cache of blocks that a later rectangle needs again.
+    """
+    work = _Pass(backend, request)
+    threads = threads or available_cpus()
+    if threads == 1 or len(request.x) <= 1:
+        for piece in work.pieces():
+            yield from work.make(piece)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        # Started in order, so that a piece only ever waits for blocks of pieces that are already running.
+        flying: deque[Future[list[Pixels | TileFailure]]] = deque()
+        try:
+            for piece in work.pieces():
+                flying.append(pool.submit(work.make, piece))
+                if len(flying) > threads + 1:
+                    yield from flying.popleft().result()
+            while flying:
+                yield from flying.popleft().result()
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class _Pass:
+    """One pass over a slide: which blocks each rectangle needs, and how it is made of them."""
+
+    def __init__(self, backend: Backend, request: Request) -> None:
+        self.backend, self.request, plan = backend, request, request.plan
+        level = backend.facts.levels[plan.level]
+        self.background = backend.facts.background
+        # The last pixel of a reduced level may be partly the codec's padding; whole target pixels never reach it.
+        self.plane = (-(-level.width // plan.reduce), -(-level.height // plan.reduce))
+        width, height = backend.block_size(plan.level)
+        self.block = (width // plan.reduce, height // plan.reduce)
+        self.n_cols, self.n_rows = -(-self.plane[0] // self.block[0]), -(-self.plane[1] // self.block[1])
+        self.boxes = self._source_boxes()
+        self.ranges = self._block_ranges()
+
+    def _source_boxes(self) -> NDArray[np.int64]:
+        """What each rectangle is made of: (n, 4) left, top, right, bottom in pixels of the plane, inside it."""
+        plan, request = self.request.plan, self.request
+        sides = []
+        for at, size, residual, limit, target in (
+            (request.x, request.width, plan.residual_x, self.plane[0], plan.width),
+            (request.y, request.height, plan.residual_y, self.plane[1], plan.height),
+        ):
+            edge = margin(residual)
+            low = np.floor(np.clip(at, 0, target) * residual).astype(np.int64) - edge
+            high = np.ceil(np.clip(at + size, 0, target) * residual).astype(np.int64) + edge
+            sides += [np.clip(low, 0, limit), np.clip(high, 0, limit)]
+        return np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1)
+
+    def _block_ranges(self) -> NDArray[np.int64]:
+        """First and one-past-last block column and row of each rectangle: (n, 4) as c0, r0, c1, r1."""
+        left, top, right, bottom = self.boxes.T
+        width, height = self.block
+        ranges = np.stack([left // width, top // height, -(-right // width), -(-bottom // height)], axis=1)
+        outside = (left >= right) | (top >= bottom)
+        ranges[outside] = 0
+        return ranges
+
+    def _last_uses(self) -> NDArray[np.int64]:
+        """For each block of the level, the last rectangle that needs it; -1 for none."""
+        last = np.full(self.n_cols * self.n_rows, -1, np.int64)
+        c0, r0, c1, r1 = self.ranges.T
+        for dc in range(int((c1 - c0).max(initial=0))):
+            for dr in range(int((r1 - r0).max(initial=0))):
+                here = np.flatnonzero((c0 + dc < c1) & (r0 + dr < r1))
+                np.maximum.at(last, (r0[here] + dr) * self.n_cols + c0[here] + dc, here)
+        return last
+
+    def pieces(self) -> Iterator[_Piece]:
+        """Cut the request into pieces; each block is decoded by the first that needs it and kept for the last."""
+        request, last = self.request, self._last_uses()
+        step = max(1, _PIECE_PIXELS // (request.width * request.height))
+        room = _CACHE_BYTES // (3 * self.block[0] * self.block[1])
+        known: dict[int, _Block] = {}
+        for start in range(0, len(request.x), step):
+            piece = _Piece(range(start, min(start + step, len(request.x))))
+            for key in self._keys(piece.span):
+                block = known.get(key)
+                if block is None:
+                    row, col = divmod(key, self.n_cols)
+                    block = _Block(col, row, piece.ready)
+                    piece.fresh.append(block)
+                    if last[key] >= piece.span.stop and len(known) < room:
+                        known[key] = block
+                elif last[key] < piece.span.stop:
+                    del known[key]
+                piece.blocks[key] = block
+            yield piece
+
+    def _keys(self, span: range) -> list[int]:
+        """Blocks that the rectangles of a span need, each once, in file order."""
+        keys = {
+            row * self.n_cols + col
+            for c0, r0, c1, r1 in self.ranges[span.start : span.stop].tolist()
+            for row in range(r0, r1)
+            for col in range(c0, c1)
+        }
+        return sorted(keys)
+
+    def make(self, piece: _Piece) -> list[Pixels | TileFailure]:
+        """Decode a piece's own blocks, wait for those of others, and make its rectangles."""
+        try:
+            for block in piece.fresh:
+                block.pixels = self._decode(block)
+        finally:
+            piece.ready.set()
+        return [self._rectangle(index, piece.blocks) for index in piece.span]
+
+    def _decode(self, block: _Block) -> Pixels | TileFailure | None:
+        plan = self.request.plan
+        try:
+            return self.backend.block(plan.level, block.col, block.row, plan.reduce)
+        except UnreadableBlockError as error:
+            return TileFailure(str(error))
+
+    def _rectangle(self, index: int, blocks: Mapping[int, _Block]) -> Pixels | TileFailure:
+        request, plan = self.request, self.request.plan
+        x, y = int(request.x[index]), int(request.y[index])
+        x_from, x_to = max(x, 0), min(x + request.width, plan.width)
+        y_from, y_to = max(y, 0), min(y + request.height, plan.height)
+        if x_from >= x_to or y_from >= y_to:
+            return _filled(request.width, request.height, self.background)
+        left, top, right, bottom = self.boxes[index].tolist()
+        window = self._window((left, top, right, bottom), self.ranges[index].tolist(), blocks)
+        if isinstance(window, TileFailure):
+            return window
+        if plan.resampled:
+            rx, ry = plan.residual_x, plan.residual_y
+            right, bottom = min(x_to * rx - left, window.shape[1]), min(y_to * ry - top, window.shape[0])
+            box = Box(x_from * rx - left, y_from * ry - top, right, bottom)
+            window = resample(window, box, (x_to - x_from, y_to - y_from), area=plan.downscale == "area")
+        if window.shape[:2] == (request.height, request.width):
+            return window
+        padded = _filled(request.width, request.height, self.background)
+        padded[y_from - y : y_to - y, x_from - x : x_to - x] = window
+        return padded
+
+    def _window(
+        self, box: tuple[int, int, int, int], ranges: list[int], blocks: Mapping[int, _Block]
+    ) -> Pixels | TileFailure:
+        """Join blocks into the box ``left, top, right, bottom`` of the plane."""
+        left, top, right, bottom = box
+        window = np.empty((bottom - top, right - left, 3), np.uint8)
+        width, height = self.block
+        for row in range(ranges[1], ranges[3]):
+            for col in range(ranges[0], ranges[2]):
+                block = blocks[row * self.n_cols + col]
+                block.ready.wait()
+                if isinstance(block.pixels, TileFailure):
+                    return block.pixels
+                x0, y0 = max(left, col * width), max(top, row * height)
+                x1, y1 = min(right, (col + 1) * width), min(bottom, (row + 1) * height)
+                part = window[y0 - top : y1 - top, x0 - left : x1 - left]
+                if block.pixels is None:
+                    part[:] = self.background
+                else:
+                    part[:] = block.pixels[y0 - row * height : y1 - row * height, x0 - col * width : x1 - col * width]
+        return window
+
+
+def _filled(width: int, height: int, color: Color) -> Pixels:
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:] = color
+    return pixels

@@ -1,0 +1,276 @@
+"""A slide: one interface over every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
+from wsivit.resolution import (
+    Level,
+    ReadPlan,
+    ScaleSource,
+    ScaleVerdict,
+    judge_scale,
+    plan_downsample,
+    plan_read,
+    scale_sources,
+)
+from wsivit.slide.base import Backend, Color, JpegColor, Pixels, TileFailure
+from wsivit.slide.fingerprint import fingerprint
+from wsivit.slide.identity import slide_id
+from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objective, private_items
+from wsivit.slide.native import NativeBackend, NativeTiles
+from wsivit.slide.reading import Request, read_rectangles
+
+_OVERVIEW_BLOCK = 512
+_LOOK = 256
+
+
+class Slide:
+    """A whole-slide image, opened by `wsivit.open_slide`.
+
+    It can be pickled, used from threads and after a fork, and closes as a context manager.
+
+    Attributes
+    ----------
+    path : str
+        As it was given.
+    reader : str
+        ``"native"``, ``"openslide"``, ``"tiffslide"`` or ``"image"``.
+    reader_reason : str
+        Why this reader.
+    threads : int or None
+        Threads that `read_tiles` decodes with; None for as many as there are CPUs.
+    """
+
+    def __init__(
+        self, path: str, backend: Backend, reason: str, mpp: float | None = None, jpeg_color: JpegColor = "auto"
+    ) -> None:
+        self.path = path
+        self.reader = backend.name
+        self.reader_reason = reason
+        self.threads: int | None = None
+        self._backend = backend
+        self._mpp = mpp
+        self._jpeg_color = jpeg_color
+
+    def __repr__(self) -> str:
+        width, height = self.dimensions
+        return f"<Slide {self.id!r}: {width}x{height}, {len(self.levels)} levels, {self.format}, {self.reader} reader>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from wsivit.slide.opening import reopen
+
+        return reopen, (self.path, self.opening, self.reader_reason, self.threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files of this process; reading again opens them again."""
+        self._backend.close()
+
+    # --- what it is
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
+        return {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+
+    @property
+    def id(self) -> str:
+        """A name that is safe in file names and pages, from the file's own."""
+        return slide_id(self.path)
+
+    @property
+    def format(self) -> str:
+        """``"aperio"``, ``"generic-tiff"``, ``"hamamatsu"``, ``"dicom"``, ..."""
+        return self._backend.facts.format
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, finest first."""
+        return self._backend.facts.levels
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width and height of level 0."""
+        return self.levels[0].width, self.levels[0].height
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """``x, y, width, height`` of the region that is not empty, in level-0 pixels; all of it where unknown."""
+        return self._backend.facts.bounds or (0, 0, *self.dimensions)
+
+    @property
+    def background(self) -> Color:
+        """Colour of what was not scanned; white unless the slide names another."""
+        return self._backend.facts.background
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """``"sha256:<hex>"`` of the content: the same under every name."""
+        return fingerprint(Path(self.path))
+
+    @cached_property
+    def scale_sources(self) -> tuple[ScaleSource, ...]:
+        """Every place in the slide that speaks of its scale, in order of trust."""
+        return scale_sources(self._backend.facts.properties)
+
+    @cached_property
+    def scale(self) -> ScaleVerdict:
+        """Microns per level-0 pixel, and why.
+
+        Raises
+        ------
+        ScaleError
+            If no source is usable; the text names every one looked at.
+        """
+        try:
+            return judge_scale(self.scale_sources, given=self._mpp, vendor=self.format)
+        except ScaleError as error:
+            raise ScaleError(f"{self.path}: {error}") from None
+
+    def info(self, private: bool = False) -> SlideInfo:
+        """Everything about the slide in plain values; private values only with `private`."""
+        verdict, problem = judge_or_explain(self.scale_sources, self._mpp, self.format)
+        first = self.levels[0]
+        tile = (first.tile_width, first.tile_height) if first.tile_width and first.tile_height else None
+        return SlideInfo(
+            path=self.path,
+            id=self.id,
+            format=self.format,
+            reader=self.reader,
+            reader_reason=self.reader_reason,
+            fingerprint=self.fingerprint,
+            dimensions=self.dimensions,
+            levels=self.levels,
+            bounds=self.bounds,
+            scale=verdict,
+            scale_error=problem,
+            scale_sources=self.scale_sources,
+            objective=objective(self.scale_sources),
+            tile_size=tile,
+            compression=first.compression,
+            warnings=color_warnings(self.thumbnail(_LOOK)),
+            private=private_items(self._backend.facts, private),
+        )
+
+    # --- pixels
+
+    def plan(self, mpp: float, *, tolerance: float = 0.02, downscale: Literal["dct", "area"] = "dct") -> ReadPlan:
+        """Decide how a scale is reached; see `wsivit.resolution.plan_read`."""
+        try:
+            return plan_read(mpp, self.scale, self.levels, tolerance=tolerance, downscale=downscale)
+        except ScaleError as error:
+            text = str(error)
+            raise ScaleError(text if text.startswith(self.path) else f"{self.path}: {text}") from None
+
+    def read(self, plan: ReadPlan, x: int, y: int, width: int, height: int) -> Pixels:
+        """Read a rectangle of the plan's target plane.
+
+        Parameters
+        ----------
+        plan : ReadPlan
+        x, y : int
+            Its top-left corner, in target pixels; it may reach outside the slide, which is `background` there.
+        width, height : int
+
+        Returns
+        -------
+        ndarray of uint8, (height, width, 3)
+
+        Raises
+        ------
+        UnreadableTilesError
+            If a native tile below it cannot be read.
+        """
+        if min(width, height) < 1:
+            raise UsageError(f"a region must be at least 1x1 pixels, not {width}x{height}")
+        request = Request(plan, width, height, np.array([x], np.int64), np.array([y], np.int64))
+        (pixels,) = read_rectangles(self._backend, request, threads=1)
+        if isinstance(pixels, TileFailure):
+            raise UnreadableTilesError(f"{self.path}: region at ({x}, {y}) cannot be read: {pixels.reason}")
+        return pixels
+
+    def read_tiles(self, plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike) -> Iterator[Pixels | TileFailure]:
+        """Read many tiles; in reading order each native tile is decoded once.
+
+        Parameters
+        ----------
+        plan : ReadPlan
+        size : int
+            Side of a tile, in target pixels.
+        x, y : array_like of int
+            Top-left corners in the target plane.
+
+        Yields
+        ------
+        ndarray of uint8, (size, size, 3), or TileFailure
+            In the order asked for.
+        """
+        if size < 1:
+            raise UsageError(f"tile size must be at least 1 pixel, not {size}")
+        request = Request(plan, size, size, np.asarray(x, np.int64).ravel(), np.asarray(y, np.int64).ravel())
+        return read_rectangles(self._backend, request, self.threads)
+
+    def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
+        """Read the whole slide, small.
+
+        Its exact downsample is ``dimensions / shape``. Parts that cannot be read are `background`.
+
+        Parameters
+        ----------
+        mpp : float or None
+            About the scale wanted (never finer than level 0); None to go by `max_side` alone.
+        max_side : int, optional
+            Longest side allowed.
+
+        Returns
+        -------
+        ndarray of uint8, (height, width, 3)
+        """
+        if mpp is None and max_side is None:
+            raise UsageError("an overview needs a scale or a longest side")
+        width, height = self.dimensions
+        x, y = (1.0, 1.0) if mpp is None else (max(1.0, mpp / self.scale.mpp_x), max(1.0, mpp / self.scale.mpp_y))
+        shrink = max(1.0, max(width / x, height / y) / max_side) if max_side else 1.0
+        size = (max(1, round(width / x / shrink)), max(1, round(height / y / shrink)))
+        return self._whole(size)
+
+    def thumbnail(self, max_side: int) -> Pixels:
+        """Read the whole slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""
+        return self.overview(None, max_side=max_side)
+
+    def _whole(self, size: tuple[int, int]) -> Pixels:
+        """Bring the whole slide to exactly ``(width, height)``, block by block."""
+        width, height = size
+        downsample = (self.dimensions[0] / width, self.dimensions[1] / height)
+        plan = plan_downsample(downsample, self.levels, tolerance=0)
+        picture = np.empty((height, width, 3), np.uint8)
+        picture[:] = self.background
+        top, left = (np.arange(0, side, _OVERVIEW_BLOCK, dtype=np.int64) for side in (height, width))
+        y, x = (grid.ravel() for grid in np.meshgrid(top, left, indexing="ij"))
+        for x0, y0, tile in zip(x, y, self.read_tiles(plan, _OVERVIEW_BLOCK, x, y), strict=True):
+            if not isinstance(tile, TileFailure):
+                place = picture[y0 : y0 + _OVERVIEW_BLOCK, x0 : x0 + _OVERVIEW_BLOCK]
+                place[:] = tile[: place.shape[0], : place.shape[1]]
+        return picture
+
+    def native_tiles(self, level: int) -> NativeTiles | None:
+        """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""
+        if not isinstance(self._backend, NativeBackend):
+            return None
+        return NativeTiles(self._backend, level)
