@@ -17,6 +17,7 @@ from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place
 from wsivit.store.lock import Lock
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_COLUMNS = ("probabilities", "logits")
 _WAIT = 60.0
 
 
@@ -113,7 +114,8 @@ def read_predictions(files: Files, run: str) -> Predictions:
     """Read ``predictions/<run>``; UsageError names the ones that are there."""
     node = _present(files, "predictions", run)
     attributes = layout.attributes_of(layout.read_document(files, node))
-    columns = {name: layout.read_array(files, f"{node}/{name}")[0] for name in layout.nodes(files, node)}
+    there = {"probabilities", *layout.nodes(files, node)} & set(_COLUMNS)
+    columns = {name: layout.read_array(files, f"{node}/{name}")[0] for name in there}
     return Predictions(classes=tuple(attributes["classes"]), attrs=attributes["attrs"], **columns)
 
 
