@@ -49,8 +49,7 @@ def at_pixel_level(
         weight[part] += w
     cell = grid.step * fine
     total, weight = (
-        a[: height * cell, : width * cell].reshape(height, cell, width, cell).sum(axis=(1, 3))
-        for a in (total, weight)
+        a[: height * cell, : width * cell].reshape(height, cell, width, cell).sum(axis=(1, 3)) for a in (total, weight)
     )
     with np.errstate(invalid="ignore"):
         return total / np.where(weight > 0, weight, np.nan)
@@ -58,9 +57,7 @@ def at_pixel_level(
 
 @given(grids(), st.floats(0, 1, width=32), st.sampled_from(WINDOWS), st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_a_constant_field_comes_out_constant(
-    grid: TileGrid, value: float, window: Window, random: Any
-) -> None:
+def test_a_constant_field_comes_out_constant(grid: TileGrid, value: float, window: Window, random: Any) -> None:
     col, row = grid.cells()
     keep = np.array([random.random() < 0.7 for _ in col], bool)
     heat = stitch(grid, col[keep], row[keep], np.full((keep.sum(), 2), value), window=window)

@@ -160,9 +160,7 @@ def test_labels_of_a_half_plane_follow_its_edge(edge: float, cover: float) -> No
     share = np.clip(edge - np.arange(8), 0, 1)
     assert classes == ("left",)
     clear = np.abs(share - min_cover) > 1e-6
-    np.testing.assert_array_equal(
-        (codes.reshape(8, 8) == 0)[:, clear], np.tile(share >= min_cover, (8, 1))[:, clear]
-    )
+    np.testing.assert_array_equal((codes.reshape(8, 8) == 0)[:, clear], np.tile(share >= min_cover, (8, 1))[:, clear])
 
 
 def test_half_covered_is_enough_and_less_is_not() -> None:

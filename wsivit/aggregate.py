@@ -186,9 +186,7 @@ def smooth(heat: ScoreGrid, sigma0: float) -> ScoreGrid:
     weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
     scores = np.full_like(heat.scores, np.nan)
     for k in range(scores.shape[-1]):
-        blurred = gaussian_filter(
-            np.where(known, heat.scores[..., k], 0).astype(np.float64), sigma, mode="constant"
-        )
+        blurred = gaussian_filter(np.where(known, heat.scores[..., k], 0).astype(np.float64), sigma, mode="constant")
         scores[..., k][known] = blurred[known] / weight[known]
     return replace(heat, scores=scores, smoothing0=math.hypot(heat.smoothing0, sigma0))
 
@@ -381,9 +379,7 @@ def _blend_band(tiles: _Tiles, grid: TileGrid, out: ScoreGrid, band: slice) -> N
     out.status[band] = _RANKED[spread(lattice.rank, alike, np.maximum)]
 
 
-def _spread(
-    values: NDArray[Any], taps: NDArray[Any], first: int, band: slice, join: np.ufunc
-) -> NDArray[Any]:
+def _spread(values: NDArray[Any], taps: NDArray[Any], first: int, band: slice, join: np.ufunc) -> NDArray[Any]:
     """Lay `values`, rows from `first` on, over the rows `band`: ``r`` speaks for ``r + k`` by ``taps[k]``."""
     start = -np.inf if join is np.maximum and values.dtype.kind == "f" else 0
     out = np.full((band.stop - band.start, *values.shape[1:]), start, values.dtype)

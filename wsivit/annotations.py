@@ -143,9 +143,7 @@ def label_tiles(
     return codes, classes
 
 
-def _cover(
-    regions: Sequence[Annotation], classes: Sequence[str], corners: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _cover(regions: Sequence[Annotation], classes: Sequence[str], corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of each box under each class; (n, classes)."""
     tiles = shapely.box(*corners.T)
     tree = shapely.STRtree(tiles)

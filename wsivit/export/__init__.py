@@ -1,0 +1,1 @@
+"""Predictions in the forms of other tools."""
