@@ -1,0 +1,17 @@
+"""Where the tissue is, from a low-power view of a slide. Pure on arrays."""
+
+from wsivit.tissue.geometry import area_mm2, mask_polygons, polygons_mask, tissue_fractions
+from wsivit.tissue.masks import OVERVIEW_MPP, Tissue, TissueClass, find_tissue, qc_fractions, tissue_from_polygons
+
+__all__ = [
+    "OVERVIEW_MPP",
+    "Tissue",
+    "TissueClass",
+    "area_mm2",
+    "find_tissue",
+    "mask_polygons",
+    "polygons_mask",
+    "qc_fractions",
+    "tissue_fractions",
+    "tissue_from_polygons",
+]

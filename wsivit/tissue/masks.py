@@ -1,0 +1,149 @@
+"""Where the tissue is: the default mask and its named alternatives, on a low-power view of the whole slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+from skimage.filters import threshold_otsu
+
+from wsivit.errors import UsageError
+from wsivit.tissue.geometry import polygons_mask, tissue_fractions
+from wsivit.tissue.glass import glass_level, optical_density
+
+OVERVIEW_MPP = 8.0
+"""The scale at which :func:`find_tissue` likes its overview; finer ones are reduced, up to 16 are as good."""
+
+BoolMask: TypeAlias = NDArray[np.bool_]
+Method: TypeAlias = str | Callable[[NDArray[np.uint8], float | None], BoolMask]
+
+
+class TissueClass(IntEnum):
+    """What a pixel of the class map shows."""
+
+    GLASS = 0
+    TISSUE = 1
+    FAT = 2
+    PEN = 3
+    FOLD = 4
+    BLUR = 5
+    DEBRIS = 6
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Where the tissue of a slide is.
+
+    Attributes
+    ----------
+    mask : bool ndarray, (h, w)
+        Spans the whole slide; its scale is the slide's size over its shape.
+    classes : uint8 ndarray, (h, w), or None
+        A :class:`TissueClass` per pixel; None where the method knows no classes.
+    parameters : dict
+        Everything that made the mask, plain values for JSON.
+    """
+
+    mask: BoolMask
+    classes: NDArray[np.uint8] | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def find_tissue(image: NDArray[np.uint8], mpp: float | None, method: Method = "auto") -> Tissue:
+    """Find the tissue on a low-power view of a whole slide.
+
+    Parameters
+    ----------
+    image : uint8 ndarray, (h, w, 3)
+        The whole slide, best at 8 to 16 microns per pixel.
+    mpp : float or None
+        Microns per pixel of that image; None where it is unknown, for fallbacks in pixels.
+    method : {"auto", "otsu", "none"} or callable
+        ``auto`` judges optical density over the slide's own glass; ``otsu`` is Otsu's threshold on saturation;
+        ``none`` takes everything. A callable gets ``(image, mpp)`` and returns a bool mask of the whole slide.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise UsageError(f"a tissue mask needs a uint8 image (h, w, 3), not {image.dtype} {image.shape}")
+    if callable(method):
+        name = getattr(method, "__qualname__", type(method).__qualname__)
+        return Tissue(_checked(method(image, mpp), name), None, {"method": "callable", "name": name, "mpp": mpp})
+    if method == "none":
+        return Tissue(np.ones(image.shape[:2], np.bool_), None, {"method": "none"})
+    if method == "otsu":
+        return _saturation_otsu(image, mpp)
+    if method == "auto":
+        return _density(image, mpp)
+    raise UsageError(f"no tissue method {method!r}: choose auto, otsu, none, or give a callable")
+
+
+def _checked(given: Any, name: str) -> BoolMask:
+    mask: NDArray[Any] = np.asarray(given)
+    if mask.ndim != 2 or mask.dtype != np.bool_ or not mask.size:
+        raise UsageError(f"tissue method {name} must return a bool mask (h, w), not {mask.dtype} {mask.shape}")
+    return mask
+
+
+def _saturation_otsu(image: NDArray[np.uint8], mpp: float | None) -> Tissue:
+    saturation = np.asarray(Image.fromarray(image).convert("HSV"))[..., 1]
+    saturation = ndimage.median_filter(saturation, size=7)
+    threshold = int(threshold_otsu(saturation)) if np.ptp(saturation) else 255  # type: ignore[no-untyped-call]
+    return Tissue(saturation > threshold, None, {"method": "otsu", "threshold": threshold, "mpp": mpp})
+
+
+def _density(image: NDArray[np.uint8], mpp: float | None) -> Tissue:
+    glass = glass_level(image)
+    um = mpp or OVERVIEW_MPP
+    density = optical_density(image, glass)
+    dark = density.mean(axis=2) > 0.03
+    dark = ndimage.binary_closing(np.pad(dark, 9), _disk(24 / um))[9:-9, 9:-9]
+    dark = ndimage.binary_opening(dark, _disk(12 / um))
+    mask = _drop_small(dark, 0.02e6 / um**2)
+    mask = ~_drop_small(~mask, 0.02e6 / um**2)
+    parameters = {"method": "auto", "mpp": mpp, "glass": glass.round(1).tolist(), "density": 0.03}
+    return Tissue(mask, None, parameters)
+
+
+def _disk(radius: float) -> BoolMask:
+    r = int(radius)
+    y, x = np.ogrid[-r : r + 1, -r : r + 1]
+    disk: BoolMask = x * x + y * y <= radius * radius
+    return disk
+
+
+def _drop_small(mask: BoolMask, min_pixels: float) -> BoolMask:
+    pieces, _ = ndimage.label(mask)
+    sizes = np.bincount(pieces.ravel())
+    keep = sizes >= min_pixels
+    keep[0] = False
+    kept: BoolMask = keep[pieces]
+    return kept
+
+
+def qc_fractions(
+    tissue: Tissue, boxes: NDArray[np.float64], slide_size: tuple[float, float]
+) -> dict[str, NDArray[np.float32]]:
+    """Measure how much of each box is pen, blur, fold or fat: float32 ``(n,)`` by name; empty without classes.
+
+    ``boxes`` and ``slide_size`` are those of :func:`tissue_fractions`.
+    """
+    if tissue.classes is None:
+        return {}
+    return {
+        kind.name.lower(): tissue_fractions(tissue.classes == kind, boxes, slide_size)
+        for kind in (TissueClass.PEN, TissueClass.BLUR, TissueClass.FOLD, TissueClass.FAT)
+    }
+
+
+def tissue_from_polygons(
+    geometries: Iterable[shapely.Geometry], shape: tuple[int, int], downsample: tuple[float, float]
+) -> Tissue:
+    """Take outlines that a person drew or edited, in level-0 pixels, as the tissue; see :func:`polygons_mask`."""
+    mask = polygons_mask(geometries, shape, downsample)
+    return Tissue(mask, None, {"method": "polygons", "downsample": list(downsample)})
