@@ -1,5 +1,6 @@
 """Where the tissue is, from a low-power view of a slide. Pure on arrays."""
 
+from wsivit.tissue.files import read_tissue, tissue_geojson
 from wsivit.tissue.geometry import area_mm2, mask_polygons, polygons_mask, tissue_fractions
 from wsivit.tissue.masks import OVERVIEW_MPP, Tissue, TissueClass, find_tissue, qc_fractions, tissue_from_polygons
 
@@ -12,6 +13,8 @@ __all__ = [
     "mask_polygons",
     "polygons_mask",
     "qc_fractions",
+    "read_tissue",
     "tissue_fractions",
     "tissue_from_polygons",
+    "tissue_geojson",
 ]
