@@ -1,0 +1,200 @@
+"""The native reader's pixels against independent decoders, and each native tile decoded once."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import openslide
+import pytest
+from PIL import Image
+
+from tests.slide_helpers import damage, set_photometric, texture, write_jpeg_slide
+from wsivit import open_slide
+from wsivit.errors import SlideError, UnreadableTilesError
+from wsivit.slide import TileFailure
+from wsivit.slide.native import NativeBackend
+
+PICTURE = texture(700, 500)
+
+
+def openslide_pixels(path: Path, x: int, y: int, width: int, height: int) -> np.ndarray:
+    with openslide.OpenSlide(path) as handle:
+        return np.asarray(handle.read_region((x, y), 0, (width, height)).convert("RGB"))
+
+
+@pytest.mark.parametrize("tables", [False, True])
+@pytest.mark.parametrize("jfif", [False, True])
+@pytest.mark.parametrize(("rgb", "subsampling"), [(True, "444"), (False, "420"), (False, "422"), (False, "444")])
+def test_pixels_equal_openslide_in_every_layout(
+    tmp_path: Path, tables: bool, jfif: bool, rgb: bool, subsampling: str
+) -> None:
+    path = write_jpeg_slide(
+        tmp_path / "a.tif", PICTURE, rgb=rgb, subsampling=subsampling, tables=tables, jfif=jfif and not rgb
+    )
+    with open_slide(path) as slide:
+        assert slide.reader == "native", slide.reader_reason
+        assert "same pixels as OpenSlide" in slide.reader_reason
+        region = slide.read(slide.plan(0.5), 100, 50, 590, 440)
+    np.testing.assert_array_equal(region, openslide_pixels(path, 100, 50, 590, 440))
+
+
+@pytest.mark.parametrize("jfif", [False, True])
+def test_rgb_is_not_taken_for_ycbcr_whatever_marker_it_carries(tmp_path: Path, jfif: bool) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, rgb=True, subsampling="444", tables=True, jfif=jfif)
+    with open_slide(path, reader="native") as slide:
+        region = slide.read(slide.plan(0.5), 0, 0, 700, 500)
+    assert np.abs(region.astype(int) - PICTURE).mean() < 6
+
+
+def test_a_wrong_label_can_be_overruled_everywhere(tmp_path: Path) -> None:
+    right = write_jpeg_slide(tmp_path / "right.tif", PICTURE, rgb=True, subsampling="444", levels=(1, 2))
+    wrong = Path(shutil.copy(right, tmp_path / "wrong.tif"))
+    set_photometric(wrong, 6)
+    with open_slide(right) as good, open_slide(wrong, jpeg_color="rgb") as fixed, open_slide(wrong) as believed:
+        for mpp in (0.5, 1.0, 2.0):
+            plan = good.plan(mpp)
+            expected = good.read(plan, 0, 0, 150, 120)
+            np.testing.assert_array_equal(fixed.read(plan, 0, 0, 150, 120), expected)
+            assert np.abs(believed.read(plan, 0, 0, 150, 120).astype(int) - expected).mean() > 20
+        assert fixed.opening == {"reader": "native", "mpp": None, "jpeg_color": "rgb"}
+        tiles = fixed.native_tiles(0)
+        assert tiles is not None
+        decoded = Image.open(io.BytesIO(tiles.jpeg(0, 0) or b""))
+    np.testing.assert_array_equal(np.asarray(decoded), openslide_pixels(right, 0, 0, 128, 128))
+
+
+def test_copied_streams_are_complete_jpegs_of_the_same_pixels(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, tables=True)
+    with open_slide(path) as slide:
+        tiles = slide.native_tiles(0)
+        assert tiles is not None
+        assert (tiles.tile_width, tiles.tile_height, tiles.n_cols, tiles.n_rows) == (128, 128, 6, 4)
+        for col, row in ((0, 0), (3, 2)):
+            decoded = np.asarray(Image.open(io.BytesIO(tiles.jpeg(col, row) or b"")))
+            np.testing.assert_array_equal(decoded, slide.read(slide.plan(0.5), col * 128, row * 128, 128, 128))
+
+
+def test_bigtiff_and_pyramid_levels(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, levels=(1, 2, 4), bigtiff=True)
+    with open_slide(path) as slide, openslide.OpenSlide(path) as other:
+        assert slide.reader == "native"
+        assert [(level.width, level.height) for level in slide.levels] == list(other.level_dimensions)
+        plan = slide.plan(2.0)
+        assert (plan.level, plan.native) == (2, True)
+        np.testing.assert_array_equal(
+            slide.read(plan, 0, 0, 128, 100), np.asarray(other.read_region((0, 0), 2, (128, 100)).convert("RGB"))
+        )
+
+
+@pytest.mark.parametrize(("how", "reason"), [("zeros", "start marker"), ("half", ""), ("beyond", "beyond the end")])
+def test_a_damaged_tile_fails_alone_and_says_why(tmp_path: Path, how: str, reason: str) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, tables=True)
+    with open_slide(path) as slide:
+        whole = slide.read(slide.plan(0.5), 0, 0, 700, 500)
+    damage(path, 8, how)  # column 2, row 1
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(0, 700, 64), np.arange(0, 500, 64)))
+    with open_slide(path) as slide:
+        plan = slide.plan(0.5)
+        results = list(slide.read_tiles(plan, 64, x, y))
+        bad = {(int(a), int(b)) for a, b, tile in zip(x, y, results, strict=True) if isinstance(tile, TileFailure)}
+        assert bad == {(a, b) for a in (256, 320) for b in (128, 192)}
+        for a, b, tile in zip(x, y, results, strict=True):
+            if isinstance(tile, TileFailure):
+                assert "tile (2, 1)" in tile.reason
+                assert reason in tile.reason
+            elif a + 64 <= 700 and b + 64 <= 500:
+                np.testing.assert_array_equal(tile, whole[b : b + 64, a : a + 64])
+        with pytest.raises(UnreadableTilesError, match=r"tile \(2, 1\)"):
+            slide.read(plan, 300, 150, 10, 10)
+        tiles = slide.native_tiles(0)
+        assert tiles is not None
+        with pytest.raises(SlideError):
+            tiles.jpeg(2, 1)
+
+
+def test_a_blank_tile_is_background(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE)
+    damage(path, 8, "blank")
+    with open_slide(path) as slide:
+        assert slide.reader == "native"
+        tiles = slide.native_tiles(0)
+        assert tiles is not None
+        assert tiles.jpeg(2, 1) is None
+        region = slide.read(slide.plan(0.5), 240, 120, 160, 150)
+    assert (region[8:136, 16:144] == 255).all()
+    assert region[:, :16].std() > 5
+
+
+class Counting(NativeBackend):
+    """Counts how often each native tile is decoded."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.decoded: Counter[tuple[int, int]] = Counter()
+
+    def block(self, level, col, row, reduce):  # type: ignore[no-untyped-def]
+        self.decoded[col, row] += 1
+        return super().block(level, col, row, reduce)
+
+
+@pytest.mark.parametrize(("size", "step"), [(256, 256), (512, 512), (256, 128), (100, 37)])
+@pytest.mark.parametrize("mpp", [0.5, 0.58, 1.0])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_native_tile_is_decoded_once_per_pass(
+    tmp_path: Path, size: int, step: int, mpp: float, threads: int
+) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", texture(1500, 1300), tile=240)
+    with open_slide(path) as slide:
+        slide._backend = Counting(path)
+        slide.threads = threads
+        plan = slide.plan(mpp)
+        x, y = (g.ravel() for g in np.meshgrid(np.arange(0, plan.width, step), np.arange(0, plan.height, step)))
+        tiles = list(slide.read_tiles(plan, size, x, y))
+        assert len(tiles) == len(x)
+        assert set(slide._backend.decoded.values()) == {1}
+        assert len(slide._backend.decoded) == 7 * 6
+        for index in np.random.default_rng(0).choice(len(x), 4, replace=False):
+            np.testing.assert_array_equal(tiles[index], slide.read(plan, int(x[index]), int(y[index]), size, size))
+
+
+def test_only_what_is_needed_is_decoded_and_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", texture(1500, 1300), tile=240)
+    with open_slide(path) as slide:
+        slide._backend = Counting(path)
+        plan = slide.plan(0.5)
+        list(slide.read_tiles(plan, 100, [0, 700], [0, 700]))
+        assert set(slide._backend.decoded) == {(0, 0), (2, 2), (3, 2), (2, 3), (3, 3)}
+        monkeypatch.setattr("wsivit.slide.reading._CACHE_BYTES", 0)  # nothing kept: decoded again, still right
+        x, y = (g.ravel() for g in np.meshgrid(np.arange(0, 1500, 100), np.arange(0, 1300, 100)))
+        order = np.random.default_rng(1).permutation(len(x))
+        for index, tile in zip(order, slide.read_tiles(plan, 100, x[order], y[order]), strict=True):
+            if index % 40 == 0:
+                np.testing.assert_array_equal(tile, slide.read(plan, int(x[index]), int(y[index]), 100, 100))
+
+
+def test_a_native_reader_that_differs_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE)
+    decode = NativeBackend.block
+
+    def brighter(self, *place):  # type: ignore[no-untyped-def]
+        return np.minimum(decode(self, *place), 200) + np.uint8(20)
+
+    monkeypatch.setattr(NativeBackend, "block", brighter)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        assert "the native reader differs" in slide.reader_reason
+    with open_slide(path, reader="native") as slide:
+        assert slide.reader == "native"
+
+
+def test_real_slides_equal_openslide(real_slide) -> None:  # type: ignore[no-untyped-def]
+    for name, x, y in (("CMU-1-Small-Region.svs", 900, 1400), ("tubularadenoma-flat-HE.tiff", 9000, 8000)):
+        path = real_slide(name)
+        with open_slide(path, mpp=0.5) as slide:
+            assert slide.reader == "native"
+            region = slide.read(slide.plan(0.5), x, y, 700, 600)
+        np.testing.assert_array_equal(region, openslide_pixels(path, x, y, 700, 600))
