@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def chunks(chosen: StoreParameters, tiles: Iterable[int], unreadable: tuple[int,
     """Encoded chunks of some of the pictures, as a writer takes them."""
     height, width = chosen.chunk
     size, whole = chosen.grid.tile_size, pictures(size=chosen.grid.tile_size)
-    encode = encode_zstd if chosen.codec == "zstd" else encode_jpeg
+    encode = encode_zstd if chosen.codec == "zstd" else partial(encode_jpeg, quality=chosen.quality)
     return [
         None if i in unreadable else encode(np.ascontiguousarray(whole[i, y : y + height, x : x + width]))
         for i in tiles

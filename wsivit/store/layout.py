@@ -89,8 +89,11 @@ def write_document(files: Files, node: str, document: dict[str, Any], attributes
     """Write the document of a group or array, with our attributes and their seal."""
     whole = {**document, "attributes": {KEY: attributes}}
     whole["attributes"][KEY] = {**attributes, _SEAL: _digest(whole)}
-    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
-    files.write(document_key(node), [text.encode() + b"\n"])
+    files.write(document_key(node), [_text(whole)])
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def write_group(files: Files, node: str, attributes: dict[str, Any]) -> None:
@@ -130,6 +133,14 @@ def seal_fits(document: dict[str, Any]) -> bool:
     attributes = document.get("attributes")
     ours = attributes.get(KEY) if isinstance(attributes, dict) else None
     return isinstance(ours, dict) and ours.get(_SEAL) == _digest(document)
+
+
+def is_exact(files: Files, node: str) -> bool:
+    """Whether a document is, byte for byte, what we wrote; attributes of other programs may be added."""
+    document = read_document(files, node)
+    if not seal_fits(document):
+        return False
+    return set(document["attributes"]) != {KEY} or files.read(document_key(node)) == _text(document)
 
 
 def write_array(
@@ -195,10 +206,15 @@ def _read_by_zarr(files: Files, name: str) -> NDArray[Any]:
         raise StoreError(f"{files.url}/{name} cannot be read: {error!r}") from error
 
 
+def names(files: Files, group: str) -> list[str]:
+    """Names of what is in a group, sorted, whole or not; empty where there is no such group."""
+    return [name for name in files.list(group) if name != DOCUMENT and not name.startswith(TEMPORARY)]
+
+
 def nodes(files: Files, group: str) -> list[str]:
     """Names of the groups and arrays in a group, sorted; empty where there is no such group."""
-    names = [name for name in files.list(group) if name != DOCUMENT and not name.startswith(TEMPORARY)]
-    return [name for name in names if files.size(document_key(f"{group}/{name}")) is not None]
+    below = f"{group}/" if group else ""
+    return [name for name in names(files, group) if files.size(document_key(below + name)) is not None]
 
 
 def ensure_group(files: Files, node: str) -> None:

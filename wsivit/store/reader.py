@@ -69,6 +69,10 @@ class TileStore:
     ----------
     url : str
         Where the store is.
+    files : Files
+        Its files, as bytes.
+    versions : dict
+        Of the packages that it was made with.
     parameters : StoreParameters
     complete : bool
 
@@ -79,20 +83,28 @@ class TileStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_incomplete: bool = False) -> None:
-        self._files = files_at(path)
+        self.files = files_at(path)
         self._allow_incomplete = allow_incomplete
-        root = read_root(self._files)
+        root = read_root(self.files)
         self.complete = bool(root["complete"])
         if not self.complete and not allow_incomplete:
             raise StoreError(
-                f"{self._files.url} is not complete: its writing was broken off or is going on; tile the slide again"
+                f"{self.files.url} is not complete: its writing was broken off or is going on; tile the slide again"
                 " with the same options, and it goes on where it was"
             )
-        self.url = self._files.url
+        self.url = self.files.url
         self.parameters = StoreParameters.from_dict(root["parameters"])
         self.versions: dict[str, str] = root["versions"]
         self._n = int(root["tiles"])
         self._indexes: dict[int, NDArray[np.int64]] = {}
+
+    @staticmethod
+    def is_store(path: str | os.PathLike[str]) -> bool:
+        """Whether there is a tile store at a path or URL, complete or not, of whatever format version."""
+        try:
+            return "format" in layout.attributes_of(layout.read_document(files_at(path), ""))
+        except StoreError:
+            return False
 
     def __reduce__(self) -> tuple[Callable[..., TileStore], tuple[str, bool]]:
         return _reopen, (self.url, self._allow_incomplete)
@@ -106,9 +118,9 @@ class TileStore:
     @property
     def path(self) -> Path:
         """Folder of the store; StoreError for one that is not in a folder."""
-        if not isinstance(self._files, LocalFiles):
+        if not isinstance(self.files, LocalFiles):
             raise StoreError(f"{self.url} is not a folder: use .url")
-        return self._files.root
+        return self.files.root
 
     @property
     def grid(self) -> TileGrid:
@@ -124,7 +136,7 @@ class TileStore:
         return self._n
 
     def _column(self, name: str) -> NDArray[Any]:
-        values, _ = layout.read_array(self._files, name)
+        values, _ = layout.read_array(self.files, name)
         if values.shape != (self._n,) or values.dtype != np.dtype(COLUMNS[name]):
             raise StoreError(f"{self.url}/{name} is damaged: {values.shape} {values.dtype}, not {self._n} values")
         values.flags.writeable = False
@@ -176,7 +188,7 @@ class TileStore:
         return self._picture("thumbnail")
 
     def _picture(self, name: str) -> tuple[NDArray[Any], tuple[float, float]]:
-        values, attributes = layout.read_array(self._files, name)
+        values, attributes = layout.read_array(self.files, name)
         x, y = attributes["downsample"]
         return values, (x, y)
 
@@ -185,28 +197,28 @@ class TileStore:
     @property
     def labels(self) -> list[str]:
         """Names of the label columns."""
-        return layout.nodes(self._files, "labels")
+        return layout.nodes(self.files, "labels")
 
     def label(self, name: str) -> LabelColumn:
         """Read a label column; UsageError names the ones that are there."""
-        return read_labels(self._files, name)
+        return read_labels(self.files, name)
 
     def write_labels(self, name: str, codes: ArrayLike, classes: tuple[str, ...] | list[str]) -> None:
         """Write a label column: codes (n,) into `classes`, -1 for none. One of the same name is replaced."""
-        save_labels(self._files, name, LabelColumn(np.asarray(codes, np.int16), tuple(classes)), self._n)
+        save_labels(self.files, name, LabelColumn(np.asarray(codes, np.int16), tuple(classes)), self._n)
 
     @property
     def runs(self) -> list[str]:
         """Names of the runs whose predictions are here."""
-        return layout.nodes(self._files, "predictions")
+        return layout.nodes(self.files, "predictions")
 
     def predictions(self, run: str) -> Predictions:
         """Read the predictions of a run; UsageError names the ones that are there."""
-        return read_predictions(self._files, run)
+        return read_predictions(self.files, run)
 
     def write_predictions(self, run: str, predictions: Predictions) -> None:
         """Write the predictions of a run whole. Those of a run of the same name are replaced."""
-        save_predictions(self._files, run, predictions, self._n)
+        save_predictions(self.files, run, predictions, self._n)
 
     # Pixels
 
@@ -328,7 +340,7 @@ class TileStore:
             raise UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
         ranges = [(start, start + length) for start, length in entries.tolist()]
         try:
-            return [strip_crc(data) for data in self._files.read_ranges(shard_key(shard), ranges)]
+            return [strip_crc(data) for data in self.files.read_ranges(shard_key(shard), ranges)]
         except StoreError as error:
             raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
         except FileNotFoundError as error:
@@ -339,12 +351,12 @@ class TileStore:
         if shard not in self._indexes:
             key = shard_key(shard)
             slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-            size = self._files.size(key)
+            size = self.files.size(key)
             if size is None:
                 raise StoreError(f"{self.url}/{key} is missing")
             start = max(0, size - index_size(slots))
             try:
-                self._indexes[shard] = decode_index(self._files.read_ranges(key, [(start, size)])[0], slots, size)
+                self._indexes[shard] = decode_index(self.files.read_ranges(key, [(start, size)])[0], slots, size)
             except StoreError as error:
                 raise StoreError(f"{self.url}/{key} is damaged: {error}") from error
         return self._indexes[shard]

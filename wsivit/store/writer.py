@@ -207,6 +207,10 @@ class StoreWriter:
             "parameters": self.parameters.to_dict(),
             "versions": self._versions,
         }
+        if complete:
+            journal = self._files.read(JOURNAL) if self._journal else b""
+            attributes["journal_sha256"] = hashlib.sha256(journal).hexdigest()
+            attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name != "labels"]
         layout.write_group(self._files, "", attributes)
 
     def _look_at(self, discard: bool) -> list[str]:
