@@ -52,10 +52,10 @@ def write_slide(
             tiff.write(
                 picture[:: 2**level, :: 2**level],
                 tile=(tile, tile),
-                photometric="ycbcr",
+                photometric="rgb",
                 subsampling=(2, 2),
                 compression="jpeg",
-                compressionargs={"level": 90},
+                compressionargs={"level": 90, "outcolorspace": "YCBCR"},
                 subfiletype=1 if level else 0,
                 metadata=None,
                 **scale,

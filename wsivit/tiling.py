@@ -22,7 +22,7 @@ from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure, open_slide
 from wsivit.store import Status, StoreParameters, StoreWriter, TileStore, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
-from wsivit.tissue import WORKING_MPP, Tissue, find_tissue, read_tissue, tissue_fractions
+from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, read_tissue, tissue_fractions
 
 Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -202,7 +202,7 @@ def _lay_out(slide: Slide, options: TileOptions) -> _Layout:
 
 def _find_tissue(slide: Slide, method: str) -> Tissue:
     scale = slide.scale
-    overview = slide.overview(WORKING_MPP)
+    overview = slide.overview(OVERVIEW_MPP)
     if Path(method).suffix:
         return read_tissue(method, overview.shape[:2], slide.dimensions)
     mpp = scale.mpp_x * slide.dimensions[0] / overview.shape[1]
@@ -360,13 +360,13 @@ def _write_pictures(writer: StoreWriter, slide: Slide, tissue: Tissue) -> None:
 
 
 def _draw(path: Path, store: TileStore, layout: _Layout) -> None:
-    thumbnail, _ = store.thumbnail
     write_preview(
         path,
-        thumbnail,
+        store.thumbnail[0],
         layout.tissue,
         layout.grid,
-        (store.col, store.row),
+        store.col,
+        store.row,
         slide_size=store.parameters.slide_size,
-        mpp=store.parameters.slide_mpp[0],
+        mpp=store.parameters.slide_mpp,
     )

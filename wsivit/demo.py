@@ -1,0 +1,190 @@
+"""The whole way on a sample slide, one verb after the other, with the commands that do the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from wsivit.errors import OutputExistsError
+from wsivit.heatmap import heatmap
+from wsivit.predict import predict
+from wsivit.sample import write_sample_slide
+from wsivit.slide import info
+from wsivit.tiling import LABEL, tile
+from wsivit.train import TrainOptions, train
+
+if TYPE_CHECKING:
+    from wsivit.store import TileStore
+
+T = TypeVar("T")
+
+MODEL = "test_vit"
+EPOCHS = 6
+TRAIN_SEED, TEST_SEED = 1, 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the demo.
+
+    Attributes
+    ----------
+    command : str
+        The command line that does the same.
+    made : tuple of Path
+        What it wrote.
+    """
+
+    command: str
+    made: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo did, and how well.
+
+    Attributes
+    ----------
+    folder : Path
+    steps : tuple of Step
+    tiles : int
+        Tiles of the test slide that lie in a known region.
+    accuracy, auroc : float or None
+        Of these tiles, against the known regions; None for a slide without regions.
+    """
+
+    folder: Path
+    steps: tuple[Step, ...]
+    tiles: int = 0
+    accuracy: float | None = None
+    auroc: float | None = None
+
+
+def demo(
+    output: str | os.PathLike[str] = "wsivit-demo",
+    *,
+    slide: str | os.PathLike[str] | None = None,
+    slide_mpp: float | None = None,
+    size: int = 8192,
+    progress: bool = False,
+) -> Demo:
+    """Show the whole way on a sample slide: tile, train, predict, heatmap.
+
+    Two procedural H&E-like slides are written, with regions of two tissue kinds; a small ViT is fine-tuned on the
+    one and predicts the other. Nothing is downloaded.
+
+    Parameters
+    ----------
+    output : path
+        Folder for all that is made; it must be new or empty.
+    slide : path, optional
+        A slide of your own: it is described and tiled, as far as it goes without labels.
+    slide_mpp : float, optional
+        Microns per pixel of that slide, where its file does not say.
+    size : int
+        Side of the sample slides, in pixels.
+    progress : bool
+        Show progress, and each command as it begins.
+
+    Returns
+    -------
+    Demo
+
+    Raises
+    ------
+    OutputExistsError
+        The folder is there and not empty.
+    """
+    folder = Path(output)
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputExistsError(f"{folder}: is there already; name another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    tour = _Tour(folder, progress)
+    return tour.own_slide(Path(slide), slide_mpp) if slide is not None else tour.samples(size)
+
+
+class _Tour:
+    """Runs one step after the other, and remembers the command of each."""
+
+    def __init__(self, folder: Path, progress: bool) -> None:
+        self._folder, self._progress = folder, progress
+        self._steps: list[Step] = []
+
+    def samples(self, size: int) -> Demo:
+        """Tile two sample slides, train on the first, predict the second, draw its heatmap."""
+        tiles, run = self._folder / "tiles", self._folder / "run"
+        self._announce(f"writing two sample slides of {size} x {size} px")
+        learn, test = (
+            write_sample_slide(self._folder, seed=seed, size=size, name=name, progress=self._progress)
+            for name, seed in (("train", TRAIN_SEED), ("test", TEST_SEED))
+        )
+        stores = [
+            self._step(
+                f"wsivit tile {sample.slide} --annotations {sample.annotations} -o {tiles}",
+                lambda sample=sample: tile(
+                    sample.slide, tiles, annotations=sample.annotations, progress=self._progress
+                ),
+                lambda done: (done.store.path, done.preview),
+            ).store
+            for sample in (learn, test)
+        ]
+        options = TrainOptions(epochs=EPOCHS)
+        self._step(
+            f"wsivit train {stores[0].path} --label {LABEL} --model {MODEL} --epochs {EPOCHS} -o {run}",
+            lambda: train(
+                [stores[0].path], label=LABEL, model=MODEL, output=run, options=options, progress=self._progress
+            ),
+            lambda _: (run,),
+        )
+        self._step(
+            f"wsivit predict {run} {stores[1].path}",
+            lambda: predict(run, stores[1].path, progress=self._progress),
+            lambda _: (stores[1].path / "predictions" / run.name,),
+        )
+        picture = self._folder / "heatmap.png"
+        self._step(
+            f"wsivit heatmap {stores[1].path} --png {picture}",
+            lambda: heatmap(stores[1].path, png=picture),
+            lambda made: tuple(made.paths),
+        )
+        return Demo(self._folder, tuple(self._steps), *_score(stores[1], run.name))
+
+    def own_slide(self, slide: Path, slide_mpp: float | None) -> Demo:
+        """Describe and tile a person's own slide."""
+        scale = "" if slide_mpp is None else f" --slide-mpp {slide_mpp:g}"
+        self._step(f"wsivit info {slide}{scale}", lambda: info(slide, slide_mpp=slide_mpp), lambda _: ())
+        self._step(
+            f"wsivit tile {slide}{scale} -o {self._folder}",
+            lambda: tile(slide, self._folder, slide_mpp=slide_mpp, progress=self._progress),
+            lambda done: (done.store.path, done.preview),
+        )
+        return Demo(self._folder, tuple(self._steps))
+
+    def _step(self, command: str, action: Callable[[], T], made: Callable[[T], tuple[Path, ...]]) -> T:
+        self._announce(f"$ {command}")
+        result = action()
+        self._steps.append(Step(command, made(result)))
+        return result
+
+    def _announce(self, text: str) -> None:
+        if self._progress:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _score(store: TileStore, run: str) -> tuple[int, float, float]:
+    """Return how many tiles are labelled, and accuracy and AUROC of a two-class run on them."""
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    truth, predicted = store.label(LABEL), store.predictions(run)
+    known = (truth.codes >= 0) & np.isfinite(predicted.probabilities).all(axis=1)
+    names: Any = np.asarray(truth.classes)[truth.codes[known]]
+    scores = predicted.probabilities[known]
+    guesses = np.asarray(predicted.classes)[scores.argmax(axis=1)]
+    auroc = roc_auc_score(names == predicted.classes[1], scores[:, 1])
+    return int(known.sum()), float(accuracy_score(names, guesses)), float(auroc)
