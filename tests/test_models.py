@@ -51,9 +51,7 @@ def hub_vit(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub_resnet(tmp_path: Path) -> Path:
-    config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=10
-    )
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=10)
     ResNetForImageClassification(config).save_pretrained(tmp_path / "hub-resnet")
     return tmp_path / "hub-resnet"
 

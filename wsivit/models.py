@@ -23,29 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from wsivit.errors import StoreError, UsageError
+from wsivit.runs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How tiles become the model's input: resized (bilinear, antialiased), scaled to 0-1, normalised.
-
-    Parameters
-    ----------
-    image_size : int
-        Side of the model's input, in pixels.
-    mean, std : tuple of float
-        Per channel, of values between 0 and 1.
-    """
-
-    image_size: int
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass
@@ -140,10 +123,8 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
     if not (folder / WEIGHTS).is_file():
         raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder")
     try:
-        with _quiet_transformers():
-            model = AutoModelForImageClassification.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True
-            )
+        with quiet_transformers():
+            model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise StoreError(f"{folder}: the model cannot be loaded: {error}") from error
     return Classifier(model.eval(), _saved_preprocessing(folder, config))
@@ -155,9 +136,7 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> s
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(_saved_config(classifier), indent=2) + "\n")
     if not classifier.is_timm:  # a timm folder says it in config.json, where both libraries look
-        (folder / PROCESSOR).write_text(
-            json.dumps(_processor_config(classifier.preprocessing), indent=2) + "\n"
-        )
+        (folder / PROCESSOR).write_text(json.dumps(_processor_config(classifier.preprocessing), indent=2) + "\n")
     # timm knows its own parameter names only, and transformers adds the wrapper's prefix where it is missing.
     state = {
         key.removeprefix("timm_model."): value.detach().cpu().contiguous()
@@ -190,9 +169,7 @@ def _timm_classifier(
     model_args = {key: value for key, value in resolved.items() if key != "pretrained_model_args"}
     source = _timm_weights(name, known, weights) if pretrained or weights else None
     network: Any = _timm_network(architecture, known, source, num_classes=len(classes), **model_args)
-    preprocessing = Preprocessing(
-        image_size or int(known["input_size"][-1]), tuple(known["mean"]), tuple(known["std"])
-    )
+    preprocessing = Preprocessing(image_size or int(known["input_size"][-1]), tuple(known["mean"]), tuple(known["std"]))
     settings: dict[str, Any] = _label_maps(classes) | {
         "pretrained_cfg": _timm_settings(network.pretrained_cfg, preprocessing)
     }
@@ -203,9 +180,7 @@ def _timm_classifier(
     return Classifier(model, preprocessing)
 
 
-def _timm_network(
-    architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any
-) -> nn.Module:
+def _timm_network(architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any) -> nn.Module:
     overlay = None if source is None else {"file": str(source), "source": "", "custom_load": False}
     try:
         return timm.create_model(
@@ -227,9 +202,7 @@ def _timm_weights(name: str, settings: dict[str, Any], weights: str | os.PathLik
     if name.startswith("local-dir:"):
         return _safetensors_file(Path(name.removeprefix("local-dir:")) / WEIGHTS)
     if not settings.get("hf_hub_id"):
-        raise UsageError(
-            f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)"
-        )
+        raise UsageError(f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)")
     from huggingface_hub import hf_hub_download
 
     with _fetching(name):
@@ -265,12 +238,10 @@ def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> di
 # transformers ----------------------------------------------------------------------------------------
 
 
-def _transformers_classifier(
-    name: str, classes: Sequence[str], pretrained: bool, image_size: int | None
-) -> Classifier:
+def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool, image_size: int | None) -> Classifier:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    with _fetching(name), _quiet_transformers():
+    with _fetching(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, **_label_maps(classes))
         native = getattr(config, "image_size", None)
         if not pretrained and native is not None:
@@ -394,8 +365,8 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' report of the new head, which is what was asked for."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' bars and its report of the new head, which is what was asked for."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,0 +1,1 @@
+"""Labelled tiles as a model learns from them: samples, splits, the leakage audit, the torch dataset, augmentation."""

@@ -1,0 +1,122 @@
+"""Input of the model, made on the device in batches: resize, augment, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsivit.errors import UsageError
+
+Augmentation: TypeAlias = Literal["histology", "natural", "none"]
+
+STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
+"""Optical density per channel of haematoxylin, eosin and DAB (Ruifrok and Johnston)."""
+
+
+def resize(pixels: Tensor, size: int) -> Tensor:
+    """Make float (n, 3, size, size) in 0-1 of uint8 pictures (n, 3, h, w): bilinear, antialiased."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels.float() / 255
+    # On the CPU torch resizes bytes several times faster than floats; elsewhere it knows floats only.
+    whole = pixels if pixels.device.type == "cpu" else pixels.float()
+    resized = F.interpolate(whole, (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return resized.float().round() / 255
+
+
+def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel."""
+    centre, spread = (pictures.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (pictures - centre) / spread
+
+
+def augmentation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the function for a name; it takes and gives float (n, 3, s, s) in 0-1, on any device.
+
+    ``histology``: tissue has no up, so flips and quarter turns; stains differ, so jitter in the stains' own space;
+    slight scale, focus and brightness. ``natural``: flips left to right, crops, colour. ``none``.
+    """
+    known: dict[str, Callable[[Tensor], Tensor]] = {"histology": histology, "natural": natural, "none": _same}
+    if name not in known:
+        raise UsageError(f"augmentation must be one of {', '.join(known)}, not {name!r}")
+    return known[name]
+
+
+def histology(pictures: Tensor) -> Tensor:
+    """Flip and turn, jitter the stains, and change brightness, scale and focus a little."""
+    pictures = turn(pictures)
+    pictures = zoom(pictures, 0.9, 1.1)
+    pictures = blur(pictures, 0.2)
+    pictures = stain_jitter(pictures, 0.06)
+    return brightness(pictures, 0.08).clamp(0, 1)
+
+
+def natural(pictures: Tensor) -> Tensor:
+    """Crop and flip left to right, and change brightness and saturation."""
+    flip = torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < 0.5
+    pictures = torch.where(flip, pictures.flip(-1), pictures)
+    pictures = zoom(pictures, 0.6, 1.0)
+    grey = pictures.mean(1, keepdim=True)
+    return brightness(torch.lerp(grey, pictures, _uniform(pictures, 0.7, 1.3)), 0.2).clamp(0, 1)
+
+
+def turn(pictures: Tensor) -> Tensor:
+    """Apply one of the eight flips and quarter turns to each picture."""
+    code = torch.randint(8, (len(pictures),), device=pictures.device)
+    turned = torch.empty_like(pictures)
+    for i in range(8):
+        here = code == i
+        some = torch.rot90(pictures[here], i % 4, (-2, -1))
+        turned[here] = some.flip(-1) if i >= 4 else some
+    return turned
+
+
+def zoom(pictures: Tensor, low: float, high: float) -> Tensor:
+    """Show between `low` and `high` of each picture's side, at a random place, mirrored where it reaches past."""
+    n = len(pictures)
+    side = _uniform(pictures, low, high).view(n)
+    shift = (torch.rand(n, 2, device=pictures.device) * 2 - 1) * (1 - side).abs()[:, None]
+    theta = torch.zeros(n, 2, 3, device=pictures.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, :, 2] = shift
+    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+
+
+def blur(pictures: Tensor, chance: float) -> Tensor:
+    """Put some pictures slightly out of focus, by a 3 x 3 binomial filter."""
+    line = pictures.new_tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(pictures.shape[1], 1, 3, 3)
+    chosen = torch.rand(len(pictures), device=pictures.device) < chance
+    sharp = F.pad(pictures[chosen], (1, 1, 1, 1), mode="reflect")
+    blurred = pictures.clone()
+    blurred[chosen] = F.conv2d(sharp, kernel, groups=pictures.shape[1])
+    return blurred
+
+
+def stain_jitter(pictures: Tensor, strength: float) -> Tensor:
+    """Scale and shift the amount of each stain by up to `strength`, as another batch of dye would."""
+    stains = pictures.new_tensor(STAINS)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    density = -torch.log(pictures.clamp(min=1 / 255))
+    amounts = torch.einsum("nchw,cs->nshw", density, torch.linalg.inv(stains))
+    shape = (len(pictures), 3, 1, 1)
+    scale = 1 + strength * (torch.rand(shape, device=pictures.device) * 2 - 1)
+    shift = strength * (torch.rand(shape, device=pictures.device) * 2 - 1)
+    return torch.exp(-torch.einsum("nshw,sc->nchw", amounts * scale + shift, stains))
+
+
+def brightness(pictures: Tensor, strength: float) -> Tensor:
+    """Multiply each picture by a factor within `strength` of 1."""
+    return pictures * _uniform(pictures, 1 - strength, 1 + strength)
+
+
+def _uniform(pictures: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
+
+
+def _same(pictures: Tensor) -> Tensor:
+    return pictures

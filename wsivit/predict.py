@@ -1,0 +1,234 @@
+"""Run a trained model over the tiles of a store, or straight over a slide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.data.samples import same_scale
+from wsivit.errors import OutputExistsError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.parallel import map_ordered
+from wsivit.progress import progress_bar
+from wsivit.runs import Contract, software_versions
+from wsivit.store import Predictions, TileStore
+
+PathLike = str | os.PathLike[str]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How a model is run.
+
+    Parameters
+    ----------
+    batch_size : int
+        Tiles per step.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    allow_mismatch : bool
+        Go on where scale, tile size or slide format break the run's contract; it is recorded.
+    overwrite : bool
+        Replace predictions of another model that have the same name.
+    """
+
+    batch_size: int = 64
+    device: str = "auto"
+    allow_mismatch: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+
+
+def predict(
+    run: PathLike,
+    source: PathLike,
+    *,
+    output: PathLike | None = None,
+    name: str | None = None,
+    options: PredictOptions = PredictOptions(),
+    slide_mpp: float | None = None,
+    progress: bool = False,
+) -> TileStore:
+    """Run a trained model over the tiles of a store, or straight over a slide.
+
+    Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. From a slide, a store of
+    coordinates is made first, at the run's scale and tile size, and the pixels are read from the slide as they are
+    needed. Done already, it does nothing.
+
+    Parameters
+    ----------
+    run : path
+        A run folder made by ``wsivit train``.
+    source : path
+        A tile store, or a slide.
+    output : path, optional
+        Folder for the store of a slide. Default: where the command runs.
+    name : str, optional
+        Name of the predictions in the store. Default: the run folder's.
+    options : PredictOptions
+        Batch size, device.
+    slide_mpp : float, optional
+        Microns per pixel of a slide whose file does not say.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    TileStore
+        The store with the predictions.
+
+    Raises
+    ------
+    StoreError
+        The run or the store is damaged.
+    StoreMismatchError
+        The store's scale or tile size is not the run's; each difference is named.
+    OutputExistsError
+        The store has predictions of that name by another model.
+    """
+    contract = Contract.read(run)
+    if not contract.done:
+        raise UsageError(f"{run}: the training is not finished; run the same wsivit train command again to go on")
+    name = name or Path(run).resolve().name
+    store = _open(source, contract, output, slide_mpp, progress)
+    mismatch = _check(contract, store, allow=options.allow_mismatch)
+    if _is_done(store, name, contract, options):
+        return store
+    scores = _Scorer(run, contract, options)
+    probabilities, logits = _score(store, scores, len(contract.classes), progress)
+    attrs = {
+        "run": Path(run).resolve().name,
+        "model": contract.model,
+        "model_fingerprint": contract.model_fingerprint,
+        "temperature": contract.temperature,
+        "mismatch": mismatch,
+        "device": scores.device.type,
+        "versions": software_versions(),
+    }
+    store.write_predictions(name, Predictions(probabilities, contract.classes, attrs, logits=logits))
+    return TileStore(store.url)
+
+
+def _open(
+    source: PathLike, contract: Contract, output: PathLike | None, slide_mpp: float | None, progress: bool
+) -> TileStore:
+    """Return the store, made of coordinates only where a slide was given."""
+    if (Path(source) / "zarr.json").is_file() or str(source).rstrip("/").endswith(".zarr"):
+        return TileStore(source)
+    from wsivit.tiling import TileOptions, tile
+
+    if contract.mpp is None:
+        raise UsageError("the run was trained on pictures without a scale: tile the slide first, and predict its store")
+    options = TileOptions(mpp=contract.mpp, tile_size=contract.tile_size, codec="none")
+    return tile(source, output or ".", options, slide_mpp=slide_mpp, progress=progress).store
+
+
+def _check(contract: Contract, store: TileStore, *, allow: bool) -> list[str]:
+    """Compare the store with what the model was made for, field by field."""
+    mpp = float(np.sqrt(np.prod(store.parameters.mpp)))
+    found = []
+    if not same_scale(contract.mpp, mpp):
+        found.append(f"scale: the run is for {contract.mpp:.4g} microns per pixel, the store has {mpp:.4g}")
+    if store.grid.tile_size != contract.tile_size:
+        found.append(f"tile size: the run is for {contract.tile_size} px, the store has {store.grid.tile_size}")
+    if found and not allow:
+        raise StoreMismatchError(
+            f"{store.url} does not fit the run: {'; '.join(found)}. Tile the slide for it, or go on with "
+            "--allow-mismatch, which is recorded"
+        )
+    return found
+
+
+def _is_done(store: TileStore, name: str, contract: Contract, options: PredictOptions) -> bool:
+    if name not in store.runs:
+        return False
+    attrs = store.predictions(name).attrs
+    wanted = {"model_fingerprint": contract.model_fingerprint, "temperature": contract.temperature}
+    if all(attrs.get(key) == value for key, value in wanted.items()):
+        return True
+    if not options.overwrite:
+        raise OutputExistsError(
+            f"{store.url}: has predictions {name!r} by another model; choose another --name, or --overwrite them"
+        )
+    return False
+
+
+def _score(store: TileStore, scorer: _Scorer, classes: int, progress: bool) -> tuple[Floats, Floats]:
+    """Run the model over every readable tile, reading ahead; float32 (n, classes) probabilities and logits."""
+    logits = np.full((len(store), classes), np.nan, np.float32)
+    step = scorer.options.batch_size
+    batches = [store.readable[i : i + step] for i in range(0, len(store.readable), step)]
+    with (
+        progress_bar(len(store.readable), "predicting", "tile", show=progress) as advance,
+        ThreadPoolExecutor(1) as reader,
+    ):
+        for tiles, pixels in map_ordered(reader, lambda batch: _read(store, batch), batches, ahead=3):
+            if len(tiles):
+                logits[tiles] = scorer(pixels)
+            advance(len(tiles))
+    return softmax(logits / scorer.temperature), logits
+
+
+def _read(store: TileStore, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Read a batch; where a tile of it turns out unreadable, the others."""
+    try:
+        return tiles, store.read(tiles)
+    except UnreadableTilesError:
+        good = list(_one_by_one(store, tiles))
+        return np.array([i for i, _ in good], np.int64), np.array([pixels for _, pixels in good], np.uint8)
+
+
+def _one_by_one(store: TileStore, tiles: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    for i in tiles.tolist():
+        try:
+            yield i, store[i]
+        except UnreadableTilesError:
+            continue
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return probabilities (n, classes) of logits; a row of NaN stays one."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    total: Floats = shifted / shifted.sum(axis=1, keepdims=True)
+    return total
+
+
+class _Scorer:
+    """The model on its device: uint8 tiles in, float32 logits out."""
+
+    def __init__(self, run: PathLike, contract: Contract, options: PredictOptions) -> None:
+        from wsivit.models import load_classifier, weights_fingerprint
+        from wsivit.trainer import device_for
+
+        if weights_fingerprint(run) != contract.model_fingerprint:
+            raise StoreMismatchError(
+                f"{run}: the weights are not the ones that were trained: their fingerprint differs"
+            )
+        self.options, self.temperature = options, contract.temperature
+        self.preprocessing = contract.preprocessing
+        self.device = device_for(options.device)
+        model: Any = load_classifier(run).model
+        self.model = model.to(self.device).eval()
+        self.half = self.device.type == "cuda"
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> Floats:
+        import torch
+
+        from wsivit.data.augment import normalise, resize
+
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
+            pictures = resize(pixels, self.preprocessing.image_size)
+            made = self.model(pixel_values=normalise(pictures, self.preprocessing.mean, self.preprocessing.std)).logits
+            scores: Floats = made.float().cpu().numpy()
+            return scores

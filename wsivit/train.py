@@ -1,0 +1,360 @@
+"""Fine-tune a classifier on the labelled tiles of stores."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsivit.data.audit import require_clean
+from wsivit.data.samples import Samples, samples_from_stores
+from wsivit.data.splits import SIDES, TRAIN, VALIDATION, By, Split, read_split, split_samples, write_split
+from wsivit.errors import OutputExistsError, UsageError
+from wsivit.runs import CONTRACT, Contract, software_versions
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from wsivit.models import Classifier
+    from wsivit.trainer import TileTrainer
+
+CHECKPOINTS, SPLIT = "checkpoints", "split.csv"
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a model is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Times that every training tile is seen.
+    batch_size : int
+        Tiles per step.
+    lr : float, optional
+        Peak learning rate, reached after a tenth of the steps, then falling as a cosine. Default: 1e-4 to fine-tune,
+        1e-3 from scratch or for the head alone.
+    freeze : bool
+        Train the head only (a linear probe).
+    seed : int
+        Of the split, the order, the augmentation and the new weights.
+    workers : int, optional
+        Processes that read tiles; 0 reads in threads of this one. Default: one less than the cores, at most 8.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``mps``.
+    pretrained : bool
+        Start from the weights that go with the model's name, not from scratch.
+    weights : path, optional
+        A ``.safetensors`` file of weights for a timm architecture.
+    image_size : int, optional
+        Side of the model's input, in pixels; tiles are resized to it. Default: what the model was made for.
+    augment : {"histology", "natural", "none"}
+        Changes made to training tiles.
+    holdout : float
+        Part of the tiles that is held out to measure on, above 0 to 0.5.
+    split_by : {"auto", "patient", "slide", "site", "region"}
+        What stays whole: ``auto`` takes patients where every class is in two of them, else regions of the slides.
+    split : path, optional
+        A split to use again: CSV with the columns source, item, split.
+    weight_decay : float
+        Of AdamW.
+    label_smoothing : float
+        Share of the target spread over all classes, in training.
+    allow_leakage : bool
+        Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float | None = None
+    freeze: bool = False
+    seed: int = 0
+    workers: int | None = None
+    device: str = "auto"
+    pretrained: bool = True
+    weights: str | None = None
+    image_size: int | None = None
+    augment: Literal["histology", "natural", "none"] = "histology"
+    holdout: float = 0.2
+    split_by: By = "auto"
+    split: str | None = None
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    allow_leakage: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr < 10:
+            raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"label_smoothing must be from 0 to below 1, not {self.label_smoothing}")
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate, chosen or by rule."""
+        fresh = self.freeze or not (self.pretrained or self.weights)
+        return self.lr if self.lr is not None else 1e-3 if fresh else 1e-4
+
+    def recorded(self) -> dict[str, Any]:
+        """What determines the result; not where and how fast it was computed."""
+        return {k: v for k, v in asdict(self).items() if k not in ("workers", "device")}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a training made.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    contract : Contract
+    validation : dict of str to float
+        Held-out ``accuracy``, ``balanced_accuracy`` and ``loss`` of the epoch that was kept, and which that was.
+    counts : dict of str to dict
+        Tiles per class, per side of the split.
+    """
+
+    folder: Path
+    contract: Contract
+    validation: dict[str, float]
+    counts: dict[str, dict[str, int]]
+
+
+def train(
+    stores: Sequence[str | os.PathLike[str]],
+    *,
+    label: str,
+    model: str,
+    output: str | os.PathLike[str],
+    options: TrainOptions = TrainOptions(),
+    progress: bool = False,
+) -> RunResult:
+    """Fine-tune a ViT or ResNet on the labelled tiles of stores.
+
+    A part is held out to measure on, chosen so that no patient (within one slide: no overlapping or neighbouring tile)
+    is on both sides. The epoch with the least held-out loss is kept. Killed and run again, it goes on after the last
+    whole epoch.
+
+    Parameters
+    ----------
+    stores : sequence of path
+        Tile stores of one scale and tile size.
+    label : str
+        Label column to learn, e.g. ``region``.
+    model : str
+        A timm name (``vit_small_patch16_224.augreg_in21k``, ``resnet50.a1_in1k``), a hub id
+        (``google/vit-base-patch16-224-in21k``, ``microsoft/resnet-50``), or a model folder.
+    output : path
+        The run folder to make.
+    options : TrainOptions
+        Epochs, learning rate, split, augmentation.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    UsageError
+        Unknown label or model, one class only, no possible split, or a split that leaks.
+    StoreError
+        A store is damaged, empty, or of another scale or tile size than the first.
+    OutputExistsError
+        The run folder is there and is not this run broken off.
+    """
+    folder = Path(output)
+    if (folder / CONTRACT).is_file() and Contract.read(folder).done:
+        raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
+    samples = samples_from_stores(stores, label)
+    split = _split(samples, options)
+    leaks = require_clean(samples, split, allow=options.allow_leakage)
+    counts = _counts(samples, split)
+
+    from wsivit.trainer import train_classifier
+
+    classifier = _classifier(model, samples, options)
+    contract = Contract(
+        model=model,
+        classes=samples.classes,
+        label=label,
+        mpp=samples.mpp,
+        tile_size=samples.size,
+        preprocessing=classifier.preprocessing,
+        data=_provenance(samples, split),
+        split={"how": split.how, "by": split.by, "leaks": leaks, "file": SPLIT},
+        options=options.recorded(),
+        versions=software_versions(),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
+    checkpoint = _begin(folder, contract)
+    write_split(folder / SPLIT, samples, split)
+    trainer = _trainer(classifier, samples, split, folder, options)
+    figures = dict(train_classifier(trainer, folder, progress=progress, checkpoint=checkpoint))
+    contract = _finish(folder, contract, classifier, figures)
+    result = RunResult(folder, contract, figures, counts)
+    (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+    return result
+
+
+def model_card(result: RunResult) -> str:
+    """Say in Markdown what the model is, what it was made for, and how well it did."""
+    run = result.contract
+    rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in run.validation.items())
+    scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
+    leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
+    return f"""---
+library_name: {"timm" if "/" not in run.model else "transformers"}
+pipeline_tag: image-classification
+tags: [histopathology, whole-slide-imaging, wsivit]
+---
+# {result.folder.name}
+
+`{run.model}`, trained by wsivit {run.versions["wsivit"]} to tell {", ".join(run.classes)} (label `{run.label}`).
+
+- **Input:** tiles of {run.tile_size} x {run.tile_size} px at {scale}, resized to {run.preprocessing.image_size} px.
+- **Held out:** {figures}. {run.split["how"].capitalize()}.{leaks}
+- **Sources:** {len(run.data)} ({", ".join(source["id"] for source in run.data[:10])}).
+
+| tiles | {" | ".join(run.classes)} |
+|---|{"---|" * len(run.classes)}
+{chr(10).join(rows)}
+
+Figures on held-out parts of the slides trained on say little about slides of other patients, scanners and stains.
+Not a medical device.
+
+```
+wsivit predict {result.folder.name} slide.svs
+```
+"""
+
+
+def _split(samples: Samples, options: TrainOptions) -> Split:
+    if options.split is None:
+        return split_samples(samples, options.holdout, by=options.split_by, seed=options.seed)
+    split = read_split(options.split, samples)
+    for side in (TRAIN, VALIDATION):
+        present = set(samples.code[split.of(side)].tolist())
+        missing = [name for code, name in enumerate(samples.classes) if code not in present]
+        if missing:
+            raise UsageError(f"{options.split}: no {SIDES[side]} tile is {' or '.join(missing)}")
+    return split
+
+
+def _counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
+    present = [side for side in SIDES if (split.side == side).any()]
+    return {SIDES[side]: samples.take(split.of(side)).counts() for side in present}
+
+
+def _provenance(samples: Samples, split: Split) -> list[dict[str, Any]]:
+    """What each source gave to which side; names and fingerprints, no folders of this machine."""
+    found: list[dict[str, Any]] = []
+    for number, source in enumerate(samples.sources):
+        sides = Counter(SIDES[int(side)] for side in split.side[samples.source == number])
+        found.append({"id": source.id, "fingerprint": source.fingerprint, "mpp": source.mpp, **sides})
+    return found
+
+
+def _classifier(model: str, samples: Samples, options: TrainOptions) -> Classifier:
+    from transformers import set_seed
+
+    from wsivit.models import create_classifier
+
+    set_seed(options.seed)
+    return create_classifier(
+        model,
+        samples.classes,
+        pretrained=options.pretrained,
+        image_size=options.image_size,
+        weights=options.weights,
+    )
+
+
+def _begin(folder: Path, contract: Contract) -> str | None:
+    """Write the contract of a run that begins; return the last checkpoint of one that was broken off."""
+    if (folder / CONTRACT).is_file():
+        other = Contract.read(folder).differences(contract)
+        if other:
+            raise OutputExistsError(
+                f"{folder}: there is another unfinished run: {'; '.join(other)}; choose another output folder"
+            )
+        from transformers.trainer_utils import get_last_checkpoint
+
+        checkpoints = folder / CHECKPOINTS
+        return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputExistsError(f"{folder}: is there already and is no run; choose another output folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    contract.write(folder)
+    return None
+
+
+def _finish(folder: Path, contract: Contract, classifier: Classifier, figures: dict[str, float]) -> Contract:
+    from wsivit.models import save_classifier
+
+    fingerprint = save_classifier(classifier, folder)
+    done = replace(contract, model_fingerprint=fingerprint, validation=figures)
+    done.write(folder)
+    return done
+
+
+def _trainer(
+    classifier: Classifier, samples: Samples, split: Split, folder: Path, options: TrainOptions
+) -> TileTrainer:
+    from wsivit.data.dataset import TileDataset
+    from wsivit.trainer import Recipe, TileTrainer
+
+    train_set, held_out = (TileDataset(samples.take(split.of(side))) for side in (TRAIN, VALIDATION))
+    recipe = Recipe(options.augment, options.label_smoothing, options.freeze)
+    return TileTrainer(classifier, recipe, _arguments(folder, options, len(train_set)), train_set, held_out)
+
+
+def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
+    from transformers import TrainingArguments
+
+    from wsivit.trainer import device_for
+
+    device = device_for(options.device)
+    workers = options.workers
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(8, cores - 1)
+    import torch
+
+    return TrainingArguments(
+        output_dir=str(folder / CHECKPOINTS),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=2 * options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        lr_scheduler_type="cosine",
+        warmup_steps=options.epochs * -(-n // options.batch_size) // 10,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,  # and the best one, which is kept as well
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        use_cpu=device.type == "cpu",
+        seed=options.seed,
+        data_seed=options.seed,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+    )
