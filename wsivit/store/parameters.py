@@ -65,6 +65,8 @@ class StoreParameters:
         Tiles per shard file.
     opening : dict
         With which options of ``open_slide`` the slide was opened.
+    slide_bounds : (int, int, int, int)
+        The part of the slide that was scanned, ``x, y, width, height`` in level-0 pixels; all zero: the whole slide.
 
     Raises
     ------
@@ -90,6 +92,7 @@ class StoreParameters:
     chunk: tuple[int, int] = (0, 0)
     shard_tiles: int = 1024
     opening: dict[str, Any] = field(default_factory=dict)
+    slide_bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     def __post_init__(self) -> None:
         size = self.grid.tile_size
@@ -131,7 +134,7 @@ class StoreParameters:
                 " make the store anew or use the wsivit that wrote it"
             )
         try:
-            pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk")}
+            pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk", "slide_bounds")}
             return cls(**{**values, **pairs, "grid": TileGrid(**values["grid"])})
         except (TypeError, ValueError) as error:
             raise StoreError(f"store parameters make no sense: {error}") from error
