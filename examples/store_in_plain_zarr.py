@@ -2,7 +2,7 @@
 
     python store_in_plain_zarr.py [STORE]
 
-Without a store, it tiles a small sample slide. On Python >= 3.12 the part that reads needs zarr and imagecodecs-zarr only.
+Without a store, it tiles a small sample slide. Reading alone needs zarr and imagecodecs-zarr only (Python >= 3.12).
 """
 
 import sys
