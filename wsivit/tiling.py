@@ -238,6 +238,7 @@ def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, op
         chunk=chunk,
         shard_tiles=_shard_tiles(options),
         opening=slide.opening,
+        slide_bounds=slide.bounds,
     )
 
 
