@@ -17,7 +17,7 @@ from PIL import Image
 
 from wsivit.errors import OutputError, StoreError, UsageError
 from wsivit.export.picture import nice_length
-from wsivit.heatmap import HeatmapOptions, file_stem, heatmap
+from wsivit.heatmap import HeatmapOptions, heatmap
 from wsivit.store import Predictions, TileStore
 
 SMALL = HeatmapOptions(size=400)
@@ -42,9 +42,9 @@ def test_everything_is_written_beside_the_store(store: TileStore) -> None:
     folder = store.path.parent
     assert outputs.class_name == "tumor"
     assert outputs.png == folder / "S1-run-1-tumor.png"
-    assert outputs.tiles == folder / "S1-run-1-tiles.geojson"
-    assert outputs.regions == folder / "S1-run-1-tumor-regions.geojson"
-    assert outputs.ome_tiff == folder / "S1-run-1.ome.tif"
+    assert outputs.files["geojson"] == folder / "S1-run-1-tiles.geojson"
+    assert outputs.files["regions"] == folder / "S1-run-1-tumor-regions.geojson"
+    assert outputs.files["ome-tiff"] == folder / "S1-run-1.ome.tif"
     assert all(path.is_file() for path in outputs.paths) and len(outputs.paths) == 4
     assert not list(folder.glob(".tmp*"))
     area = 4096 * 3072 * 0.25**2 / 1e6
@@ -55,14 +55,14 @@ def test_everything_is_written_beside_the_store(store: TileStore) -> None:
 
 def test_the_same_again_replaces_it_byte_for_byte(store: TileStore, tmp_path: Path) -> None:
     first = heatmap(store, output=tmp_path, options=SMALL)
-    before = {path: path.read_bytes() for path in first.paths if path != first.ome_tiff}
+    before = {path: path.read_bytes() for path in first.paths if path != first.files["ome-tiff"]}
     heatmap(store, output=tmp_path, options=SMALL)
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_colours_are_absolute_and_where_they_belong(store: TileStore, tmp_path: Path) -> None:
-    options = HeatmapOptions(size=512, alpha=1, interpolation="nearest", formats=("png",))
-    picture, frame = read_picture(heatmap(store, output=tmp_path, options=options).png)
+    options = HeatmapOptions(size=512, alpha=1, interpolation="nearest")
+    picture, frame = read_picture(heatmap(store, output=tmp_path, forms=["png"], options=options).png)
     assert frame["level0_per_pixel"] == [8, 8] and frame["class"] == "tumor"
     for x, y, p in [(100, 100, 0.9), (250, 300, 0.9), (262, 100, 0.1), (450, 350, 0.1)]:
         expected = np.round(np.array(colormaps["coolwarm"](np.float32(p))[:3]) * 255)
@@ -74,7 +74,7 @@ def test_unpredicted_tissue_is_left_as_it_is_and_unreadable_tiles_are_hatched(tm
     found = store.predictions("run-1")
     found.probabilities[9] = np.nan
     store.write_predictions("run-1", found)
-    picture, _ = read_picture(heatmap(store, options=HeatmapOptions(size=512, formats=("png",))).png)
+    picture, _ = read_picture(heatmap(store, forms=["png"], options=HeatmapOptions(size=512)).png)
     unpredicted = picture[8:20, 9 * 32 + 8 : 10 * 32 - 8]
     assert (unpredicted == (230, 190, 215)).all()
     hatched = picture[8:20, 5 * 32 + 8 : 6 * 32 - 8].reshape(-1, 3)
@@ -82,18 +82,18 @@ def test_unpredicted_tissue_is_left_as_it_is_and_unreadable_tiles_are_hatched(tm
 
 
 def test_class_can_be_chosen_and_the_main_one_is_not_normal(tmp_path: Path) -> None:
-    one = HeatmapOptions(size=400, formats=("png",), class_name="normal")
+    one = HeatmapOptions(size=400, class_name="normal")
     store = make_store(tmp_path / "S.zarr")
-    assert heatmap(store, options=one).png.name == "S-run-1-normal.png"
+    assert heatmap(store, forms=["png"], options=one).png.name == "S-run-1-normal.png"
     found = store.predictions("run-1")
     store.write_predictions("run-1", Predictions(found.probabilities, ("adenoma", "normal")))
-    assert heatmap(store, options=HeatmapOptions(size=400, formats=("png",))).class_name == "adenoma"
+    assert heatmap(store, forms=["png"], options=SMALL).class_name == "adenoma"
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".jpg", "JPEG"), (".webp", "WEBP"), (".png", "PNG")])
 def test_picture_formats(store: TileStore, tmp_path: Path, suffix: str, kind: str) -> None:
     path = tmp_path / "new" / f"x{suffix}"
-    outputs = heatmap(str(store.path), png=path, output=tmp_path, options=HeatmapOptions(size=300, formats=()))
+    outputs = heatmap(str(store.path), png=path, output=tmp_path, forms=[], options=HeatmapOptions(size=300))
     assert outputs.paths == (path,)
     with Image.open(path) as image:
         assert image.format == kind
@@ -113,7 +113,6 @@ def test_the_store_may_be_far_from_its_slide(store: TileStore, tmp_path: Path) -
         {"vmin": 0.5, "vmax": 0.5},
         {"size": 10},
         {"interpolation": "cubic"},
-        {"formats": ("pdf",)},
     ],
 )
 def test_options_out_of_range(options: dict) -> None:
@@ -128,6 +127,8 @@ def test_bad_input_is_told(store: TileStore, tmp_path: Path) -> None:
         heatmap(store, options=HeatmapOptions(class_name="cyst"))
     with pytest.raises(UsageError, match="no colormap 'pink-ish'"):
         heatmap(store, options=HeatmapOptions(cmap="pink-ish"))
+    with pytest.raises(UsageError, match="no form pdf; there are png"):
+        heatmap(store, forms=["pdf"])  # type: ignore[list-item]
     with pytest.raises(UsageError, match=r"x\.pdf: a picture is written as"):
         heatmap(store, png=tmp_path / "x.pdf")
     with pytest.raises(StoreError):
@@ -158,7 +159,7 @@ def test_predictions_that_are_none(tmp_path: Path, value: float, says: str) -> N
 
 
 def test_ome_tiff_says_the_same_as_the_picture(store: TileStore, tmp_path: Path) -> None:
-    path = heatmap(store, output=tmp_path, options=HeatmapOptions(formats=("ome-tiff",))).ome_tiff
+    path = heatmap(store, output=tmp_path, forms=["ome-tiff"]).paths[0]
     grid = tifffile.imread(path)
     assert grid.dtype == np.float32 and grid.shape == (5, 12, 16)
     np.testing.assert_allclose(grid[1, :, :8][np.isfinite(grid[1, :, :8])], 0.9)
@@ -170,8 +171,9 @@ def test_scale_bars_are_round() -> None:
     assert nice_length(2.3) == (2, "2 µm")
 
 
-def test_file_names_are_safe() -> None:
-    assert file_stem("S 1/é", "run-1", "Tumor: Positive", "..") == "S_1_é-run-1-Tumor_Positive-_"
+def test_file_names_are_safe(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "S 1é.zarr", classes=("normal", "Tumor: Positive/…"))
+    assert heatmap(store, forms=["png"], options=SMALL).png.name == "S_1é-run-1-Tumor_Positive.png"
 
 
 def test_the_module_loads_neither_torch_nor_matplotlib() -> None:

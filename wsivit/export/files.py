@@ -8,25 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wsivit.errors import OutputError, WsivitError
+from wsivit.errors import OutputError, OutputExistsError, WsivitError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or folder, put in the place of `path` at the end; gone after an error.
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yield a temporary path, put in the place of `path` at the end; gone after an error.
+
+    Parameters
+    ----------
+    path : Path
+    folder : bool
+        Whether a folder is written; one that is there is then replaced, and never otherwise.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
+    if path.is_dir() and not folder:
+        raise OutputExistsError(f"{path} is a folder; give the name of a file")
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            if path.is_dir():
-                shutil.rmtree(path)
+            if folder:
+                _remove(path)
             temporary.replace(path)
         finally:
             _remove(temporary)

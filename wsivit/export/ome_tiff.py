@@ -2,86 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.aggregate import ScoreGrid
+from wsivit.export.canvas import sample, score_colours, slide_canvas
 from wsivit.export.files import replacing
+from wsivit.export.options import HeatmapOptions
 from wsivit.export.source import Heat
+
+Pair: TypeAlias = tuple[float, float]
 
 _TILE = 256
 _SMALLEST = 256
 
 
-def write_scores(heat: Heat, path: Path) -> Path:
+def write_scores(heat: Heat, path: Path) -> None:
     """Write all channels of a run at stride resolution, with half-size levels below where it is large.
 
     Pixel ``(i, j)`` covers level-0 pixels ``[j * step_x, (j + 1) * step_x)`` of the whole slide and the same along y.
     The physical size of a pixel is exact, and its position follows the rule that a slide's first pixel has its
     centre at 0: the first cell's centre is ``(step - 1) / 2`` level-0 pixels away from there.
-
-    Returns
-    -------
-    Path
-        `path`.
     """
+    names, channels = score_channels(heat)
+    size, position = physical_frame(heat.scores.downsample0, heat.slide_mpp)
+    metadata = _metadata(heat, size, position) | {"axes": "CYX", "Channel": {"Name": names}}
+    metadata["Plane"] = {key: [value] * len(names) for key, value in metadata["Plane"].items()}
+    _write(path, list(pyramid(channels)), size, metadata, photometric="minisblack", predictor=True)
+
+
+def write_overlay(heat: Heat, options: HeatmapOptions, path: Path) -> None:
+    """Write the colours alone as an RGBA image over the whole slide, transparent where there are none."""
+    canvas = slide_canvas(heat, options.size)
+    index = heat.class_index(options.class_name)
+    field = sample(heat.scores, heat.scores.scores[..., index], canvas, options.interpolation)
+    shown = np.isfinite(field) & canvas.tissue
+    rgba = np.dstack([score_colours(field, options), np.full(shown.shape, round(255 * options.alpha), np.uint8)])
+    rgba[~shown] = 0
+    size, position = physical_frame(canvas.scale0, heat.slide_mpp)
+    metadata = _metadata(heat, size, position) | {"axes": "YXS"}
+    _write(path, [rgba], size, metadata, photometric="rgb", extrasamples=["unassalpha"])
+
+
+def _metadata(heat: Heat, size: Pair, position: Pair) -> dict[str, Any]:
+    plane = {f"Position{axis}": value for axis, value in zip("XY", position, strict=True)}
+    physical = {f"PhysicalSize{axis}": value for axis, value in zip("XY", size, strict=True)}
+    units = {f"{name}Unit": "µm" for name in physical}
+    plane_units = {f"{name}Unit": "µm" for name in plane}
+    return {"Name": f"{heat.slide_id} {heat.run}", **physical, **units, "Plane": plane | plane_units}
+
+
+def _write(path: Path, levels: Sequence[NDArray[Any]], size: Pair, metadata: dict[str, Any], **options: Any) -> None:
     import tifffile
 
-    names, channels = score_channels(heat)
-    size, position = physical_frame(heat)
-    metadata: dict[str, Any] = {
-        "axes": "CYX",
-        "Name": f"{heat.slide_id} {heat.run}",
-        "Channel": {"Name": names},
-        "PhysicalSizeX": size[0],
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": size[1],
-        "PhysicalSizeYUnit": "µm",
-        "Plane": {
-            "PositionX": [position[0]] * len(names),
-            "PositionXUnit": ["µm"] * len(names),
-            "PositionY": [position[1]] * len(names),
-            "PositionYUnit": ["µm"] * len(names),
-        },
-    }
-    levels = list(pyramid(channels))
-    with replacing(path) as temporary, tifffile.TiffWriter(temporary, ome=True, bigtiff=False) as tiff:
+    with replacing(path) as temporary, tifffile.TiffWriter(temporary, ome=True) as tiff:
         for depth, level in enumerate(levels):
             tiff.write(
                 level,
                 tile=(_TILE, _TILE),
                 compression="zlib",
-                predictor=True,
-                photometric="minisblack",
                 resolution=(1e4 / (size[0] * 2**depth), 1e4 / (size[1] * 2**depth)),
                 resolutionunit="CENTIMETER",
-                subifds=len(levels) - 1 if depth == 0 else None,
+                subifds=None if depth else len(levels) - 1,
                 subfiletype=1 if depth else 0,
-                metadata=metadata if depth == 0 else None,
+                metadata=None if depth else metadata,
+                **options,
             )
-    return path
 
 
 def score_channels(heat: Heat) -> tuple[list[str], NDArray[np.float32]]:
     """All bands of the score grid, float32 (classes + 3, h, w), and their names."""
-    scores: ScoreGrid = heat.scores
+    scores = heat.scores
     bands = [*np.moveaxis(scores.scores, -1, 0), scores.coverage, scores.uncertainty, scores.status]
     return [*heat.classes, "coverage", "uncertainty", "status"], np.stack(bands).astype(np.float32)
 
 
-def physical_frame(heat: Heat) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Size of a cell in microns, and where the centre of the first one lies from that of the slide's first pixel."""
-    steps = heat.scores.downsample0
-    size_x, size_y = (step * mpp for step, mpp in zip(steps, heat.slide_mpp, strict=True))
-    x, y = (
-        (origin + (step - 1) / 2) * mpp
-        for origin, step, mpp in zip(heat.scores.origin0, steps, heat.slide_mpp, strict=True)
-    )
-    return (size_x, size_y), (x, y)
+def physical_frame(step0: Pair, slide_mpp: Pair, depth: int = 0) -> tuple[Pair, Pair]:
+    """Where pixels that cover `step0` level-0 pixels lie, halved `depth` times.
+
+    Returns
+    -------
+    size, position : (float, float)
+        Extent of a pixel, and how far the centre of the first one is from that of the slide's first pixel; in
+        microns, ``x, y``.
+    """
+    steps = [step * 2**depth for step in step0]
+    x, y = slide_mpp
+    return (steps[0] * x, steps[1] * y), ((steps[0] - 1) / 2 * x, (steps[1] - 1) / 2 * y)
 
 
 def pyramid(channels: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -1,330 +1,255 @@
 """The heatmap as a picture: scores over the slide's thumbnail, with everything that is needed to read it.
 
-A picture shows the whole slide at one exact scale; where it lies on the page and how many level-0 pixels each of its
-pixels covers is written into the file (PNG text ``wsivit``), so that a place in it can be traced back.
+A picture shows the whole slide at one exact scale. Where it lies on the page and how many level-0 pixels each of its
+pixels covers is written into a PNG (text ``wsivit``), so that a place in it can be traced back to the slide.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wsivit.aggregate import CellStatus, ScoreGrid
+from wsivit.aggregate import CellStatus
+from wsivit.errors import UsageError
+from wsivit.export.canvas import (
+    RGB,
+    Canvas,
+    Field,
+    best_class,
+    hatch,
+    lay_over,
+    sample,
+    score_colours,
+    slide_canvas,
+    unreadable,
+)
 from wsivit.export.files import replacing
+from wsivit.export.options import HeatmapOptions
 from wsivit.export.source import Heat
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RGB = NDArray[np.uint8]
-
-_INK = "#1a1a1a"
-_OUTLINE = "#30303a"
+_INK, _QUIET, _OUTLINE, _FRAME = "#1a1a1a", "#555555", "#30303a", "#b8b8b8"
+_KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a picture is drawn.
-
-    Attributes
-    ----------
-    size : int
-        Longer side of the slide in the picture, in pixels.
-    cmap : str
-        A colormap of matplotlib.
-    alpha : float
-        Opacity of the colours.
-    vmin, vmax : float
-        Scores at the ends of the colormap.
-    threshold : float
-        Where the contour line runs.
-    interpolation : {"linear", "nearest"}
-        Between the centres of cells.
-    """
-
-    size: int = 1800
-    cmap: str = "coolwarm"
-    alpha: float = 0.5
-    vmin: float = 0.0
-    vmax: float = 1.0
-    threshold: float = 0.5
-    interpolation: Literal["linear", "nearest"] = "linear"
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The slide at the picture's scale.
-
-    Attributes
-    ----------
-    rgb : uint8 (height, width, 3)
-    tissue : bool (height, width)
-    scale0 : (float, float)
-        Level-0 pixels per pixel of the picture, ``x, y``.
-    """
-
-    rgb: RGB
-    tissue: NDArray[np.bool_]
-    scale0: tuple[float, float]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return self.rgb.shape[1], self.rgb.shape[0]
-
-
-def draw_class(heat: Heat, class_index: int, style: Style, path: Path) -> Path:
-    """Draw the scores of one class over the slide.
-
-    Parameters
-    ----------
-    heat : Heat
-    class_index : int
-    style : Style
-    path : Path
-        ``.png``, ``.jpg`` or ``.webp``.
-
-    Returns
-    -------
-    Path
-        `path`.
-    """
-    canvas = slide_canvas(heat, style.size)
-    field = sample(heat.scores, heat.scores.scores[..., class_index], canvas, style.interpolation)
-    rgb = colour(canvas, field, style)
-    hatch(rgb, unreadable(heat.scores, canvas))
-    page = _Page(rgb, canvas, heat)
-    page.outline_tissue()
-    page.contour(field, style.threshold)
-    page.scale_bar()
-    page.title(f"{heat.classes[class_index]}", f"{heat.slide_id}   ·   run {heat.run}")
-    page.colour_bar(style, f"probability of {heat.classes[class_index]}")
-    page.footnote(_footnote(heat, style))
-    page.save(path, {"class": heat.classes[class_index]})
+def check_picture_path(path: Path) -> Path:
+    """Return a path; UsageError unless its ending is that of a picture."""
+    if path.suffix.lower() not in _KINDS:
+        raise UsageError(f"{path}: a picture is written as {', '.join(_KINDS)}")
     return path
 
 
-def slide_canvas(heat: Heat, size: int) -> Canvas:
-    """Bring the store's thumbnail and tissue mask to the picture's scale."""
-    from PIL import Image
-
-    thumbnail, _ = heat.store.thumbnail
-    mask, _ = heat.store.tissue_mask
-    width0, height0 = heat.store.parameters.slide_size
-    scale = size / max(width0, height0)
-    shape = max(1, round(width0 * scale)), max(1, round(height0 * scale))
-    rgb = np.asarray(Image.fromarray(thumbnail).convert("RGB").resize(shape, Image.Resampling.LANCZOS))
-    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(shape, Image.Resampling.BICUBIC)
-    return Canvas(rgb.copy(), np.asarray(soft) >= 128, (width0 / shape[0], height0 / shape[1]))
+def draw_heatmap(heat: Heat, options: HeatmapOptions, path: Path) -> None:
+    """Draw one class over the slide; of three and more with none chosen, the most probable one."""
+    chosen = heat.chosen(options.class_name)
+    if len(chosen) > 1:
+        draw_argmax(heat, options, path)
+    else:
+        _draw_class(heat, chosen[0], options, path, side_by_side=False)
 
 
-def sample(
-    scores: ScoreGrid, band: NDArray[np.float32], canvas: Canvas, interpolation: str = "nearest"
-) -> NDArray[np.float32]:
-    """Look up a band of the score grid at every pixel's centre; float32 (height, width), NaN outside.
-
-    Linear interpolation runs between the centres of cells, over those that have a score; a pixel whose own cell has
-    none stays NaN.
-    """
-    width, height = canvas.size
-    x = _cell_positions(width, canvas.scale0[0], scores.origin0[0], scores.downsample0[0], band.shape[1])
-    y = _cell_positions(height, canvas.scale0[1], scores.origin0[1], scores.downsample0[1], band.shape[0])
-    nearest = band[np.ix_(y.astype(np.int64), x.astype(np.int64))]
-    if interpolation == "nearest":
-        return nearest
-    known = np.isfinite(band)
-    total = _linear(np.where(known, band, 0).astype(np.float32), y, x)
-    weight = _linear(known.astype(np.float32), y, x)
-    return np.where(np.isfinite(nearest), total / np.maximum(weight, 1e-6), np.nan).astype(np.float32)
+def draw_side_by_side(heat: Heat, options: HeatmapOptions, path: Path) -> None:
+    """Draw the plain slide, and one class over it beside that."""
+    _draw_class(heat, heat.class_index(options.class_name), options, path, side_by_side=True)
 
 
-def _cell_positions(count: int, scale0: float, origin0: float, downsample0: float, cells: int) -> NDArray[np.float64]:
-    """Positions of pixel centres in cells: ``[i, i + 1)`` is cell ``i``."""
-    position = ((np.arange(count) + 0.5) * scale0 - origin0) / downsample0
-    return np.clip(position, 0, np.nextafter(cells, 0))
-
-
-def _linear(band: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Interpolate between cell centres, first along x, then along y."""
-    for axis, position in ((1, x), (0, y)):
-        last = band.shape[axis] - 1
-        below = np.clip(np.floor(position - 0.5), 0, last).astype(np.int64)
-        share = np.clip(position - 0.5 - below, 0, 1).astype(np.float32)
-        share = share[None, :] if axis else share[:, None]
-        above = np.minimum(below + 1, last)
-        band = np.take(band, below, axis) * (1 - share) + np.take(band, above, axis) * share
-    return band
-
-
-def unreadable(scores: ScoreGrid, canvas: Canvas) -> NDArray[np.bool_]:
-    """Which pixels lie on a tile that could not be read; bool (height, width)."""
-    band = (scores.status == CellStatus.UNREADABLE).astype(np.float32)
-    return sample(scores, band, canvas) > 0
-
-
-def colour(canvas: Canvas, field: NDArray[np.float32], style: Style) -> RGB:
-    """Lay the colours of a field over the tissue; the rest of the slide stays as it is; uint8 (h, w, 3).
-
-    Under the colours the tissue is shown by its brightness alone, so that a hue always means a score.
-    """
-    from matplotlib import colormaps
-
+def _draw_class(heat: Heat, index: int, options: HeatmapOptions, path: Path, *, side_by_side: bool) -> None:
+    check_picture_path(path)
+    name = heat.classes[index]
+    canvas = slide_canvas(heat, options.size)
+    field = sample(heat.scores, heat.scores.scores[..., index], canvas, options.interpolation)
     shown = np.isfinite(field) & canvas.tissue
-    level = np.clip((field[shown] - style.vmin) / (style.vmax - style.vmin), 0, 1)
-    hue = colormaps[style.cmap](level)[:, :3].astype(np.float32) * 255
-    rgb = canvas.rgb.copy()
-    grey = rgb[shown].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    rgb[shown] = np.clip(style.alpha * hue + (1 - style.alpha) * grey[:, None], 0, 255).round()
-    return rgb
+    rgb = lay_over(canvas, score_colours(field, options), shown, options.alpha)
+    rgb = hatch(rgb, unreadable(heat.scores, canvas))
+    page = Page([canvas.rgb, rgb] if side_by_side else [rgb], canvas, heat)
+    page.outline_tissue()
+    page.contour(np.where(shown, field, np.nan), options.threshold)
+    page.scale_bar()
+    page.title(name)
+    page.colour_bar(options, f"probability of {name}")
+    page.footnote(f"line at {options.threshold:g}")
+    page.save(path, {"class": name})
 
 
-def hatch(rgb: RGB, where: NDArray[np.bool_]) -> None:
-    """Draw diagonal lines, in place."""
-    if not where.any():
-        return
-    y, x = np.nonzero(where)
-    rgb[y, x] = rgb[y, x] // 2 + 112
-    period = max(8, rgb.shape[1] // 150)
-    line = (x + y) % period < max(2, period // 5)
-    rgb[y[line], x[line]] = (60, 60, 60)
+def draw_argmax(heat: Heat, options: HeatmapOptions, path: Path) -> None:
+    """Draw the most probable class everywhere, with a legend that gives each one's share of the area."""
+    check_picture_path(path)
+    canvas = slide_canvas(heat, options.size)
+    best = best_class(heat.scores)
+    field = sample(heat.scores, best, canvas)
+    palette = np.array(heat.colours, np.uint8)
+    shown = np.isfinite(field) & canvas.tissue
+    rgb = lay_over(canvas, palette[np.nan_to_num(field).astype(np.int64)], shown, options.alpha)
+    page = Page([hatch(rgb, unreadable(heat.scores, canvas))], canvas, heat)
+    page.outline_tissue()
+    page.scale_bar()
+    page.title("most probable class")
+    areas = heat.scores.cell_areas(heat.slide_mpp)
+    page.legend([float(areas[best == k].sum()) for k in range(len(heat.classes))])
+    page.footnote()
+    page.save(path, {"class": None})
 
 
 def nice_length(microns: float) -> tuple[float, str]:
-    """Return the largest 1, 2 or 5 times a power of ten below a length, and its label in µm or mm."""
+    """Return the largest 1, 2 or 5 times a power of ten within a length, and its label in µm or mm."""
     power = 10.0 ** math.floor(math.log10(microns))
     length = max(factor * power for factor in (1, 2, 5) if factor * power <= microns)
     return length, f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
 
 
-def _footnote(heat: Heat, style: Style) -> str:
-    grid, parameters = heat.grid, heat.store.parameters
-    tile = f"tiles of {grid.tile_size} px at {parameters.mpp[0]:.4g} µm/px"
-    words = [tile + (f", overlap {grid.overlap} px, {heat.scores.window} window" if grid.overlap else "")]
-    words.append(f"{len(heat.predicted):,} of {len(heat.store):,} tiles predicted")
-    unread = int(np.count_nonzero(heat.store.status == 2))
-    if unread:
-        words.append(f"{unread:,} unreadable (hatched)")
-    if heat.scores.smoothing0:
-        words.append(f"smoothed by {heat.scores.smoothing0 * parameters.slide_mpp[0]:.3g} µm")
-    words.append(f"line at {style.threshold:g}")
-    return "   ·   ".join(words)
+class Page:
+    """A page with the slide, once or twice, at a fixed place; what is drawn goes onto the last one.
 
+    Parameters
+    ----------
+    panels : sequence of uint8 (height, width, 3)
+        The pictures, left to right, of the canvas's size; shown pixel by pixel.
+    canvas : Canvas
+    heat : Heat
+    """
 
-class _Page:
-    """A figure in pixels, with the slide at a fixed place on it."""
-
-    def __init__(self, rgb: RGB, canvas: Canvas, heat: Heat) -> None:
+    def __init__(self, panels: Sequence[RGB], canvas: Canvas, heat: Heat) -> None:
         from matplotlib.figure import Figure
 
-        self.canvas, self.heat = canvas, heat
-        self.unit = max(canvas.size) / 100
+        self._canvas, self._heat = canvas, heat
+        self._unit = max(canvas.size) / 100
         width, height = canvas.size
-        self.left, self.top = round(2 * self.unit), round(7 * self.unit)
-        right, bottom = round(12 * self.unit), round(5 * self.unit)
-        self.figure: Figure = Figure(
-            figsize=((self.left + width + right) / 100, (self.top + height + bottom) / 100), dpi=100, facecolor="white"
-        )
-        self.figure.figimage(rgb, xo=self.left, yo=bottom, origin="upper", zorder=-1)
-        self.size = self.left + width + right, self.top + height + bottom
-        self.axes = self._place(self.left, self.top, width, height)
-        self.axes.set(xlim=(0, width), ylim=(height, 0))
-        self.axes.patch.set_alpha(0)
-        self.axes.set(xticks=[], yticks=[])
-        for spine in self.axes.spines.values():
-            spine.set(color="#b8b8b8", linewidth=self.points(0.08))
+        top, right, self._bottom = (round(n * self._unit) for n in (7, 12, 5))
+        gap = round(2 * self._unit)
+        self.lefts = [gap + k * (width + gap) for k in range(len(panels))]
+        self.top = top
+        self._size = self.lefts[-1] + width + right, top + height + self._bottom
+        self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="white")
+        for left, panel in zip(self.lefts, panels, strict=True):
+            self._figure.figimage(panel, xo=left, yo=self._bottom, origin="upper", zorder=-1)
+            self._axes = self._panel(left)
 
-    def points(self, units: float) -> float:
+    def _panel(self, left: int) -> Axes:
+        width, height = self._canvas.size
+        axes = self._place(left, self.top, width, height)
+        axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], facecolor="none")
+        for spine in axes.spines.values():
+            spine.set(color=_FRAME, linewidth=self._points(0.08))
+        return axes
+
+    def _points(self, units: float) -> float:
         """Hundredths of the slide's longer side in points, as fonts and lines are measured."""
-        return units * self.unit * 72 / 100
+        return units * self._unit * 72 / 100
 
     def _place(self, x: float, y: float, width: float, height: float) -> Axes:
-        page_width, page_height = self.size
-        box = x / page_width, 1 - (y + height) / page_height, width / page_width, height / page_height
-        return self.figure.add_axes(box)
+        page_width, page_height = self._size
+        return self._figure.add_axes(
+            (x / page_width, 1 - (y + height) / page_height, width / page_width, height / page_height)
+        )
+
+    def _write(self, y: float, text: str, size: float, ink: str, weight: str = "normal") -> None:
+        """Write a line at the left, `y` pixels from the top."""
+        place = self.lefts[0] / self._size[0], 1 - y / self._size[1]
+        self._figure.text(*place, text, fontsize=self._points(size), color=ink, weight=weight, parse_math=False)
+
+    def title(self, title: str) -> None:
+        """Write the headline, and which slide and run this is."""
+        self._write(2.9 * self._unit, title, 2.6, _INK, "bold")
+        self._write(5.7 * self._unit, f"{self._heat.slide_id}   ·   run {self._heat.run}", 1.5, _QUIET)
+
+    def footnote(self, *more: str) -> None:
+        """Write the small print."""
+        grid, parameters, scores = self._heat.grid, self._heat.store.parameters, self._heat.scores
+        tiles = f"tiles of {grid.tile_size} px at {parameters.mpp[0]:.4g} µm/px"
+        words = [tiles + (f", overlap {grid.overlap} px, {scores.window} window" if grid.overlap else "")]
+        words.append(f"{len(self._heat.predicted):,} of {len(self._heat.store):,} tiles predicted")
+        if unread := int(np.count_nonzero(self._heat.store.status == CellStatus.UNREADABLE)):
+            words.append(f"{unread:,} unreadable (hatched)")
+        if scores.smoothing0:
+            words.append(f"smoothed by {scores.smoothing0 * parameters.slide_mpp[0]:.3g} µm")
+        self._write(self._size[1] - 1.7 * self._unit, "   ·   ".join([*words, *more]), 1.3, _QUIET)
 
     def outline_tissue(self) -> None:
         """Trace the tissue mask."""
-        self._contour(self.canvas.tissue.astype(np.float32), 0.5, _OUTLINE, 0.1)
+        self._contour(self._canvas.tissue.astype(np.float32), 0.5, _OUTLINE, 0.1)
 
-    def contour(self, field: NDArray[np.float32], threshold: float) -> None:
-        """Trace where the field crosses a threshold inside the tissue."""
-        inside = np.where(self.canvas.tissue, field, np.nan)
-        self._contour(inside, threshold, "white", 0.28)
-        self._contour(inside, threshold, _INK, 0.13)
+    def contour(self, field: Field, threshold: float) -> None:
+        """Trace where a field crosses a threshold."""
+        self._contour(field, threshold, "white", 0.28)
+        self._contour(field, threshold, _INK, 0.13)
 
-    def _contour(self, band: NDArray[np.float32], level: float, ink: str, width: float) -> None:
-        known = band[np.isfinite(band)]
-        if known.size and known.min() < level <= known.max():
-            x, y = np.arange(band.shape[1]) + 0.5, np.arange(band.shape[0]) + 0.5
-            self.axes.contour(x, y, band, [level], colors=ink, linewidths=self.points(width))
+    def _contour(self, field: Field, level: float, ink: str, width: float) -> None:
+        known = field[np.isfinite(field)]
+        if min(field.shape) > 1 and known.size and known.min() < level <= known.max():
+            x, y = np.arange(field.shape[1]) + 0.5, np.arange(field.shape[0]) + 0.5
+            self._axes.contour(x, y, field, [level], colors=ink, linewidths=self._points(width))
 
-    def title(self, title: str, subtitle: str) -> None:
-        """Write the headline."""
-        x = self.left / self.size[0]
-        write = self.figure.text
-        write(x, 1 - 2.9 * self.unit / self.size[1], title, fontsize=self.points(2.6), weight="bold", color=_INK)
-        write(x, 1 - 5.7 * self.unit / self.size[1], subtitle, fontsize=self.points(1.5), color="#555555")
-
-    def footnote(self, text: str) -> None:
-        """Write the small print."""
-        x, y = self.left / self.size[0], 1.7 * self.unit / self.size[1]
-        self.figure.text(x, y, text, fontsize=self.points(1.3), color="#555555")
-
-    def colour_bar(self, style: Style, label: str) -> None:
-        """Draw the absolute scale beside the slide, in the colours that lie on it."""
-        from matplotlib import colormaps
-
-        width, height = self.canvas.size
-        tall = min(height, 50 * self.unit)
-        axes = self._place(self.left + width + 2 * self.unit, self.top + (height - tall) / 2, 2.2 * self.unit, tall)
-        ramp = colormaps[style.cmap](np.linspace(1, 0, 256))[:, None, :3]
-        ramp = style.alpha * ramp + (1 - style.alpha) * 0.75
-        axes.imshow(ramp, aspect="auto", extent=(0, 1, style.vmin, style.vmax))
-        axes.axhline(style.threshold, color=_INK, linewidth=self.points(0.13))
-        axes.set(xticks=[])
+    def colour_bar(self, options: HeatmapOptions, label: str) -> None:
+        """Draw the absolute scale beside the slide, as its colours look on tissue."""
+        axes = self._beside(2.2 * self._unit, min(self._canvas.size[1], 50 * self._unit))
+        ramp = score_colours(np.linspace(options.vmax, options.vmin, 256, dtype=np.float32), options) / 255
+        ramp = options.alpha * ramp[:, None] + (1 - options.alpha) * 0.75
+        axes.imshow(ramp, aspect="auto", extent=(0, 1, options.vmin, options.vmax))
+        axes.axhline(options.threshold, color=_INK, linewidth=self._points(0.13))
+        axes.set(xticks=[], ylim=(options.vmin, options.vmax))
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")
-        axes.tick_params(labelsize=self.points(1.5), width=self.points(0.08), length=self.points(0.5), colors=_INK)
-        axes.set_ylabel(label, fontsize=self.points(1.6), color=_INK, labelpad=self.points(0.8))
+        axes.tick_params(labelsize=self._points(1.5), width=self._points(0.08), length=self._points(0.5), colors=_INK)
+        axes.set_ylabel(label, fontsize=self._points(1.6), color=_INK, labelpad=self._points(0.8), parse_math=False)
+
+    def legend(self, areas: Sequence[float]) -> None:
+        """Name the classes beside the slide, with their areas in mm²."""
+        u, total = self._unit, sum(areas)
+        axes = self._beside(9 * u, self._canvas.size[1])
+        axes.set(xlim=(0, 9 * u), ylim=(self._canvas.size[1], 0))
+        axes.axis("off")
+        for k, (name, colour, area) in enumerate(zip(self._heat.classes, self._heat.colours, areas, strict=True)):
+            y = 1.6 * u + k * 5 * u
+            axes.scatter([0.8 * u], [y], s=self._points(1.5) ** 2, marker="s", color=[np.array(colour) / 255])
+            axes.text(2 * u, y, name, fontsize=self._points(1.6), color=_INK, va="center", parse_math=False)
+            words = f"{area:.3g} mm²\n{100 * area / total:.0f} %"
+            axes.text(2 * u, y + u, words, fontsize=self._points(1.2), color=_QUIET, va="top")
+
+    def _beside(self, width: float, height: float) -> Axes:
+        x = self.lefts[-1] + self._canvas.size[0] + 2 * self._unit
+        return self._place(x, self.top + (self._canvas.size[1] - height) / 2, width, height)
 
     def scale_bar(self) -> None:
         """Draw a bar of a round length in the lower left corner."""
         from matplotlib.patches import FancyBboxPatch, Rectangle
 
-        width, height = self.canvas.size
-        um_per_px = self.canvas.scale0[0] * self.heat.slide_mpp[0]
+        width, height = self._canvas.size
+        um_per_px = self._canvas.scale0[0] * self._heat.slide_mpp[0]
         length, label = nice_length(width * um_per_px / 5)
-        long, u = length / um_per_px, self.unit
+        long, u = length / um_per_px, self._unit
         x, y = 2.5 * u, height - 2.5 * u
+        style = f"round,pad=0,rounding_size={0.5 * u}"
         plate = FancyBboxPatch(
-            (x - u, y - 3.4 * u), long + 2 * u, 4.4 * u, boxstyle=f"round,pad=0,rounding_size={0.5 * u}",
-            facecolor="white", edgecolor="none", alpha=0.82, zorder=5,
-        )  # fmt: skip
-        self.axes.add_patch(plate)
-        self.axes.add_patch(Rectangle((x, y - 0.5 * u), long, 0.5 * u, facecolor=_INK, zorder=6))
-        self.axes.text(
-            x + long / 2, y - 1.0 * u, label, ha="center", va="bottom", fontsize=self.points(1.6), color=_INK, zorder=6
+            (x - u, y - 3.4 * u), long + 2 * u, 4.4 * u, boxstyle=style, fc="w", ec="none", alpha=0.82
+        )
+        bar = Rectangle((x, y - 0.5 * u), long, 0.5 * u, facecolor=_INK)
+        for patch, order in ((plate, 5), (bar, 6)):
+            patch.set_zorder(order)
+            self._axes.add_patch(patch)
+        self._axes.text(
+            x + long / 2, y - u, label, ha="center", va="bottom", fontsize=self._points(1.6), color=_INK, zorder=6
         )
 
     def save(self, path: Path, facts: dict[str, Any]) -> None:
-        """Write the picture, whole or not at all, with its frame in the file."""
+        """Write the page, whole or not at all, with its frame in the file."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image, PngImagePlugin
 
-        agg: Any = FigureCanvasAgg(self.figure)
+        agg: Any = FigureCanvasAgg(self._figure)
         agg.draw()
-        image = Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3])
-        frame = {"slide_id": self.heat.slide_id, "run": self.heat.run, "left": self.left, "top": self.top}
-        frame |= {"width": self.canvas.size[0], "height": self.canvas.size[1], "level0_per_pixel": self.canvas.scale0}
+        frame = {"slide_id": self._heat.slide_id, "run": self._heat.run, "left": self.lefts[-1], "top": self.top}
+        frame |= {"width": self._canvas.size[0], "height": self._canvas.size[1]}
         note = PngImagePlugin.PngInfo()
-        note.add_itxt("wsivit", json.dumps(frame | facts))
-        options: dict[str, Any] = {"pnginfo": note} if path.suffix.lower() == ".png" else {"quality": 92}
+        note.add_itxt("wsivit", json.dumps(frame | {"level0_per_pixel": self._canvas.scale0} | facts))
+        kind = _KINDS[path.suffix.lower()]
+        options: dict[str, Any] = {"pnginfo": note} if kind == "PNG" else {"quality": 92}
         with replacing(path) as temporary:
-            image.save(temporary, format=Image.registered_extensions()[path.suffix.lower()], **options)
+            Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]).save(temporary, format=kind, **options)

@@ -8,13 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.aggregate import ScoreGrid, Window, smooth, stitch
+from wsivit.aggregate import ScoreGrid, SlideScore, Window, slide_scores, smooth, stitch
 from wsivit.errors import StoreError, UsageError
 from wsivit.grid import TileGrid
 from wsivit.store import Status, TileStore
 
 # Of two classes the other one is what a heatmap is looked at for.
 _NEGATIVE = {"normal", "benign", "negative", "background", "other", "none", "stroma", "healthy", "non-tumor"}
+_PALETTE = (
+    (201, 45, 57),
+    (58, 102, 184),
+    (60, 150, 80),
+    (226, 155, 38),
+    (130, 82, 168),
+    (32, 158, 164),
+    (214, 96, 152),
+    (140, 96, 60),
+    (110, 110, 110),
+    (168, 176, 42),
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,12 @@ class Heat:
             return 0
         return len(self.classes) - 1
 
+    def chosen(self, name: str | None) -> list[int]:
+        """Places of the classes to show: the named one; for None the main one of two, or all of more."""
+        if name is None and len(self.classes) > 2:
+            return list(range(len(self.classes)))
+        return [self.class_index(name)]
+
     def class_index(self, name: str | None) -> int:
         """Place of a class; the main one for None.
 
@@ -79,6 +97,28 @@ class Heat:
         if name not in self.classes:
             raise UsageError(f"run {self.run} has no class {name!r}; it has {', '.join(self.classes)}")
         return self.classes.index(name)
+
+    @property
+    def colours(self) -> list[tuple[int, int, int]]:
+        """RGB of every class: the palette in order; of two classes the main one is red."""
+        order = list(range(len(self.classes)))
+        if len(order) == 2 and self.main_class == 1:
+            order.reverse()
+        return [_PALETTE[k % len(_PALETTE)] for k in order]
+
+    @property
+    def view_origin(self) -> tuple[float, float]:
+        """Level-0 corner from which viewers show the slide, ``x, y``: that of its bounds, where it has any.
+
+        QuPath shows slides with bounds (MIRAX) from there, and gives coordinates from there.
+        """
+        x, y, _, _ = self.store.parameters.slide_bounds
+        return x, y
+
+    def summary(self, threshold: float, top_k: int = 10) -> list[SlideScore]:
+        """Sum the slide up, one entry per class; see `slide_scores`."""
+        p = self.probabilities[self.predicted]
+        return slide_scores(p, self.classes, self.scores, self.slide_mpp, threshold=threshold, top_k=top_k)
 
     def boxes0(self) -> NDArray[np.float64]:
         """Extents of all tiles on the slide, float64 (n, 4): ``x_min, y_min, x_max, y_max`` in level-0 pixels."""
