@@ -27,8 +27,8 @@ class Files(Protocol):
     def read(self, key: str) -> bytes:
         """Return a whole file; FileNotFoundError where there is none."""
 
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return the bytes ``[start, stop)`` of a file, for each range."""
+    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
+        """Yield the bytes ``[start, stop)`` of a file, for each range; FileNotFoundError where there is none."""
 
     def size(self, key: str) -> int | None:
         """Length of a file in bytes; None where there is none."""
@@ -98,12 +98,13 @@ class LocalFiles:
         """Return a whole file."""
         return (self.root / key).read_bytes()
 
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return byte ranges of a file."""
+    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
+        """Yield byte ranges of a file, each read when it is asked for."""
         # Opened for each call: a thousand stores then hold no file handles, and none is shared over a fork.
-        handle = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(f"{self.url}/{key}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return [os.pread(handle, stop - start, start) for start, stop in ranges]
+            for start, stop in ranges:
+                yield os.pread(handle, stop - start, start)
         finally:
             os.close(handle)
 
@@ -190,11 +191,12 @@ class RemoteFiles:
         system, path = self._at(key)
         return bytes(system.cat_file(path))
 
-    def read_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Return byte ranges of an object, fetched side by side where the file system can."""
+    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
+        """Yield byte ranges of an object, fetched side by side where the file system can."""
         system, path = self._at(key)
         starts, stops = [list(ends) for ends in zip(*ranges, strict=True)]
-        return [bytes(part) for part in system.cat_ranges([path] * len(starts), starts, stops, on_error="raise")]
+        for part in system.cat_ranges([path] * len(starts), starts, stops, on_error="raise"):
+            yield bytes(part)
 
     def size(self, key: str) -> int | None:
         """Length of an object."""

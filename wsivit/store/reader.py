@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from wsivit.store.shard import decode_index, index_size
 from wsivit.store.writer import read_root, shard_key
 
 _BLOCK = 64
+_GROUP = 8
 _pool: ThreadPoolExecutor | None = None
 _pool_guard = threading.Lock()
 
@@ -264,13 +266,10 @@ class TileStore:
                 f"{len(unreadable)} of the tiles asked for could not be read from the slide, the first is"
                 f" {unreadable[0]}: take from store.readable ({self.url})"
             )
-        if not self.has_pixels:
-            self._read_slide(wanted, target)
-        elif threads == 1 or len(wanted) == 1:
-            for place, index in enumerate(wanted.tolist()):
-                self._read_tile(index, target[place])
+        if self.has_pixels:
+            self._read_stored(wanted, target, threads or os.cpu_count() or 1)
         else:
-            self._read_threaded(wanted, target, threads or os.cpu_count() or 1)
+            self._read_slide(wanted, target)
         return target
 
     def _indexes_of(self, indexes: ArrayLike) -> NDArray[np.int64]:
@@ -292,20 +291,25 @@ class TileStore:
             raise ValueError(f"out must be C-contiguous uint8 {(k, size, size, 3)}, not {target.dtype} {target.shape}")
         return target
 
-    def _read_threaded(self, wanted: NDArray[np.int64], target: NDArray[np.uint8], threads: int) -> None:
-        # One iterator feeds all threads, so that none waits for another; in file order, as disks like it.
-        order = iter(np.argsort(wanted, kind="stable").tolist())
+    def _read_stored(self, wanted: NDArray[np.int64], target: NDArray[np.uint8], threads: int) -> None:
+        # In file order, as disks like it; one iterator feeds all threads, so that none waits for another.
+        order = np.argsort(wanted, kind="stable")
+        groups = iter([order[start : start + _GROUP] for start in range(0, len(order), _GROUP)])
 
         def work() -> None:
-            for place in order:
-                self._read_tile(int(wanted[place]), target[place])
+            for places in groups:
+                indexes = wanted[places]
+                for place, index, chunks in zip(places, indexes.tolist(), self._fetch(indexes), strict=True):
+                    self._decode_tile(index, chunks, target[place])
 
-        jobs = [_threads().submit(work) for _ in range(min(threads, len(wanted)))]
-        for job in jobs:
+        threads = min(threads, -(-len(order) // _GROUP))
+        if threads == 1:
+            work()
+            return
+        for job in [_threads().submit(work) for _ in range(threads)]:
             job.result()
 
-    def _read_tile(self, index: int, out: NDArray[np.uint8]) -> None:
-        chunks = self.encoded(index)
+    def _decode_tile(self, index: int, chunks: list[bytes], out: NDArray[np.uint8]) -> None:
         try:
             if len(chunks) == 1:
                 decode(chunks[0], out=out)
@@ -330,21 +334,34 @@ class TileStore:
         """
         if not self.has_pixels:
             raise StoreError(f"{self.url} has no pixels of its own")
-        index = int(self._indexes_of([index])[0])
-        shard, place = divmod(index, self.parameters.shard_tiles)
+        return next(self._fetch(self._indexes_of([index])))
+
+    def _fetch(self, wanted: NDArray[np.int64]) -> Iterator[list[bytes]]:
+        """Yield the chunks of some tiles, given in ascending order; each is read when it is asked for."""
         per_tile = self.parameters.chunks_per_tile
-        entries = self._shard_index(shard)[place * per_tile : (place + 1) * per_tile]
-        if (entries < 0).any():
-            if self.complete and self.status[index] != Status.UNREADABLE:
-                raise StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
-            raise UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
-        ranges = [(start, start + length) for start, length in entries.tolist()]
+        shards, places = np.divmod(wanted, self.parameters.shard_tiles)
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            entries = self._shard_index(shard).reshape(-1, per_tile, 2)[places[here]]
+            if entries.min() < 0:
+                raise self._absent(wanted[here][entries.min(axis=(1, 2)) < 0][0])
+            entries[..., 1] += entries[..., 0]
+            data = self.files.read_ranges(shard_key(shard), entries.reshape(-1, 2).tolist())
+            for index in wanted[here].tolist():
+                yield self._checked(index, islice(data, per_tile))
+
+    def _absent(self, index: int) -> StoreError | UnreadableTilesError:
+        if self.complete and self.status[index] != Status.UNREADABLE:
+            return StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
+        return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
+
+    def _checked(self, index: int, data: Iterable[bytes]) -> list[bytes]:
         try:
-            return [strip_crc(data) for data in self.files.read_ranges(shard_key(shard), ranges)]
+            return [strip_crc(part) for part in data]
         except StoreError as error:
             raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
         except FileNotFoundError as error:
-            raise StoreError(f"{self.url}/{shard_key(shard)} is missing") from error
+            raise StoreError(f"{self.url}/{shard_key(index // self.parameters.shard_tiles)} is missing") from error
 
     def _shard_index(self, shard: int) -> NDArray[np.int64]:
         # Two threads may both read it: they read the same.
@@ -356,7 +373,7 @@ class TileStore:
                 raise StoreError(f"{self.url}/{key} is missing")
             start = max(0, size - index_size(slots))
             try:
-                self._indexes[shard] = decode_index(self.files.read_ranges(key, [(start, size)])[0], slots, size)
+                self._indexes[shard] = decode_index(next(self.files.read_ranges(key, [(start, size)])), slots, size)
             except StoreError as error:
                 raise StoreError(f"{self.url}/{key} is damaged: {error}") from error
         return self._indexes[shard]

@@ -164,12 +164,12 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
     """Compare one shard with its sha256 and the status of its tiles; where it differs, say which tiles are hit."""
     key, digest = shard_key(shard), hashlib.sha256()
     for start in range(0, size, _PART):
-        digest.update(store.files.read_ranges(key, [(start, min(size, start + _PART))])[0])
+        digest.update(next(store.files.read_ranges(key, [(start, min(size, start + _PART))])))
     damaged = digest.hexdigest() != sha256
     if damaged:
         yield f"{store.url}/{key} is damaged: not the bytes that were written"
     per_tile, slots = store.parameters.chunks_per_tile, store.parameters.shard_tiles * store.parameters.chunks_per_tile
-    tail = store.files.read_ranges(key, [(max(0, size - index_size(slots)), size)])[0]
+    tail = next(store.files.read_ranges(key, [(max(0, size - index_size(slots)), size)]))
     try:
         index = decode_index(tail, slots, size).reshape(-1, per_tile, 2)
         status = store.status
