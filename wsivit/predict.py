@@ -17,6 +17,7 @@ from wsivit.errors import OutputExistsError, StoreMismatchError, UnreadableTiles
 from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
 from wsivit.runs import Contract, software_versions
+from wsivit.slide import Slide
 from wsivit.store import Predictions, TileStore
 
 PathLike = str | os.PathLike[str]
@@ -51,12 +52,11 @@ class PredictOptions:
 
 def predict(
     run: PathLike,
-    source: PathLike,
+    source: PathLike | Slide | TileStore,
     *,
     output: PathLike | None = None,
     name: str | None = None,
     options: PredictOptions = PredictOptions(),
-    slide_mpp: float | None = None,
     progress: bool = False,
 ) -> TileStore:
     """Run a trained model over the tiles of a store, or straight over a slide.
@@ -69,16 +69,14 @@ def predict(
     ----------
     run : path
         A run folder made by ``wsivit train``.
-    source : path
-        A tile store, or a slide.
+    source : path, Slide or TileStore
+        A tile store, or a slide; one whose file does not tell its scale as ``open_slide(path, mpp=…)``.
     output : path, optional
         Folder for the store of a slide. Default: where the command runs.
     name : str, optional
         Name of the predictions in the store. Default: the run folder's.
     options : PredictOptions
         Batch size, device.
-    slide_mpp : float, optional
-        Microns per pixel of a slide whose file does not say.
     progress : bool
         Show a progress bar.
 
@@ -100,7 +98,7 @@ def predict(
     if not contract.done:
         raise UsageError(f"{run}: the training is not finished; run the same wsivit train command again to go on")
     name = name or Path(run).resolve().name
-    store = _open(source, contract, output, slide_mpp, progress)
+    store = _open(source, contract, output, progress)
     mismatch = _check(contract, store, allow=options.allow_mismatch)
     if _is_done(store, name, contract, options):
         return store
@@ -120,17 +118,19 @@ def predict(
 
 
 def _open(
-    source: PathLike, contract: Contract, output: PathLike | None, slide_mpp: float | None, progress: bool
+    source: PathLike | Slide | TileStore, contract: Contract, output: PathLike | None, progress: bool
 ) -> TileStore:
     """Return the store, made of coordinates only where a slide was given."""
-    if (Path(source) / "zarr.json").is_file() or str(source).rstrip("/").endswith(".zarr"):
+    if isinstance(source, TileStore):
+        return source
+    if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
         return TileStore(source)
     from wsivit.tiling import TileOptions, tile
 
     if contract.mpp is None:
         raise UsageError("the run was trained on pictures without a scale: tile the slide first, and predict its store")
     options = TileOptions(mpp=contract.mpp, tile_size=contract.tile_size, codec="none")
-    return tile(source, output or ".", options, slide_mpp=slide_mpp, progress=progress).store
+    return tile(source, output or ".", options, progress=progress).store
 
 
 def _check(contract: Contract, store: TileStore, *, allow: bool) -> list[str]:

@@ -153,12 +153,11 @@ def _hold_out(code: NDArray[np.int64], groups: NDArray[np.generic], fraction: fl
     from sklearn.model_selection import StratifiedGroupKFold
 
     n_groups = len(np.unique(groups))
-    n_folds = min(max(2, round(1 / fraction)), n_groups)
+    # scikit-learn wants at least as many groups, and pictures of the commonest class, as folds.
+    n_folds = min(max(2, round(1 / fraction)), n_groups, int(np.bincount(code).max()))
     held = np.zeros(len(code), bool)
     if n_folds < 2:
         return held
-    # scikit-learn wants as many pictures of the commonest class as folds.
-    n_folds = min(n_folds, int(np.bincount(code).max()))
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(code, code, groups)
     total = np.bincount(code)
 

@@ -1,0 +1,199 @@
+"""Training: it learns what can be learned, keeps its contract, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from train_helpers import write_store
+from transformers import AutoModelForImageClassification
+
+from wsivit.errors import OutputExistsError, StoreError, UsageError
+from wsivit.models import load_classifier, weights_fingerprint
+from wsivit.predict import predict
+from wsivit.runs import Contract
+from wsivit.store import TileStore
+from wsivit.train import RunResult, TrainOptions, train
+
+QUICK = TrainOptions(pretrained=False, image_size=48, epochs=3, batch_size=16, lr=2e-3, workers=0, device="cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> tuple[TileStore, TileStore]:
+    folder = tmp_path_factory.mktemp("slides")
+    return write_store(folder, "one", columns=24, rows=12), write_store(folder, "two", seed=9, unreadable=(7,))
+
+
+@pytest.fixture(scope="module")
+def vit(slides: tuple[TileStore, TileStore], tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    output = tmp_path_factory.mktemp("runs") / "vit"
+    return train([slides[0].path], label="region", model="test_vit", output=output, options=QUICK)
+
+
+def accuracy(run: Path, store: TileStore) -> float:
+    predicted = predict(run, store.path).predictions(run.name)
+    truth = store.label("region").codes
+    known = (truth >= 0) & ~np.isnan(predicted.probabilities[:, 0])
+    return float((predicted.probabilities[known].argmax(1) == truth[known]).mean())
+
+
+def test_a_vit_learns_and_holds_on_another_slide(vit: RunResult, slides: tuple[TileStore, TileStore]) -> None:
+    assert vit.validation["accuracy"] > 0.95
+    assert accuracy(vit.folder, slides[1]) > 0.95
+
+
+def test_a_resnet_learns_and_holds_on_another_slide(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
+    result = train([slides[0].path], label="region", model="test_resnet", output=tmp_path / "resnet", options=QUICK)
+    assert accuracy(result.folder, slides[1]) > 0.95
+
+
+def test_the_run_folder_is_the_contract(vit: RunResult, slides: tuple[TileStore, TileStore]) -> None:
+    run = Contract.read(vit.folder)
+    assert run == vit.contract
+    assert (run.model, run.label, run.classes) == ("test_vit", "region", ("stroma", "tumor"))
+    assert (run.mpp, run.tile_size, run.preprocessing.image_size) == (0.5, 48, 48)
+    assert run.model_fingerprint == weights_fingerprint(vit.folder)
+    assert run.data[0]["fingerprint"] == slides[0].parameters.slide_fingerprint
+    assert sum(run.data[0][side] for side in ("train", "validation", "left out")) == 24 * 12 - 2
+    assert run.validation == vit.validation
+    assert "/" not in json.dumps([run.data, run.split["file"]])
+    rows = (vit.folder / "metrics.csv").read_text().splitlines()
+    assert rows[0].startswith("epoch,step,train_loss") and len(rows) == 4
+    with Image.open(vit.folder / "curves.png") as curves:
+        assert curves.width > 1000
+    card = (vit.folder / "README.md").read_text()
+    assert "stroma, tumor" in card and "0.5 microns per pixel" in card
+    assert sorted(p.name for p in vit.folder.iterdir()) == [
+        "README.md", "checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors", "split.csv",
+        "wsivit.json",
+    ]  # fmt: skip
+
+
+def test_the_saved_model_is_the_one_that_was_measured(vit: RunResult) -> None:
+    """The figures come again from the folder, by plain transformers and our own arithmetic."""
+    from wsivit.data.augment import normalise, resize
+    from wsivit.data.samples import samples_from_stores
+    from wsivit.data.splits import VALIDATION, read_split
+
+    store = vit.folder.parent.parent / "slides0" / "one.zarr"
+    samples = samples_from_stores([store], "region")
+    held = samples.take(read_split(vit.folder / "split.csv", samples).of(VALIDATION))
+    pixels = torch.from_numpy(held.read(np.arange(len(held)))).permute(0, 3, 1, 2)
+    preprocessing = load_classifier(vit.folder).preprocessing
+    model = AutoModelForImageClassification.from_pretrained(vit.folder).eval()
+    with torch.no_grad():
+        made = model(pixel_values=normalise(resize(pixels, 48), preprocessing.mean, preprocessing.std)).logits
+    loss = torch.nn.functional.cross_entropy(made, torch.from_numpy(held.code))
+    assert loss.item() == pytest.approx(vit.validation["loss"], rel=1e-4)
+
+
+def test_the_same_seed_gives_the_same_run(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
+    options = replace(QUICK, epochs=1, workers=1)
+    runs = [
+        train([slides[1].path], label="region", model="test_vit", output=tmp_path / name, options=options)
+        for name in ("a", "b")
+    ]
+    assert runs[0].contract.model_fingerprint == runs[1].contract.model_fingerprint
+
+
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
+    vit: RunResult, slides: tuple[TileStore, TileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsivit.trainer import Curves
+
+    def killed(self: Curves, args: object, state: object, control: object, **kwargs: object) -> None:
+        if state.epoch >= 2:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    arguments = {"label": "region", "model": "test_vit", "output": tmp_path / "vit", "options": QUICK}
+    with monkeypatch.context() as patch:
+        patch.setattr(Curves, "on_epoch_begin", killed, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            train([slides[0].path], **arguments)
+    assert not Contract.read(tmp_path / "vit").done
+    with pytest.raises(UsageError, match="not finished"):
+        predict(tmp_path / "vit", slides[1].path)
+    with pytest.raises(OutputExistsError, match=r"another unfinished run: options: .*asked for"):
+        train([slides[0].path], **arguments | {"options": replace(QUICK, lr=1e-3)})
+    again = train([slides[0].path], **arguments)
+    assert (tmp_path / "vit" / "metrics.csv").read_text() == (vit.folder / "metrics.csv").read_text()
+    assert again.contract.model_fingerprint == vit.contract.model_fingerprint
+
+
+def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 2, 24 * 12).astype(np.int16)
+    noise = write_store(tmp_path, "noise", columns=24, rows=12, codes=codes)
+    options = replace(QUICK, epochs=2, holdout=0.3)
+    result = train([noise.path], label="region", model="test_vit", output=tmp_path / "run", options=options)
+    n = sum(result.counts["validation"].values())
+    assert n > 50
+    assert abs(result.validation["accuracy"] - 0.5) < 3 * np.sqrt(0.25 / n)
+
+
+def test_the_backbone_rests_in_a_linear_probe(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
+    from wsivit.models import create_classifier, save_classifier
+
+    start = create_classifier("test_resnet", ("x", "y", "z"), pretrained=False, image_size=48)
+    save_classifier(start, tmp_path / "start")
+    options = TrainOptions(freeze=True, epochs=1, image_size=48, workers=0, device="cpu")
+    result = train(
+        [slides[1].path], label="region", model=str(tmp_path / "start"), output=tmp_path / "r", options=options
+    )
+    before, after = start.model.state_dict(), load_classifier(result.folder).model.state_dict()
+    changed = {
+        key for key in before if before[key].shape != after[key].shape or not torch.equal(before[key], after[key])
+    }
+    assert changed == {"timm_model.fc.weight", "timm_model.fc.bias"}
+
+
+def test_a_finished_run_and_a_strange_folder_are_left_alone(
+    vit: RunResult, slides: tuple[TileStore, TileStore], tmp_path: Path
+) -> None:
+    arguments = {"label": "region", "model": "test_vit", "options": QUICK}
+    with pytest.raises(OutputExistsError, match="finished run"):
+        train([slides[0].path], output=vit.folder, **arguments)
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="is no run"):
+        train([slides[0].path], output=tmp_path, **arguments)
+    assert (tmp_path / "thesis.doc").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainOptions(**values)  # type: ignore[arg-type]
+
+
+def test_a_run_of_another_version_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="wsivit train makes one"):
+        Contract.read(tmp_path)
+    (tmp_path / "wsivit.json").write_text('{"format": 99}')
+    with pytest.raises(StoreError, match="run format 99"):
+        Contract.read(tmp_path)
+    (tmp_path / "wsivit.json").write_text('{"format": 1}')
+    with pytest.raises(StoreError, match="damaged"):
+        Contract.read(tmp_path)
+    (tmp_path / "wsivit.json").write_text("{")
+    with pytest.raises(StoreError, match="cannot be read"):
+        Contract.read(tmp_path)
