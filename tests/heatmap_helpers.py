@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsivit.grid import TileGrid
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore, TileTable
+from wsivit.store.codec import encode_zstd
 
 Field = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -31,9 +32,13 @@ def make_store(
     field: Field = left_half,
     classes: Sequence[str] = ("normal", "tumor"),
     unreadable: Sequence[int] = (),
+    pixels: bool = False,
     **parameters: Any,
 ) -> TileStore:
-    """Write a store whose every tile has the probability that `field` gives for its centre (level-0 x, y)."""
+    """Write a store whose every tile has the probability that `field` gives for its centre (level-0 x, y).
+
+    With `pixels` its tiles are as bright as they lie right.
+    """
     plane = round(size0[0] / downsample), round(size0[1] / downsample)
     grid = TileGrid(tile, overlap, *plane, downsample, downsample)
     col, row = grid.cells()
@@ -53,7 +58,7 @@ def make_store(
         grid=grid,
         tissue={},
         min_tissue=0.0,
-        codec="none",
+        codec="zstd" if pixels else "none",
         **parameters,
     )
     table = TileTable(col, row, *grid.level0_xy(col, row), np.ones(len(col), np.float32), status)
@@ -62,6 +67,9 @@ def make_store(
         mask = np.ones((round(size0[1] / 32), round(size0[0] / 32)), bool)
         writer.write_thumbnail(thumbnail, (size0[0] / thumbnail.shape[1], size0[1] / thumbnail.shape[0]))
         writer.write_mask(mask, (size0[0] / mask.shape[1], size0[1] / mask.shape[0]))
+        for tiles in writer.pending() if pixels else ():
+            bright = (255 * boxes[tiles.start : tiles.stop, 0] / size0[0]).astype(np.uint8)
+            writer.write_shard(tiles, [encode_zstd(np.full((tile, tile, 3), value, np.uint8)) for value in bright])
         writer.finish()
     store = TileStore(path)
     p = field(boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)).astype(np.float32)

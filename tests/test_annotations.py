@@ -44,6 +44,17 @@ def test_every_shape_of_geojson(tmp_path: Path, document: Any) -> None:
     assert region == Annotation("tumor", Polygon(SQUARE[0]))
 
 
+def test_regions_inside_regions_and_those_of_older_versions(tmp_path: Path) -> None:
+    inner = feature(classification={"name": "necrosis"}) | {"id": "PathAnnotationObject"}
+    del inner["properties"]["objectType"]
+    outer = feature(childObjects=[inner, feature(objectType="tile")])
+    regions = read_annotations(write(tmp_path / "a.geojson", [outer, feature() | {"id": "PathCellObject"}]))
+    assert [region.name for region in regions] == ["tumor", "necrosis", "tumor"]
+    old = feature() | {"id": "PathDetectionObject"}
+    del old["properties"]["objectType"]
+    assert len(read_annotations(write(tmp_path / "b.geojson", [outer, old]))) == 2
+
+
 def test_gzip_is_found_by_content_not_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.geojson"
     path.write_bytes(gzip.compress(json.dumps([feature()]).encode()))

@@ -10,7 +10,7 @@ import gzip
 import json
 import logging
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 
 NamedShapes: TypeAlias = Iterator[tuple[str, BaseGeometry]]
 
-# What a pathologist draws. QuPath's other objects (tiles, cells, detections) are results, not annotations.
-_DRAWN = ("annotation", "PathAnnotationObject", "", None)
+# QuPath's objects that are results, or a frame for others; whatever else is there, QuPath takes for annotations too.
+_NOT_DRAWN = {"tile", "cell", "detection", "tmaCore", "tma_core", "root"}
+_NOT_DRAWN |= {"PathTileObject", "PathCellObject", "PathDetectionObject", "TMACoreObject", "PathRootObject"}
 _AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 _MAX_VERTICES = 256
 
@@ -205,9 +206,14 @@ def _geojson(data: bytes, path: Path) -> NamedShapes:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: neither GeoJSON nor XML ({error})") from error
-    for feature in _features(document, path):
+    features = deque(_features(document, path))
+    while features:
+        feature = features.popleft()
         properties = feature.get("properties") or {}
-        if properties.get("objectType", properties.get("object_type")) in _DRAWN:
+        inside = properties.get("childObjects") or properties.get("children") or []
+        features.extendleft(reversed(_features(inside, path)))
+        kind = properties.get("objectType") or properties.get("object_type") or feature.get("id")
+        if not (isinstance(kind, str) and kind in _NOT_DRAWN):
             yield _class_name(properties), _geometry(feature.get("geometry"), path)
 
 
