@@ -42,8 +42,8 @@ class Files(Protocol):
     def remove(self, key: str) -> None:
         """Remove a file or everything below a key; nothing happens where there is nothing."""
 
-    def remove_temporaries(self) -> None:
-        """Remove what a killed writer left half-written."""
+    def remove_temporaries(self, key: str = "") -> None:
+        """Remove what a killed writer left half-written below a key."""
 
 
 def files_at(location: str | os.PathLike[str]) -> Files:
@@ -157,9 +157,9 @@ class LocalFiles:
         else:
             path.unlink(missing_ok=True)
 
-    def remove_temporaries(self) -> None:
-        """Remove what a killed writer left half-written."""
-        for folder, _, names in os.walk(self.root):
+    def remove_temporaries(self, key: str = "") -> None:
+        """Remove half-written files."""
+        for folder, _, names in os.walk(self.root / key):
             for name in names:
                 if name.startswith(TEMPORARY):
                     Path(folder, name).unlink(missing_ok=True)
@@ -232,5 +232,5 @@ class RemoteFiles:
         if system.exists(path):
             system.rm(path, recursive=True)
 
-    def remove_temporaries(self) -> None:
+    def remove_temporaries(self, key: str = "") -> None:
         """Do nothing: uploads leave nothing behind."""

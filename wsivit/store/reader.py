@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,40 +17,17 @@ from wsivit.grid import TileGrid
 from wsivit.resolution import ReadPlan
 from wsivit.store import layout
 from wsivit.store.codec import decode, strip_crc
-from wsivit.store.columns import (
-    LabelColumn,
-    Predictions,
-    read_labels,
-    read_predictions,
-    save_labels,
-    save_predictions,
-)
+from wsivit.store.columns import LabelColumn, read_labels, save_labels
+from wsivit.store.documents import read_root, shard_key
 from wsivit.store.files import LocalFiles, files_at
+from wsivit.store.lazy import dask_array
 from wsivit.store.parameters import COLUMNS, Status, StoreParameters
+from wsivit.store.predictions import Predictions, PredictionsWriter, read_predictions, save_predictions
 from wsivit.store.shard import decode_index, index_size
-from wsivit.store.writer import read_root, shard_key
+from wsivit.store.threads import decoding_threads
 
 _BLOCK = 64
 _GROUP = 8
-_pool: ThreadPoolExecutor | None = None
-_pool_guard = threading.Lock()
-
-
-def _forget_pool() -> None:
-    # Threads do not survive a fork.
-    global _pool, _pool_guard
-    _pool, _pool_guard = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _threads() -> ThreadPoolExecutor:
-    global _pool
-    with _pool_guard:
-        if _pool is None:
-            _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="wsivit-decode")
-        return _pool
 
 
 class TileStore:
@@ -222,6 +197,16 @@ class TileStore:
         """Write the predictions of a run whole. Those of a run of the same name are replaced."""
         save_predictions(self.files, run, predictions, self._n)
 
+    def predictions_writer(self, run: str, classes: Sequence[str], attrs: dict[str, Any]) -> PredictionsWriter:
+        """Begin the predictions of a run, or go on with ones of the same classes and attributes that were broken off.
+
+        Raises
+        ------
+        StoreLockedError
+            When another process is writing predictions of that run.
+        """
+        return PredictionsWriter(self.files, run, self._n, classes, attrs)
+
     # Pixels
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
@@ -234,6 +219,10 @@ class TileStore:
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for start in range(0, self._n, _BLOCK):
             yield from self.read(np.arange(start, min(self._n, start + _BLOCK)))
+
+    def dask(self, indexes: ArrayLike | None = None, *, block: int = _BLOCK) -> Any:
+        """Return tiles as a dask array, uint8 (k, size, size, 3), in blocks; by default all readable ones."""
+        return dask_array(self, self.readable if indexes is None else self._indexes_of(indexes), block)
 
     def read(self, indexes: ArrayLike, out: Any = None, *, threads: int | None = None) -> NDArray[np.uint8]:
         """Read tiles, decoded in threads.
@@ -306,7 +295,7 @@ class TileStore:
         if threads == 1:
             work()
             return
-        for job in [_threads().submit(work) for _ in range(threads)]:
+        for job in [decoding_threads().submit(work) for _ in range(threads)]:
             job.result()
 
     def _decode_tile(self, index: int, chunks: list[bytes], out: NDArray[np.uint8]) -> None:

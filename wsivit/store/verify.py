@@ -15,11 +15,11 @@ from wsivit.errors import StoreError, WsivitError
 from wsivit.resolution import ReadPlan
 from wsivit.store import layout
 from wsivit.store.codec import strip_crc
+from wsivit.store.documents import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
 from wsivit.store.files import files_at
 from wsivit.store.parameters import COLUMNS, Status, TileTable
 from wsivit.store.reader import TileStore
 from wsivit.store.shard import decode_index, index_size
-from wsivit.store.writer import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
 
 if TYPE_CHECKING:
     from wsivit.slide import Slide

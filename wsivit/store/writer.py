@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -14,82 +13,24 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import wsivit
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError
 from wsivit.store import layout
 from wsivit.store.columns import LabelColumn, check_name, write_label_column
+from wsivit.store.documents import (
+    DESCRIPTIONS,
+    JOURNAL,
+    TILES,
+    column_attributes,
+    read_journal,
+    read_root,
+    shard_key,
+    tiles_spec,
+    versions,
+)
 from wsivit.store.files import TEMPORARY, Files, LocalFiles, files_at, put_in_place, sync_folder
 from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
 from wsivit.store.shard import encode_shard
-
-TILES = "tiles"
-JOURNAL = f"{TILES}/journal.jsonl"
-_DESCRIPTIONS = {
-    "tiles": "RGB pixels of the tiles; a tile whose status is unreadable has none and reads as zeros",
-    "col": "column of the tile in the grid",
-    "row": "row of the tile in the grid",
-    "x0": "left edge of the tile, in level-0 pixels of the slide",
-    "y0": "top edge of the tile, in level-0 pixels of the slide",
-    "tissue_fraction": "share of the tile that is tissue",
-    "status": "what the pixels of the tile are",
-    "tissue_mask": "where the slide is tissue; downsample: level-0 pixels per mask pixel (x, y)",
-    "thumbnail": "the slide at low power; downsample: level-0 pixels per thumbnail pixel (x, y)",
-}
-_RECORDED = ("numpy", "simplejpeg", "imagecodecs", "tifffile", "openslide-python", "openslide-bin")
-
-
-def shard_key(shard: int) -> str:
-    """Key of a shard file."""
-    return layout.chunk_key(TILES, shard, 0, 0, 0)
-
-
-def tiles_spec(parameters: StoreParameters, n: int) -> layout.ArraySpec:
-    """Return the document of the ``tiles`` array."""
-    size, (height, width) = parameters.grid.tile_size, parameters.chunk
-    if parameters.codec == "zstd":
-        inner: list[dict[str, Any]] = layout.COMPRESSED
-    elif parameters.encoding == "copied":
-        inner = [{"name": "imagecodecs_jpeg"}, layout.CRC]
-    else:
-        settings = {"level": parameters.quality, "subsampling": "444"}
-        inner = [{"name": "imagecodecs_jpeg", "configuration": settings}, layout.CRC]
-    sharding = {
-        "chunk_shape": [1, height, width, 3],
-        "codecs": inner,
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, layout.CRC],
-        "index_location": "end",
-    }
-    return layout.ArraySpec(
-        shape=(n, size, size, 3),
-        chunk_shape=(parameters.shard_tiles, size, size, 3),
-        dtype="uint8",
-        dimensions=("tile", "y", "x", "channel"),
-        codecs=[{"name": "sharding_indexed", "configuration": sharding}],
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {"wsivit": wsivit.__version__}
-    for name in _RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def read_journal(files: Files) -> dict[int, dict[str, Any]]:
-    """Return the journal's entries by shard; StoreError when it is damaged."""
-    try:
-        lines = files.read(JOURNAL).splitlines()
-    except FileNotFoundError:
-        return {}
-    try:
-        entries = [json.loads(line) for line in lines]
-        return {int(entry["shard"]): entry for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
 
 
 class StoreWriter:
@@ -108,7 +49,7 @@ class StoreWriter:
         self._table_digest = table.digest()
         self._status = table.status.copy()
         self._journal: dict[int, dict[str, Any]] = {}
-        self._versions = _versions()
+        self._versions = versions()
         self._lock: Lock | None = None
         self._place: Path | None = None
         self.done = False
@@ -195,7 +136,7 @@ class StoreWriter:
     def _create(self) -> None:
         if self.parameters.codec != "none":
             spec = tiles_spec(self.parameters, len(self._table))
-            layout.write_document(self._files, TILES, spec.to_dict(), {"description": _DESCRIPTIONS[TILES]})
+            layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
         self._write_root(complete=False)
 
     def _write_root(self, complete: bool) -> None:
@@ -331,7 +272,7 @@ class StoreWriter:
     ) -> None:
         mpp = [float(d) * float(m) for d, m in zip(downsample, self.parameters.slide_mpp, strict=True)]
         attributes = {
-            "description": _DESCRIPTIONS[name],
+            "description": DESCRIPTIONS[name],
             "downsample": [float(d) for d in downsample],
             "mpp": mpp,
         }
@@ -357,7 +298,7 @@ class StoreWriter:
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
         for name in COLUMNS:
             values = self._status if name == "status" else getattr(self._table, name)
-            layout.write_array(self._files, name, values, ("tile",), _column_attributes(name))
+            layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
         self._write_root(complete=True)
         if self._place is not None:
             put_in_place(Path(self._files.url), self._place)
@@ -390,37 +331,6 @@ class _Hashed:
             self.digest.update(part)
             self.size += len(part)
             yield part
-
-
-def _column_attributes(name: str) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"description": _DESCRIPTIONS[name]}
-    if name == "status":
-        attributes["values"] = {status.name.lower(): int(status) for status in Status}
-    return attributes
-
-
-def read_root(files: Files) -> dict[str, Any]:
-    """Return the attributes of a store.
-
-    Raises
-    ------
-    StoreError
-        When there is no tile store, or it is of another format version, or its document is damaged.
-    """
-    if files.size(layout.DOCUMENT) is None:
-        raise StoreError(f"{files.url} is not a tile store: it has no {layout.DOCUMENT}")
-    document = layout.read_document(files, "")
-    attributes = layout.attributes_of(document)
-    if "format" not in attributes:
-        raise StoreError(f"{files.url} is a zarr group, but not a tile store of wsivit")
-    if attributes["format"] != FORMAT:
-        raise StoreError(
-            f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: use the wsivit that"
-            f" wrote it ({attributes.get('versions', {}).get('wsivit', 'unknown')}), or make the store anew"
-        )
-    if not layout.seal_fits(document):
-        raise StoreError(f"{files.url}/{layout.DOCUMENT} was changed after it was written: make the store anew")
-    return attributes
 
 
 def _refuse_foreign(files: Files) -> None:
