@@ -127,10 +127,11 @@ def lay_over(canvas: Canvas, colours: RGB, where: NDArray[np.bool_], alpha: floa
 
     Under them the tissue is shown by its brightness alone, so that a hue always means a score.
     """
-    rgb = canvas.rgb.copy()
-    mixed = alpha * colours[where] + (1 - alpha) * canvas.grey[where][:, None]
-    rgb[where] = np.clip(np.rint(mixed), 0, 255)
-    return rgb
+    mixed = colours.astype(np.float32)
+    mixed *= alpha
+    mixed += (1 - alpha) * canvas.grey[..., None]
+    np.rint(mixed, out=mixed)
+    return np.where(where[..., None], mixed.astype(np.uint8), canvas.rgb)
 
 
 def unreadable(scores: ScoreGrid, canvas: Canvas) -> NDArray[np.bool_]:

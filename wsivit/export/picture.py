@@ -35,6 +35,7 @@ from wsivit.export.source import Heat
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
 _INK, _QUIET, _OUTLINE, _FRAME = "#1a1a1a", "#555555", "#30303a", "#b8b8b8"
 _KINDS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -121,15 +122,16 @@ class Page:
 
         self._canvas, self._heat = canvas, heat
         self._unit = max(canvas.size) / 100
+        self._thin = -(-max(canvas.size) // 1000)  # a line looks the same, traced on every second pixel
         width, height = canvas.size
-        top, right, self._bottom = (round(n * self._unit) for n in (7, 12, 5))
+        top, right, bottom = (round(n * self._unit) for n in (7, 12, 5))
         gap = round(2 * self._unit)
         self.lefts = [gap + k * (width + gap) for k in range(len(panels))]
         self.top = top
-        self._size = self.lefts[-1] + width + right, top + height + self._bottom
-        self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="white")
-        for left, panel in zip(self.lefts, panels, strict=True):
-            self._figure.figimage(panel, xo=left, yo=self._bottom, origin="upper", zorder=-1)
+        self._size = self.lefts[-1] + width + right, top + height + bottom
+        self._panels = panels
+        self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="none")
+        for left in self.lefts:
             self._axes = self._panel(left)
 
     def _panel(self, left: int) -> Axes:
@@ -182,10 +184,11 @@ class Page:
         self._contour(field, threshold, _INK, 0.13)
 
     def _contour(self, field: Field, level: float, ink: str, width: float) -> None:
-        known = field[np.isfinite(field)]
-        if min(field.shape) > 1 and known.size and known.min() < level <= known.max():
-            x, y = np.arange(field.shape[1]) + 0.5, np.arange(field.shape[0]) + 0.5
-            self._axes.contour(x, y, field, [level], colors=ink, linewidths=self._points(width))
+        thinned = field[:: self._thin, :: self._thin]
+        known = thinned[np.isfinite(thinned)]
+        if min(thinned.shape) > 1 and known.size and known.min() < level <= known.max():
+            y, x = (np.arange(side) * self._thin + 0.5 for side in thinned.shape)
+            self._axes.contour(x, y, thinned, [level], colors=ink, linewidths=self._points(width))
 
     def colour_bar(self, options: HeatmapOptions, label: str) -> None:
         """Draw the absolute scale beside the slide, as its colours look on tissue."""
@@ -240,11 +243,8 @@ class Page:
 
     def save(self, path: Path, facts: dict[str, Any]) -> None:
         """Write the page, whole or not at all, with its frame in the file."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from PIL import Image, PngImagePlugin
+        from PIL import PngImagePlugin
 
-        agg: Any = FigureCanvasAgg(self._figure)
-        agg.draw()
         frame = {"slide_id": self._heat.slide_id, "run": self._heat.run, "left": self.lefts[-1], "top": self.top}
         frame |= {"width": self._canvas.size[0], "height": self._canvas.size[1]}
         note = PngImagePlugin.PngInfo()
@@ -252,4 +252,17 @@ class Page:
         kind = _KINDS[path.suffix.lower()]
         options: dict[str, Any] = {"pnginfo": note} if kind == "PNG" else {"quality": 92}
         with replacing(path) as temporary:
-            Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3]).save(temporary, format=kind, **options)
+            self._rendered().save(temporary, format=kind, **options)
+
+    def _rendered(self) -> Image:
+        """Lay the drawn lines and words over the panels, whose pixels stay as they are."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from PIL import Image
+
+        drawn: Any = FigureCanvasAgg(self._figure)
+        drawn.draw()
+        page = Image.new("RGBA", self._size, "white")
+        for left, panel in zip(self.lefts, self._panels, strict=True):
+            page.paste(Image.fromarray(panel), (left, self.top))
+        page.alpha_composite(Image.fromarray(np.asarray(drawn.buffer_rgba())))
+        return page.convert("RGB")
