@@ -15,13 +15,13 @@ PERIOD = 256.0
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
 
 
-def texture(width: int, height: int, seed: int = 0) -> Picture:
+def texture(width: int, height: int, seed: int = 0, grain: float = 12) -> Picture:
     """Smooth coloured blobs with fine grain: content that every decoder error shows in."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     waves = [np.sin(x / (7 + 3 * c) + c) * np.cos(y / (11 - 2 * c)) for c in range(3)]
-    grain = rng.normal(0, 12, (height, width, 1))
-    return np.clip(np.stack(waves, -1) * 70 + 150 + grain, 0, 255).astype(np.uint8)
+    noise = rng.normal(0, grain, (height, width, 1))
+    return np.clip(np.stack(waves, -1) * 70 + 150 + noise, 0, 255).astype(np.uint8)
 
 
 def write_jpeg_slide(

@@ -131,7 +131,9 @@ def scale(x: float, y: float | None = None) -> ScaleVerdict:
         (2.0, 1, 2, False),
         (4.0, 2, 1, False),
         (0.3, 0, 1, True),
-        (0.6, 0, 2, True),
+        (0.6, 0, 1, True),
+        (0.8, 0, 2, True),
+        (2.9, 1, 1, True),
         (3.9, 1, 2, True),
     ],
 )
@@ -201,6 +203,8 @@ def test_every_plan_keeps_its_promises(mpp0, ratio, tolerance, width, height, fa
         assert plan.mpp_x == pytest.approx(plan.requested_mpp, rel=1e-6)
     if downscale == "area":
         assert plan.reduce == 1
+    if plan.reduce > 1 and plan.resampled:
+        assert min(plan.residual_x, plan.residual_y) >= 1.5
 
 
 def test_a_source_without_values_is_kept_for_the_record() -> None:

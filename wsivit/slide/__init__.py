@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from wsivit.resolution import Level
-from wsivit.slide.base import TileFailure
+from wsivit.slide.base import JpegColor, TileFailure
 from wsivit.slide.info import SlideInfo
 from wsivit.slide.native import NativeTiles
 from wsivit.slide.opening import Reader, info, open_slide
 from wsivit.slide.slide import Slide
 
-__all__ = ["Level", "NativeTiles", "Reader", "Slide", "SlideInfo", "TileFailure", "info", "open_slide"]
+__all__ = ["JpegColor", "Level", "NativeTiles", "Reader", "Slide", "SlideInfo", "TileFailure", "info", "open_slide"]

@@ -91,9 +91,18 @@ class Normaliser:
         segments = read_header(tables).segments if tables else b""
         self.prefix = SOI + adobe_marker(rgb) + segments
         self.size = (width, height)
+        self._seen = (b"\0", b"")  # a header as stored, and what it becomes: nearly always that of the next tile too
 
     def __call__(self, tile: bytes) -> bytes:
         """Return the complete stream; `ValueError` says what is wrong with a damaged one."""
+        stored, normalised = self._seen
+        if not tile.startswith(stored) or len(tile) < len(stored) + 2:
+            stored, normalised = self._header(tile)
+            self._seen = (stored, normalised)
+        return normalised + tile[len(stored) :]
+
+    def _header(self, tile: bytes) -> tuple[bytes, bytes]:
+        """A tile's bytes up to and with the scan's marker, as stored and as they should be."""
         header = read_header(tile)
         if (header.components, header.precision) != (3, 8):
             raise ValueError(f"JPEG has {header.components} components of {header.precision} bits, not 3 of 8")
@@ -103,4 +112,5 @@ class Normaliser:
             )
         if header.scan + 4 > len(tile):
             raise ValueError("JPEG has no image data")
-        return b"".join((self.prefix, header.segments, tile[header.scan :]))
+        marker = tile[header.scan : header.scan + 2]
+        return tile[: header.scan + 2], self.prefix + header.segments + marker

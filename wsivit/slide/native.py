@@ -155,17 +155,17 @@ class NativeBackend:
         """One tile as a complete JPEG stream; None where it is blank."""
         tiled = self.tiled[level]
         index = row * tiled.n_cols + col
-        offset, count = int(tiled.offsets[index]), int(tiled.counts[index])
+        offset, count = tiled.offsets.item(index), tiled.counts.item(index)
         if count == 0:
             return None
         try:
             if offset + count > self._size:
                 raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self._size})")
-            return tiled.normalise(os.pread(self._descriptor(), count, offset))
+            return tiled.normalise(os.pread(self._file or self._open(), count, offset))
         except (ValueError, OSError) as error:
             raise UnreadableBlockError(f"level {level}, tile ({col}, {row}): {error}") from error
 
-    def _descriptor(self) -> int:
+    def _open(self) -> int:
         with self._lock:
             if self._file is None:
                 # Shared across a fork without harm: pread does not move the file's position.
@@ -178,6 +178,10 @@ class NativeBackend:
             if self._file is not None:
                 os.close(self._file)
             self._file = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
 
 
 def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:

@@ -17,6 +17,7 @@ from wsivit.slide.base import Backend, Color, Pixels, TileFailure, UnreadableBlo
 from wsivit.slide.resample import Box, margin, resample
 
 _CACHE_BYTES = 192 << 20
+_KEEP_BYTES = 31 << 20
 _PIECE_PIXELS = 1 << 20
 
 
@@ -42,11 +43,12 @@ class Request:
 
 @dataclass(eq=False)
 class _Block:
-    """One block of the slide on its way: `ready` is set when `pixels` is there."""
+    """One block of the slide on its way: `ready` is set when `pixels` is there; `shared` if several tiles need it."""
 
     col: int
     row: int
     ready: Event
+    shared: bool
     pixels: Pixels | TileFailure | None = None
 
 
@@ -71,6 +73,7 @@ def read_rectangles(backend: Backend, request: Request, threads: int | None = No
         for piece in work.pieces():
             yield from work.make(piece)
         return
+    _keep_freed_memory()
     with ThreadPoolExecutor(threads) as pool:
         # Started in order, so that a piece only ever waits for blocks of pieces that are already running.
         flying: deque[Future[list[Pixels | TileFailure]]] = deque()
@@ -84,6 +87,14 @@ def read_rectangles(backend: Backend, request: Request, threads: int | None = No
         finally:
             for future in flying:
                 future.cancel()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what tiles give back: it raises that limit with the largest block it has seen come and go.
+
+    Otherwise every tile made in a thread is faulted in anew, which costs as much as decoding it.
+    """
+    np.empty(_KEEP_BYTES, np.uint8)
 
 
 def available_cpus() -> int:
@@ -129,19 +140,21 @@ class _Pass:
         ranges[outside] = 0
         return ranges
 
-    def _last_uses(self) -> NDArray[np.int64]:
-        """For each block of the level, the last rectangle that needs it; -1 for none."""
-        last = np.full(self.n_cols * self.n_rows, -1, np.int64)
+    def _uses(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each block of the level, how many rectangles need it, and which is the last that does."""
+        count, last = (np.zeros(self.n_cols * self.n_rows, np.int64) for _ in range(2))
         c0, r0, c1, r1 = self.ranges.T
         for dc in range(int((c1 - c0).max(initial=0))):
             for dr in range(int((r1 - r0).max(initial=0))):
                 here = np.flatnonzero((c0 + dc < c1) & (r0 + dr < r1))
-                np.maximum.at(last, (r0[here] + dr) * self.n_cols + c0[here] + dc, here)
-        return last
+                keys = (r0[here] + dr) * self.n_cols + c0[here] + dc
+                np.add.at(count, keys, 1)
+                np.maximum.at(last, keys, here)
+        return count, last
 
     def pieces(self) -> Iterator[_Piece]:
         """Cut the request into pieces; each block is decoded by the first that needs it and kept for the last."""
-        request, last = self.request, self._last_uses()
+        request, (count, last) = self.request, self._uses()
         step = max(1, _PIECE_PIXELS // (request.width * request.height))
         room = _CACHE_BYTES // (3 * self.block[0] * self.block[1])
         known: dict[int, _Block] = {}
@@ -151,7 +164,7 @@ class _Pass:
                 block = known.get(key)
                 if block is None:
                     row, col = divmod(key, self.n_cols)
-                    block = _Block(col, row, piece.ready)
+                    block = _Block(col, row, piece.ready, shared=count[key] > 1)
                     piece.fresh.append(block)
                     if last[key] >= piece.span.stop and len(known) < room:
                         known[key] = block
@@ -193,8 +206,8 @@ class _Pass:
         y_from, y_to = max(y, 0), min(y + request.height, plan.height)
         if x_from >= x_to or y_from >= y_to:
             return _filled(request.width, request.height, self.background)
-        left, top, right, bottom = self.boxes[index].tolist()
-        window = self._window((left, top, right, bottom), self.ranges[index].tolist(), blocks)
+        left, top, *_ = box = tuple(self.boxes[index].tolist())
+        window = self._window(box, self.ranges[index].tolist(), blocks)
         if isinstance(window, TileFailure):
             return window
         if plan.resampled:
@@ -213,22 +226,25 @@ class _Pass:
     ) -> Pixels | TileFailure:
         """Join blocks into the box ``left, top, right, bottom`` of the plane."""
         left, top, right, bottom = box
-        window = np.empty((bottom - top, right - left, 3), np.uint8)
         width, height = self.block
+        window = None
         for row in range(ranges[1], ranges[3]):
             for col in range(ranges[0], ranges[2]):
                 block = blocks[row * self.n_cols + col]
-                block.ready.wait()
-                if isinstance(block.pixels, TileFailure):
-                    return block.pixels
-                x0, y0 = max(left, col * width), max(top, row * height)
-                x1, y1 = min(right, (col + 1) * width), min(bottom, (row + 1) * height)
-                part = window[y0 - top : y1 - top, x0 - left : x1 - left]
-                if block.pixels is None:
-                    part[:] = self.background
-                else:
-                    part[:] = block.pixels[y0 - row * height : y1 - row * height, x0 - col * width : x1 - col * width]
-        return window
+                if not block.ready.is_set():
+                    block.ready.wait()
+                pixels = block.pixels
+                if isinstance(pixels, TileFailure):
+                    return pixels
+                x, y = col * width, row * height
+                if pixels is not None and not block.shared and box == (x, y, x + pixels.shape[1], y + pixels.shape[0]):
+                    return pixels
+                if window is None:
+                    window = np.empty((bottom - top, right - left, 3), np.uint8)
+                x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + width), min(bottom, y + height)
+                part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+                window[part] = self.background if pixels is None else pixels[y0 - y : y1 - y, x0 - x : x1 - x]
+        return window if window is not None else np.empty((0, 0, 3), np.uint8)
 
 
 def _filled(width: int, height: int, color: Color) -> Pixels:

@@ -87,6 +87,9 @@ class TiffSlideBackend:
                 self._handle.close()
             self._handle = None
 
+    def __del__(self) -> None:
+        self.close()
+
 
 def _facts(handle: TiffSlide) -> SlideFacts:
     properties = {key: str(value) for key, value in handle.properties.items() if value is not None}
