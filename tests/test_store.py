@@ -62,6 +62,11 @@ def _codec() -> None:
     register()
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TileStore:
     return TileStore(write_store(tmp_path_factory.mktemp("store") / "a.zarr"))

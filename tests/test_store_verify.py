@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,6 +19,11 @@ from wsivit.slide import Slide, TileFailure, open_slide
 from wsivit.store import Predictions, StoreParameters, StoreWriter, TileStore, TileTable
 from wsivit.store.codec import encode_jpeg
 from wsivit.store.verify import compare_with_slide, verify
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 @pytest.fixture
