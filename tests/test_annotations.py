@@ -98,9 +98,9 @@ def test_holes_multipolygons_and_self_crossing_outlines(tmp_path: Path) -> None:
     assert multi.is_valid
 
 
-def test_offset_of_bounds_is_added(tmp_path: Path) -> None:
-    region = read_annotations(write(tmp_path / "a.geojson", feature()), offset=(1000, -5))[0]
-    assert region.geometry.bounds == (1010, 5, 1110, 55)
+def test_geojson_counts_from_where_the_slide_is_shown(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.geojson", feature())
+    assert read_annotations(path, view_origin=(1000, -5))[0].geometry.bounds == (1010, 5, 1110, 55)
 
 
 def test_asap_groups_order_and_types(tmp_path: Path) -> None:
@@ -119,6 +119,7 @@ def test_asap_groups_order_and_types(tmp_path: Path) -> None:
     regions = read_annotations(path)
     assert [region.name for region in regions] == ["Tumor", "mine"]
     assert all(region.geometry.equals(box(10, 10, 110, 60)) for region in regions)
+    assert read_annotations(path, view_origin=(1000, 1000)) == regions  # ASAP counts from the whole image's corner
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_gzip_holds_the_same_bytes_every_time(store: TileStore, tmp_path: Path) 
 def test_regions_come_back_as_annotations_of_the_same_tiles(tmp_path: Path) -> None:
     store = make_store(tmp_path / "S.zarr", field=ring, tile=64, slide_bounds=(160, 96, 3000, 2500))
     path = export(store, "regions")
-    (annulus,) = read_annotations(path, offset=(160, 96))
+    (annulus,) = read_annotations(path, view_origin=(160, 96))
     assert annulus.name == "tumor"
     assert len(annulus.geometry.interiors) == 1  # the hole is kept
     codes, _ = label_tiles([annulus], store.grid.boxes0(store.col, store.row))

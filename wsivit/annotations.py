@@ -51,7 +51,7 @@ class Annotation:
     geometry: BaseGeometry
 
 
-def read_annotations(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.0)) -> list[Annotation]:
+def read_annotations(path: str | Path, *, view_origin: tuple[float, float] = (0.0, 0.0)) -> list[Annotation]:
     """Read the labelled regions of a GeoJSON or ASAP XML file.
 
     Points, lines, and QuPath's tiles, cells and detections are passed over; so are regions with neither a
@@ -61,9 +61,9 @@ def read_annotations(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.
     ----------
     path : path
         ``.geojson``, ``.json``, ``.xml``, or one of these with ``.gz``.
-    offset : (float, float), optional
-        Added to every ``x, y``: the origin of the slide's bounds, where the viewer that drew the regions
-        showed only these (QuPath does with MIRAX slides).
+    view_origin : (float, float), optional
+        Corner of the slide's bounds, ``x, y``. QuPath shows slides that have some (MIRAX) from there, so it is added
+        to the coordinates of GeoJSON. ASAP counts from the corner of the whole image.
 
     Returns
     -------
@@ -79,7 +79,9 @@ def read_annotations(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.
     """
     path = Path(path)
     data = _read_bytes(path)
-    named = _asap(data, path) if data.lstrip()[:1] == b"<" else _geojson(data, path)
+    is_xml = data.lstrip()[:1] == b"<"
+    named = _asap(data, path) if is_xml else _geojson(data, path)
+    offset = np.zeros(2) if is_xml else np.asarray(view_origin, np.float64)
     skipped: Counter[str] = Counter()
     found = []
     for name, geometry in named:
@@ -89,7 +91,7 @@ def read_annotations(path: str | Path, *, offset: tuple[float, float] = (0.0, 0.
         elif not name:
             skipped["without a class or name"] += 1
         else:
-            found.append(Annotation(name, shapely.transform(region, lambda xy: xy + np.asarray(offset))))
+            found.append(Annotation(name, shapely.transform(region, lambda xy: xy + offset)))
     if skipped:
         log.warning("%s: passed over %s", path, _counted(skipped))
     if not found:

@@ -6,6 +6,7 @@ libraries and the store's columns in it; "nothing" is that alone.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ def make(path: Path, tiles: int) -> None:
     """A square slide of so many tiles, overlapping by a half, with blobs of high probability and some noise."""
     from heatmap_helpers import make_store
 
-    side = round(tiles**0.5)
+    side = math.ceil(tiles**0.5)
     width = (side + 1) * 128
     rng = np.random.default_rng(0)
     spots = rng.uniform(0, width, (60, 2))
