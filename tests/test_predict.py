@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from train_helpers import CLASSES, tissue, write_store
+from train_helpers import CLASSES, make_run, tissue, write_store
 
 from wsivit.data.augment import normalise, resize
 from wsivit.errors import OutputExistsError, ScaleError, StoreError, StoreMismatchError, UsageError
 from wsivit.models import create_classifier, save_classifier
-from wsivit.predict import PredictOptions, predict, softmax
+from wsivit.predict import PredictOptions, predict
 from wsivit.runs import Contract
+from wsivit.scoring import softmax
 from wsivit.slide import open_slide
 from wsivit.store import TileStore
 
@@ -30,18 +31,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def make_run(
-    folder: Path, *, seed: int = 0, mpp: float | None = 0.5, tile_size: int = 48, temperature: float = 1
-) -> Path:
-    """A run folder whose model was never trained: what it says does not matter here, only that it says it."""
-    torch.manual_seed(seed)
-    made = create_classifier("test_vit", CLASSES, pretrained=False, image_size=32)
-    fingerprint = save_classifier(made, folder)
-    contract = Contract("test_vit", CLASSES, "region", mpp, tile_size, made.preprocessing, [], {}, {}, fingerprint)
-    replace(contract, temperature=temperature).write(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

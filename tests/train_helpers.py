@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from wsivit.grid import TileGrid
+from wsivit.models import create_classifier, save_classifier
 from wsivit.resolution import ReadPlan
+from wsivit.runs import Contract
 from wsivit.store import Status, StoreParameters, StoreWriter, TileStore, TileTable
 from wsivit.store.codec import encode_jpeg
 
@@ -83,3 +86,15 @@ def write_store(
         labels[[0, -1]] = -1
     store.write_labels("region", labels, CLASSES)
     return store
+
+
+def make_run(
+    folder: Path, *, seed: int = 0, mpp: float | None = 0.5, tile_size: int = 48, temperature: float = 1
+) -> Path:
+    """A run folder whose model was never trained: what it says does not matter here, only that it says it."""
+    torch.manual_seed(seed)
+    made = create_classifier("test_vit", CLASSES, pretrained=False, image_size=32)
+    fingerprint = save_classifier(made, folder)
+    contract = Contract("test_vit", CLASSES, "region", mpp, tile_size, made.preprocessing, [], {}, {}, fingerprint)
+    replace(contract, temperature=temperature).write(folder)
+    return folder

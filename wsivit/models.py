@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
@@ -150,6 +151,13 @@ def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
     """Return ``sha256:<hex>`` of the folder's weights."""
     with (Path(folder) / WEIGHTS).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def device_for(name: str) -> torch.device:
+    """Resolve ``auto``: the first GPU there is, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
 
 
 # timm ------------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from wsivit.errors import OutputExistsError, StoreMismatchError, UnreadableTiles
 from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
 from wsivit.runs import Contract, software_versions
+from wsivit.scoring import Scorer, finished_run, run_name, softmax
 from wsivit.slide import Slide
 from wsivit.store import Predictions, TileStore
 
@@ -94,23 +93,21 @@ def predict(
     OutputExistsError
         The store has predictions of that name by another model.
     """
-    contract = Contract.read(run)
-    if not contract.done:
-        raise UsageError(f"{run}: the training is not finished; run the same wsivit train command again to go on")
-    name = name or Path(run).resolve().name
+    contract = finished_run(run)
+    name = name or run_name(run)
     store = _open(source, contract, output, progress)
     mismatch = _check(contract, store, allow=options.allow_mismatch)
     if _is_done(store, name, contract, options):
         return store
-    scores = _Scorer(run, contract, options)
-    probabilities, logits = _score(store, scores, len(contract.classes), progress)
+    scorer = Scorer(run, contract, options.device)
+    probabilities, logits = _score(store, scorer, options.batch_size, progress)
     attrs = {
-        "run": Path(run).resolve().name,
+        "run": run_name(run),
         "model": contract.model,
         "model_fingerprint": contract.model_fingerprint,
         "temperature": contract.temperature,
         "mismatch": mismatch,
-        "device": scores.device.type,
+        "device": scorer.device.type,
         "versions": software_versions(),
     }
     store.write_predictions(name, Predictions(probabilities, contract.classes, attrs, logits=logits))
@@ -163,10 +160,9 @@ def _is_done(store: TileStore, name: str, contract: Contract, options: PredictOp
     return False
 
 
-def _score(store: TileStore, scorer: _Scorer, classes: int, progress: bool) -> tuple[Floats, Floats]:
+def _score(store: TileStore, scorer: Scorer, step: int, progress: bool) -> tuple[Floats, Floats]:
     """Run the model over every readable tile, reading ahead; float32 (n, classes) probabilities and logits."""
-    logits = np.full((len(store), classes), np.nan, np.float32)
-    step = scorer.options.batch_size
+    logits = np.full((len(store), len(scorer.contract.classes)), np.nan, np.float32)
     batches = [store.readable[i : i + step] for i in range(0, len(store.readable), step)]
     with (
         progress_bar(len(store.readable), "predicting", "tile", show=progress) as advance,
@@ -176,7 +172,7 @@ def _score(store: TileStore, scorer: _Scorer, classes: int, progress: bool) -> t
             if len(tiles):
                 logits[tiles] = scorer(pixels)
             advance(len(tiles))
-    return softmax(logits / scorer.temperature), logits
+    return softmax(logits / scorer.contract.temperature), logits
 
 
 def _read(store: TileStore, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -194,41 +190,3 @@ def _one_by_one(store: TileStore, tiles: NDArray[np.int64]) -> Iterator[tuple[in
             yield i, store[i]
         except UnreadableTilesError:
             continue
-
-
-def softmax(logits: Floats) -> Floats:
-    """Return probabilities (n, classes) of logits; a row of NaN stays one."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    total: Floats = shifted / shifted.sum(axis=1, keepdims=True)
-    return total
-
-
-class _Scorer:
-    """The model on its device: uint8 tiles in, float32 logits out."""
-
-    def __init__(self, run: PathLike, contract: Contract, options: PredictOptions) -> None:
-        from wsivit.models import load_classifier, weights_fingerprint
-        from wsivit.trainer import device_for
-
-        if weights_fingerprint(run) != contract.model_fingerprint:
-            raise StoreMismatchError(
-                f"{run}: the weights are not the ones that were trained: their fingerprint differs"
-            )
-        self.options, self.temperature = options, contract.temperature
-        self.preprocessing = contract.preprocessing
-        self.device = device_for(options.device)
-        model: Any = load_classifier(run).model
-        self.model = model.to(self.device).eval()
-        self.half = self.device.type == "cuda"
-
-    def __call__(self, tiles: NDArray[np.uint8]) -> Floats:
-        import torch
-
-        from wsivit.data.augment import normalise, resize
-
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).to(self.device, non_blocking=True)
-            pictures = resize(pixels, self.preprocessing.image_size)
-            made = self.model(pixel_values=normalise(pictures, self.preprocessing.mean, self.preprocessing.std)).logits
-            scores: Floats = made.float().cpu().numpy()
-            return scores

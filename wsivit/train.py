@@ -6,104 +6,25 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from wsivit.data.audit import require_clean
 from wsivit.data.samples import Samples, samples_from_stores
-from wsivit.data.splits import SIDES, TRAIN, VALIDATION, By, Split, read_split, split_samples, write_split
+from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, read_split, split_samples, write_split
 from wsivit.errors import OutputExistsError, UsageError
+from wsivit.metrics import fit_temperature
+from wsivit.recipe import TrainOptions
 from wsivit.runs import CONTRACT, Contract, software_versions
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from wsivit.models import Classifier
-    from wsivit.trainer import TileTrainer
+    from wsivit.trainer import Outcome, TileTrainer
 
 CHECKPOINTS, SPLIT = "checkpoints", "split.csv"
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """How a model is trained.
-
-    Parameters
-    ----------
-    epochs : int
-        Times that every training tile is seen.
-    batch_size : int
-        Tiles per step.
-    lr : float, optional
-        Peak learning rate, reached after a tenth of the steps, then falling as a cosine. Default: 1e-4 to fine-tune,
-        1e-3 from scratch or for the head alone.
-    freeze : bool
-        Train the head only (a linear probe).
-    seed : int
-        Of the split, the order, the augmentation and the new weights.
-    workers : int, optional
-        Processes that read tiles; 0 reads in threads of this one. Default: one less than the cores, at most 8.
-    device : str
-        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``mps``.
-    pretrained : bool
-        Start from the weights that go with the model's name, not from scratch.
-    weights : path, optional
-        A ``.safetensors`` file of weights for a timm architecture.
-    image_size : int, optional
-        Side of the model's input, in pixels; tiles are resized to it. Default: what the model was made for.
-    augment : {"histology", "natural", "none"}
-        Changes made to training tiles.
-    holdout : float
-        Part of the tiles that is held out to measure on, above 0 to 0.5.
-    split_by : {"auto", "patient", "slide", "site", "region"}
-        What stays whole: ``auto`` takes patients where every class is in two of them, else regions of the slides.
-    split : path, optional
-        A split to use again: CSV with the columns source, item, split.
-    weight_decay : float
-        Of AdamW.
-    label_smoothing : float
-        Share of the target spread over all classes, in training.
-    allow_leakage : bool
-        Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float | None = None
-    freeze: bool = False
-    seed: int = 0
-    workers: int | None = None
-    device: str = "auto"
-    pretrained: bool = True
-    weights: str | None = None
-    image_size: int | None = None
-    augment: Literal["histology", "natural", "none"] = "histology"
-    holdout: float = 0.2
-    split_by: By = "auto"
-    split: str | None = None
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.0
-    allow_leakage: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"label_smoothing must be from 0 to below 1, not {self.label_smoothing}")
-
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate, chosen or by rule."""
-        fresh = self.freeze or not (self.pretrained or self.weights)
-        return self.lr if self.lr is not None else 1e-3 if fresh else 1e-4
-
-    def recorded(self) -> dict[str, Any]:
-        """What determines the result; not where and how fast it was computed."""
-        return {k: v for k, v in asdict(self).items() if k not in ("workers", "device")}
 
 
 @dataclass(frozen=True)
@@ -133,7 +54,7 @@ def train(
     label: str,
     model: str,
     output: str | os.PathLike[str],
-    options: TrainOptions = TrainOptions(),
+    options: TrainOptions = TrainOptions(),  # noqa: B008  (frozen)
     progress: bool = False,
 ) -> RunResult:
     """Fine-tune a ViT or ResNet on the labelled tiles of stores.
@@ -179,7 +100,7 @@ def train(
     leaks = require_clean(samples, split, allow=options.allow_leakage)
     counts = _counts(samples, split)
 
-    from wsivit.trainer import train_classifier
+    from wsivit.trainer import run_training
 
     classifier = _classifier(model, samples, options)
     contract = Contract(
@@ -198,9 +119,9 @@ def train(
     checkpoint = _begin(folder, contract)
     write_split(folder / SPLIT, samples, split)
     trainer = _trainer(classifier, samples, split, folder, options)
-    figures = dict(train_classifier(trainer, folder, progress=progress, checkpoint=checkpoint))
-    contract = _finish(folder, contract, classifier, figures)
-    result = RunResult(folder, contract, figures, counts)
+    outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
+    contract = _finish(folder, contract, classifier, outcome)
+    result = RunResult(folder, contract, outcome.validation, counts)
     (folder / "README.md").write_text(model_card(result), encoding="utf-8")
     return result
 
@@ -298,11 +219,15 @@ def _begin(folder: Path, contract: Contract) -> str | None:
     return None
 
 
-def _finish(folder: Path, contract: Contract, classifier: Classifier, figures: dict[str, float]) -> Contract:
+def _finish(folder: Path, contract: Contract, classifier: Classifier, outcome: Outcome) -> Contract:
     from wsivit.models import save_classifier
 
-    fingerprint = save_classifier(classifier, folder)
-    done = replace(contract, model_fingerprint=fingerprint, validation=figures)
+    done = replace(
+        contract,
+        model_fingerprint=save_classifier(classifier, folder),
+        temperature=fit_temperature(outcome.logits, outcome.codes),
+        validation=outcome.validation,
+    )
     done.write(folder)
     return done
 
@@ -321,7 +246,7 @@ def _trainer(
 def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
     from transformers import TrainingArguments
 
-    from wsivit.trainer import device_for
+    from wsivit.models import device_for
 
     device = device_for(options.device)
     workers = options.workers

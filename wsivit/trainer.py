@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from wsivit.data.augment import augmentation, normalise, resize
 from wsivit.data.dataset import TileDataset
@@ -79,6 +78,7 @@ class TileTrainer(Trainer):
             data_collator=default_collate,
             compute_metrics=_metrics,
         )
+        self.held_out = validation
         self.network, self.preprocessing = classifier.model, classifier.preprocessing
         self.recipe = recipe
         self.augment = augmentation(recipe.augment)
@@ -193,26 +193,34 @@ def write_table(path: str | os.PathLike[str], rows: list[dict[str, float]]) -> N
         writer.writerows(rows)
 
 
-def train_classifier(
-    trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None
-) -> Mapping[str, float]:
-    """Train (or go on from a checkpoint), leave the best weights in the model, and return its held-out figures."""
-    from transformers.trainer_callback import PrinterCallback
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to.
 
+    Attributes
+    ----------
+    validation : dict of str to float
+        Figures of the epoch that was kept, and which that was.
+    logits, codes : ndarray (n, classes), (n,)
+        Scores and true classes of the held-out part.
+    """
+
+    validation: dict[str, float]
+    logits: NDArray[np.float32]
+    codes: NDArray[np.int64]
+
+
+def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None) -> Outcome:
+    """Train (or go on from a checkpoint), leave the best weights in the model, and measure it."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Curves(folder))
     trainer.add_callback(Progress(progress))
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=checkpoint)
-    best = min(
-        (row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row),
-        key=lambda row: row["validation_loss"],
-    )
-    return {"epoch": best["epoch"]} | {k[11:]: v for k, v in best.items() if k.startswith("validation_")}
-
-
-def device_for(name: str) -> torch.device:
-    """Resolve ``auto``: the first GPU there is, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+        held_out = trainer.predict(trainer.held_out)
+    metrics = held_out.metrics or {}
+    figures = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
+    rows = [row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row]
+    best = min(rows, key=lambda row: row["validation_loss"])
+    logits = np.asarray(held_out.predictions, np.float32)
+    return Outcome(figures | {"epoch": best["epoch"]}, logits, np.asarray(held_out.label_ids, np.int64))

@@ -161,7 +161,7 @@ class Samples:
         return list(names)
 
 
-def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str) -> Samples:
+def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *, min_classes: int = 2) -> Samples:
     """Collect the labelled, readable tiles of stores.
 
     Parameters
@@ -169,11 +169,13 @@ def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str) ->
     stores : sequence of path or StoreSource
     label : str
         A label column that each store has, e.g. ``region``.
+    min_classes : int
+        How many classes must occur: two to learn, one to measure.
 
     Raises
     ------
     UsageError
-        There is no store, a store has no such label, no tile has one, or all tiles are of one class.
+        There is no store, a store has no such label, no tile has one, or there are too few classes.
     StoreMismatchError
         The stores differ in scale or tile size.
     """
@@ -186,7 +188,7 @@ def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str) ->
     number = np.concatenate([np.full(len(index), i, np.int64) for i, (index, _) in enumerate(parts)])
     index, code = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     samples = Samples(sources, number, index, code, classes, label)
-    return _with_present_classes(samples)
+    return _with_present_classes(samples, min_classes)
 
 
 def require_one_scale(sources: Sequence[Source]) -> None:
@@ -234,13 +236,13 @@ def _labelled(source: StoreSource, label: str, classes: tuple[str, ...]) -> tupl
     return index, rename[column.codes[index]] if len(index) else index
 
 
-def _with_present_classes(samples: Samples) -> Samples:
+def _with_present_classes(samples: Samples, min_classes: int) -> Samples:
     """Drop classes without a picture; refuse what nothing can be learned from."""
     present = [i for i, n in enumerate(samples.counts().values()) if n]
     names = ", ".join(source.id for source in samples.sources)
     if not present:
         raise UsageError(f"no tile of {names} has a value of the label {samples.label!r}")
-    if len(present) == 1:
+    if len(present) < min_classes:
         raise UsageError(
             f"all {len(samples)} labelled tiles of {names} are {samples.classes[present[0]]!r}: "
             "a classifier needs two classes"

@@ -1,0 +1,257 @@
+"""Measure a trained model on labelled data."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.data.samples import Samples, same_scale, samples_from_stores
+from wsivit.data.splits import LEFT_OUT, TRAIN, read_split
+from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
+from wsivit.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
+from wsivit.metrics import Measurement, bootstrap
+from wsivit.runs import Contract
+from wsivit.scoring import Floats, Scorer, finished_run, run_name, score_samples, softmax
+
+PathLike = str | os.PathLike[str]
+METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How a model is measured.
+
+    Parameters
+    ----------
+    label : str, optional
+        Label column that holds the truth. Default: the one the run was trained on.
+    part : {"unseen", "all"}
+        ``unseen`` leaves out what the run was trained on; ``all`` takes everything, and the figures say so.
+    batch_size : int
+        Tiles per step.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``mps``.
+    draws : int
+        Bootstrap draws for the intervals.
+    examples : int
+        Pictures in the grid of examples.
+    seed : int
+        Of the bootstrap and of the choice of examples.
+    allow_mismatch : bool
+        Go on where scale or tile size break the run's contract.
+    overwrite : bool
+        Replace an evaluation that is there.
+    """
+
+    label: str | None = None
+    part: Literal["unseen", "all"] = "unseen"
+    batch_size: int = 64
+    device: str = "auto"
+    draws: int = 1000
+    examples: int = 24
+    seed: int = 0
+    allow_mismatch: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found.
+
+    Attributes
+    ----------
+    folder : Path
+        Holds ``metrics.json``, ``predictions.csv`` and the pictures.
+    figures : dict of str to float
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``kappa``, ``auroc``, ``auprc``, ``log_loss``, ``brier``,
+        ``ece``; with more than five classes ``top5_accuracy``.
+    intervals : dict of str to (float, float)
+        95 %, over patients; empty with one patient.
+    patients : int
+        How many patients (or slides, where the patient is not known) were measured.
+    n : int
+        How many tiles were.
+    """
+
+    folder: Path
+    figures: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    patients: int
+    n: int
+
+
+def evaluate(
+    run: PathLike,
+    data: Sequence[PathLike],
+    *,
+    output: PathLike | None = None,
+    options: EvaluateOptions = EvaluateOptions(),
+    progress: bool = False,
+) -> Evaluation:
+    """Measure a trained model on labelled data.
+
+    Tiles that the run was trained on are left out. Intervals are drawn over patients, not tiles: they say how the
+    figures would move with other patients, and are left out where there is only one.
+
+    Parameters
+    ----------
+    run : path
+        A run folder made by ``wsivit train``.
+    data : sequence of path
+        Tile stores with the labels.
+    output : path, optional
+        Folder for the figures. Default: ``evaluation`` in the run folder.
+    options : EvaluateOptions
+        Which tiles, which label, how many bootstrap draws.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UsageError
+        No labelled tile is left, or it is of a class that the run does not know.
+    StoreMismatchError
+        The data's scale or tile size is not the run's.
+    OutputExistsError
+        The output is there already.
+    """
+    contract = finished_run(run)
+    folder = Path(output) if output is not None else Path(run) / "evaluation"
+    if (folder / METRICS).exists() and not options.overwrite:
+        raise OutputExistsError(f"{folder}: holds an evaluation already; choose another output, or --overwrite it")
+    samples = _truth(Path(run), contract, data, options)
+    logits = score_samples(
+        Scorer(run, contract, options.device), samples, batch_size=options.batch_size, progress=progress
+    )
+    probabilities = softmax(logits / contract.temperature)
+    measured = Measurement(probabilities, samples.code)
+    intervals = bootstrap(measured, samples.patients, draws=options.draws, seed=options.seed)
+    found = Evaluation(folder, measured.figures(), intervals.bounds, intervals.groups, len(samples))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_predictions(folder / PREDICTIONS, samples, probabilities)
+    _draw(folder, samples, measured, options)
+    _write(folder / METRICS, run_name(run), contract, samples, measured, found)
+    return found
+
+
+def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -> None:
+    """Write one line per picture: source, item, patient, true and predicted class, probability of each class."""
+    with Path(path).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source", "item", "patient", "true", "predicted", *(f"p_{name}" for name in samples.classes)])
+        names = [samples.classes[code] for code in probabilities.argmax(axis=1)]
+        sources = samples.per_source([source.id for source in samples.sources])
+        lines = zip(sources, samples.items(), samples.patients, samples.code, names, probabilities, strict=True)
+        for source, item, patient, code, name, row in lines:
+            writer.writerow([source, item, patient, samples.classes[code], name, *(f"{p:.6g}" for p in row)])
+
+
+def _truth(run: Path, contract: Contract, data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
+    """Collect the labelled tiles to measure on, their classes in the order of the run's."""
+    samples = samples_from_stores(data, options.label or contract.label, min_classes=1)
+    unknown = sorted(set(samples.classes) - set(contract.classes))
+    if unknown:
+        raise UsageError(f"the data have classes that the run does not know: {', '.join(unknown)}")
+    _check(contract, samples, allow=options.allow_mismatch)
+    order = np.array([contract.classes.index(name) for name in samples.classes], np.int64)
+    samples = replace(samples, code=order[samples.code], classes=contract.classes)
+    return samples if options.part == "all" else _unseen(run, contract, samples)
+
+
+def _check(contract: Contract, samples: Samples, *, allow: bool) -> None:
+    wrong = [
+        f"{source.id} is at {source.mpp:.4g} microns per pixel, the run at {contract.mpp:.4g}"
+        for source in samples.sources
+        if not same_scale(contract.mpp, source.mpp)
+    ]
+    if samples.size != contract.tile_size:
+        wrong.append(f"tiles of {samples.size} px, the run's have {contract.tile_size} px")
+    if wrong and not allow:
+        raise StoreMismatchError(
+            f"the data do not fit the run: {'; '.join(wrong)}; tile for it, or go on with --allow-mismatch"
+        )
+
+
+def _unseen(run: Path, contract: Contract, samples: Samples) -> Samples:
+    """Leave out what the run was trained on, and what lay too near to it."""
+    known = {source["fingerprint"] for source in contract.data}
+    trained = np.array([source.fingerprint in known for source in samples.sources])[samples.source]
+    keep = ~trained
+    if trained.any():
+        seen = samples.take(trained)
+        side = read_split(run / contract.split["file"], seen).side
+        keep[trained] = ~np.isin(side, (TRAIN, LEFT_OUT))
+    if not keep.any():
+        raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
+    return samples.take(keep)
+
+
+def _draw(folder: Path, samples: Samples, measured: Measurement, options: EvaluateOptions) -> None:
+    draw_confusion(folder / "confusion.png", measured, samples.classes)
+    draw_roc(folder / "roc.png", measured, samples.classes)
+    draw_reliability(folder / "reliability.png", measured)
+    chosen = _examples(measured, options)
+    captions = [_caption(samples, measured, i) for i in chosen]
+    draw_examples(folder / "examples.png", samples.read(chosen), captions)
+
+
+def _examples(measured: Measurement, options: EvaluateOptions) -> NDArray[np.int64]:
+    """Choose pictures to show: a third of them wrong where there are any, the rest drawn at random."""
+    rng = np.random.default_rng(options.seed)
+    wrong = rng.permutation(np.flatnonzero(measured.predicted != measured.codes))[: options.examples // 3]
+    right = rng.permutation(np.flatnonzero(measured.predicted == measured.codes))[: options.examples - len(wrong)]
+    return np.concatenate([right, wrong])
+
+
+def _caption(samples: Samples, measured: Measurement, i: int) -> tuple[str, bool]:
+    truth, said = (samples.classes[codes[i]] for codes in (measured.codes, measured.predicted))
+    sure = f"{measured.confidence[i]:.0%}"
+    return (f"{said} {sure}", True) if truth == said else (f"{said} {sure}\ntrue: {truth}", False)
+
+
+def _write(
+    path: Path, name: str, contract: Contract, samples: Samples, measured: Measurement, found: Evaluation
+) -> None:
+    per_slide = {
+        source.id: {"n": int(here.sum()), "accuracy": float((measured.predicted == measured.codes)[here].mean())}
+        for number, source in enumerate(samples.sources)
+        if (here := samples.source == number).any()
+    }
+    report: dict[str, Any] = {
+        "run": name,
+        "model_fingerprint": contract.model_fingerprint,
+        "temperature": contract.temperature,
+        "tiles": found.n,
+        "patients": found.patients,
+        "figures": found.figures,
+        "intervals_95": found.intervals,
+        "per_class": dict(zip(samples.classes, measured.per_class(), strict=True)),
+        "per_slide": per_slide,
+        "confusion": measured.confusion().astype(int).tolist(),
+        "slides": [source.id for source in samples.sources],
+        "trained_on_any_of_these": bool(
+            {source.fingerprint for source in samples.sources} & {source["fingerprint"] for source in contract.data}
+        ),
+    }
+    path.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN, which JSON does not have, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
