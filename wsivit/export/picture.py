@@ -89,7 +89,8 @@ def draw_argmax(heat: Heat, options: HeatmapOptions, path: Path) -> None:
     palette = np.array(heat.colours, np.uint8)
     shown = np.isfinite(field) & canvas.tissue
     rgb = lay_over(canvas, palette[np.nan_to_num(field).astype(np.int64)], shown, options.alpha)
-    page = Page([hatch(rgb, unreadable(heat.scores, canvas))], canvas, heat)
+    room = 8 + max(len(name) for name in heat.classes)
+    page = Page([hatch(rgb, unreadable(heat.scores, canvas))], canvas, heat, room)
     page.outline_tissue()
     page.scale_bar()
     page.title("most probable class")
@@ -115,20 +116,22 @@ class Page:
         The pictures, left to right, of the canvas's size; shown pixel by pixel.
     canvas : Canvas
     heat : Heat
+    room : float
+        Width of what stands beside the slide, in hundredths of the slide's longer side.
     """
 
-    def __init__(self, panels: Sequence[RGB], canvas: Canvas, heat: Heat) -> None:
+    def __init__(self, panels: Sequence[RGB], canvas: Canvas, heat: Heat, room: float = 12) -> None:
         from matplotlib.figure import Figure
 
         self._canvas, self._heat = canvas, heat
         self._unit = max(canvas.size) / 100
         self._thin = -(-max(canvas.size) // 1000)  # a line looks the same, traced on every second pixel
         width, height = canvas.size
-        top, right, bottom = (round(n * self._unit) for n in (7, 12, 5))
+        top, beside, bottom, least = (round(n * self._unit) for n in (7, room, 5, 70))
         gap = round(2 * self._unit)
         self.lefts = [gap + k * (width + gap) for k in range(len(panels))]
         self.top = top
-        self._size = self.lefts[-1] + width + right, top + height + bottom
+        self._size = max(least, self.lefts[-1] + width + beside), top + height + bottom
         self._panels = panels
         self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="none")
         for left in self.lefts:
@@ -206,8 +209,8 @@ class Page:
     def legend(self, areas: Sequence[float]) -> None:
         """Name the classes beside the slide, with their areas in mm²."""
         u, total = self._unit, sum(areas)
-        axes = self._beside(9 * u, self._canvas.size[1])
-        axes.set(xlim=(0, 9 * u), ylim=(self._canvas.size[1], 0))
+        axes = self._beside(self._size[0] - self.lefts[-1] - self._canvas.size[0] - 2 * u, self._canvas.size[1])
+        axes.set(xlim=(0, axes.bbox.width), ylim=(self._canvas.size[1], 0))
         axes.axis("off")
         for k, (name, colour, area) in enumerate(zip(self._heat.classes, self._heat.colours, areas, strict=True)):
             y = 1.6 * u + k * 5 * u
@@ -226,8 +229,9 @@ class Page:
 
         width, height = self._canvas.size
         um_per_px = self._canvas.scale0[0] * self._heat.slide_mpp[0]
-        length, label = nice_length(width * um_per_px / 5)
-        long, u = length / um_per_px, self._unit
+        u = self._unit
+        length, label = nice_length(max(width / 5, min(width - 5 * u, 9 * u)) * um_per_px)
+        long = length / um_per_px
         x, y = 2.5 * u, height - 2.5 * u
         style = f"round,pad=0,rounding_size={0.5 * u}"
         plate = FancyBboxPatch(
