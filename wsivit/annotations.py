@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -51,7 +52,9 @@ class Annotation:
     geometry: BaseGeometry
 
 
-def read_annotations(path: str | Path, *, view_origin: tuple[float, float] = (0.0, 0.0)) -> list[Annotation]:
+def read_annotations(
+    path: str | os.PathLike[str], *, view_origin: tuple[float, float] = (0.0, 0.0)
+) -> list[Annotation]:
     """Read the labelled regions of a GeoJSON or ASAP XML file.
 
     Points, lines, and QuPath's tiles, cells and detections are passed over; so are regions with neither a
