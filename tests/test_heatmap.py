@@ -121,7 +121,7 @@ def test_options_out_of_range(options: dict) -> None:
 
 
 def test_bad_input_is_told(store: TileStore, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no run 'run-9'.*run-1"):
+    with pytest.raises(UsageError, match=r"no finished predictions of a run 'run-9'.*run-1"):
         heatmap(store, run="run-9")
     with pytest.raises(UsageError, match="no class 'cyst'; it has normal, tumor"):
         heatmap(store, options=HeatmapOptions(class_name="cyst"))
@@ -146,8 +146,28 @@ def test_runs_are_listed_when_one_must_be_chosen(tmp_path: Path) -> None:
         heatmap(store)
     shutil.rmtree(store.path / "predictions" / "run-1")
     shutil.rmtree(store.path / "predictions" / "other")
-    with pytest.raises(UsageError, match=r"no predictions.*wsivit predict"):
+    with pytest.raises(UsageError, match=r"no finished predictions.*wsivit predict"):
         heatmap(TileStore(store.path))
+
+
+def test_predictions_that_were_broken_off_are_not_taken_for_whole(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "S.zarr")
+    with store.predictions_writer("half", ("a", "b"), {}) as writer:
+        tiles = next(iter(writer.pending()))
+        writer.write(tiles, np.full((len(tiles), 2), 0.5, np.float32), None)
+    with pytest.raises(UsageError, match=r"no finished predictions of a run 'half'"):
+        heatmap(store, run="half")
+
+
+def test_the_picture_tells_how_many_tiles_were_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path / "S.zarr", unreadable=[3, 4])
+    found = store.predictions("run-1")
+    found.probabilities[100:] = np.nan
+    store.write_predictions("run-1", found)
+    told: list[str] = []
+    monkeypatch.setattr("matplotlib.figure.Figure.text", lambda self, x, y, text, **_: told.append(text))
+    heatmap(store, forms=["png"], options=SMALL)
+    assert "98 of 192 tiles predicted" in told[-1] and "2 unreadable (hatched)" in told[-1]
 
 
 @pytest.mark.parametrize(("value", "says"), [(np.nan, "no number"), (3.5, "no probabilities")])

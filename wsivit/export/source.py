@@ -156,7 +156,7 @@ def read_heat(
     name = _choose_run(opened, run)
     found = opened.predictions(name)
     probabilities = np.asarray(found.probabilities, np.float32)
-    _check(probabilities, len(opened), len(found.classes), f"{opened.path}: run {name}")
+    _check(probabilities, len(opened), len(found.classes), f"{opened.url}: run {name}")
     scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window)
     scores = smooth(scores, smoothing_um / opened.parameters.slide_mpp[0])
     return Heat(opened, name, tuple(found.classes), probabilities, scores)
@@ -165,12 +165,17 @@ def read_heat(
 def _choose_run(store: TileStore, run: str | None) -> str:
     runs = sorted(store.runs)
     if not runs:
-        raise UsageError(f"{store.path}: no predictions in this store; make some with wsivit predict RUN {store.path}")
+        raise UsageError(
+            f"{store.url}: no finished predictions in this store; make or finish some: wsivit predict RUN {store.url}"
+        )
     if run is None and len(runs) == 1:
         return runs[0]
+    if run is None:
+        raise UsageError(f"{store.url}: predictions of several runs in this store; choose one of {', '.join(runs)}")
     if run not in runs:
-        asked = "several runs" if run is None else f"no run {run!r}"
-        raise UsageError(f"{store.path}: {asked} in this store; choose one of {', '.join(runs)}")
+        raise UsageError(
+            f"{store.url}: no finished predictions of a run {run!r} in this store; it has {', '.join(runs)}"
+        )
     return run
 
 
