@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsivit.cli import build
+from wsivit.cli import VERBS, build
 
 HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 
 
 def main() -> None:
-    text = HEADER + build().generate_docs(recursive=True, include_hidden=False, heading_level=1).rstrip() + "\n"
+    text = (
+        HEADER
+        + build(called=[verb.replace("_", "-") for verb in VERBS])
+        .generate_docs(recursive=True, include_hidden=False, heading_level=1)
+        .rstrip()
+        + "\n"
+    )
     if sys.argv[1:] == ["-"]:
         sys.stdout.write(text)
     else:

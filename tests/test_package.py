@@ -14,8 +14,8 @@ import wsivit
 PACKAGE = Path(wsivit.__file__).parent
 HOUSE = [
     "errors", "parallel", "progress", "resolution", "grid", "slide", "tissue", "annotations", "preview", "store",
-    "tiling", "data", "runs", "models", "train", "evaluate", "predict", "aggregate", "export", "heatmap", "sample",
-    "demo", "cli", "commands",
+    "tiling", "data", "runs", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate", "predict",
+    "aggregate", "export", "heatmap", "sample", "demo", "cli", "commands", "__main__",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "transformers", "torchvision", "accelerate", "datasets"}
 LIGHT = HOUSE[: HOUSE.index("data")]
@@ -40,7 +40,9 @@ def imports(path: Path, *, top_level: bool) -> set[str]:
 
 
 def room(module: str) -> str:
-    return module.split(".")[1] if module.startswith("wsivit.") else ""
+    """Name the room that a module, or a public name of the package, lives in."""
+    home = wsivit._HOME.get(module.removeprefix("wsivit."), module)
+    return home.split(".")[1] if home.startswith("wsivit.") else ""
 
 
 def test_every_public_name_is_there_and_documented() -> None:

@@ -15,10 +15,15 @@ __version__ = "0.1.0"
 
 _HOME = {
     "demo": "wsivit.demo",
+    "export": "wsivit.export",
     "find_tissue": "wsivit.tissue",
     "heatmap": "wsivit.heatmap",
+    "HeatmapOptions": "wsivit.export.options",
+    "info": "wsivit.slide",
     "open_slide": "wsivit.slide",
     "predict": "wsivit.predict",
+    "PredictOptions": "wsivit.predict",
+    "score_slides": "wsivit.export",
     "Slide": "wsivit.slide",
     "tile": "wsivit.tiling",
     "TileGrid": "wsivit.grid",
@@ -34,10 +39,15 @@ __all__ = sorted([*_HOME, "__version__"])
 if TYPE_CHECKING:
     from wsivit.demo import demo as demo
     from wsivit.errors import WsivitError as WsivitError
+    from wsivit.export import export as export
+    from wsivit.export import score_slides as score_slides
+    from wsivit.export.options import HeatmapOptions as HeatmapOptions
     from wsivit.grid import TileGrid as TileGrid
     from wsivit.heatmap import heatmap as heatmap
+    from wsivit.predict import PredictOptions as PredictOptions
     from wsivit.predict import predict as predict
     from wsivit.slide import Slide as Slide
+    from wsivit.slide import info as info
     from wsivit.slide import open_slide as open_slide
     from wsivit.store import TileStore as TileStore
     from wsivit.store.verify import verify as verify

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 
-from wsivit.errors import SlideError, SlideNotFoundError, UsageError
+from wsivit.errors import InputNotFoundError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def read_annotations(
 
     Raises
     ------
-    SlideNotFoundError
+    InputNotFoundError
         If there is no such file.
     UsageError
         If it is in neither form, damaged, or holds no labelled region.
@@ -196,14 +196,14 @@ def _subdivide(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
 
 def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise SlideNotFoundError(f"{path}: there is no such annotation file")
+        raise InputNotFoundError(f"{path}: there is no such annotation file")
     data = path.read_bytes()
     if data[:2] != b"\x1f\x8b":
         return data
     try:
         return gzip.decompress(data)
     except (OSError, EOFError) as error:
-        raise SlideError(f"{path}: damaged gzip file ({error}); export it again") from error
+        raise UsageError(f"{path}: damaged gzip file ({error}); export it again") from error
 
 
 def _geojson(data: bytes, path: Path) -> NamedShapes:

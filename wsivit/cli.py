@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -24,6 +24,8 @@ VERBS = {
     "train": "Fine-tune a ViT or ResNet on the labelled tiles of stores.",
     "predict": "Run a trained model over a store or a slide.",
     "heatmap": "Draw a run's predictions over the slide, and export them.",
+    "export": "Write a run's predictions in the form of another tool.",
+    "score_slides": "Sum slides up in one table.",
     "verify": "Check a store against its journal and checksums.",
     "demo": "Show the whole way on a sample slide: tile, train, predict, heatmap.",
 }
@@ -41,17 +43,24 @@ class Report:
     exit_code: int = 0
 
 
-def build() -> App:
-    """Make the command-line application; verbs are imported only when one is called."""
+def build(called: Collection[str] = ()) -> App:
+    """Make the command-line application.
+
+    Verbs are listed with a line of their own and imported only when one is `called`; then its docstring speaks.
+    """
     app = App(
         name="wsivit",
         help="From whole-slide image to fine-tuned ViT or ResNet to heatmap, at exact physical scale.",
         help_epilogue=EPILOGUE,
         version=__version__,
         help_flags=["--help", "-h"],
+        suppress_keyboard_interrupt=False,
     )
     for verb, help_text in VERBS.items():
-        app.command(f"wsivit.commands:{verb}", name=verb, help=help_text, help_epilogue="")
+        name = verb.replace("_", "-")
+        app.command(f"wsivit.commands:{verb}", name=name, help=help_text, help_epilogue="")
+        if name in called:
+            app[name].help = None
     return app
 
 
@@ -80,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     try:
-        result = build()(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
+        app = build(called=words[:1])
+        result = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         raise UsageError(f"{error}; see wsivit {' '.join(words[:1])} --help") from None
     if isinstance(result, Report):

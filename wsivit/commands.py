@@ -6,21 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
 from wsivit import demo as _demo
+from wsivit import export as _export
 from wsivit import heatmap as _heatmap
+from wsivit import info as _info
 from wsivit import predict as _predict
-from wsivit import slide as _slide
+from wsivit import score_slides as _score_slides
 from wsivit import tile as _tile
 from wsivit import train as _train
 from wsivit import verify as _verify
 from wsivit.cli import Report
 from wsivit.demo import Demo
 from wsivit.errors import StoreError, UnreadableTilesError, UsageError
-from wsivit.heatmap import HeatmapOptions
+from wsivit.export.options import Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMS
 from wsivit.predict import PredictOptions
 from wsivit.slide import JpegColor, Reader, Slide, SlideInfo, open_slide
 from wsivit.store import Status, TileStore
@@ -30,6 +34,7 @@ from wsivit.train import TrainOptions
 Command = TypeVar("Command", bound=Callable[..., Report])
 Flat = Parameter(name="*")
 Flag = Parameter(negative=())
+Forms = Parameter(name="--form", negative=(), consume_multiple=False)
 Output = Parameter(alias="-o")
 Json = Parameter(name="--json", negative=(), help="Print JSON.")
 Mag = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
@@ -70,15 +75,15 @@ def documented_by(function: Callable[..., Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-@documented_by(_slide.info)
+@documented_by(_info)
 def info(
     slide: str,
     *,
-    opening: Annotated[Opening, Flat] = Opening(),  # noqa: B008  (frozen, as are the options below)
+    opening: Annotated[Opening, Flat] = Opening(),
     private: Annotated[bool, Flag] = False,
     as_json: Annotated[bool, Json] = False,
 ) -> Report:
-    found = _slide.info(slide, **asdict(opening), private=private)
+    found = _info(slide, **asdict(opening), private=private)
     return Report(json.dumps(asdict(found), indent=2) if as_json else _describe(found))
 
 
@@ -89,7 +94,7 @@ def tile(
     output: Annotated[str, Output] = ".",
     options: Annotated[TileOptions, Flat] = TileOptions(),  # noqa: B008
     mag: Annotated[float | None, Mag] = None,
-    opening: Annotated[Opening, Flat] = Opening(),  # noqa: B008
+    opening: Annotated[Opening, Flat] = Opening(),
     annotations: str | None = None,
     on_bad_tile: Literal["skip", "fail"] = "skip",
     overwrite: Annotated[bool, Flag] = False,
@@ -131,12 +136,13 @@ def predict(
     output: Annotated[str | None, Output] = None,
     name: str | None = None,
     options: Annotated[PredictOptions, Flat] = PredictOptions(),  # noqa: B008
-    opening: Annotated[Opening, Flat] = Opening(),  # noqa: B008
+    opening: Annotated[Opening, Flat] = Opening(),
     quiet: Annotated[bool, Quiet] = False,
 ) -> Report:
     slide = source if TileStore.is_store(source) else opening.open(source)
-    done = _predict(run, slide, output=output, name=name, options=options, progress=not quiet)
-    return Report(f"{len(done.store)} tiles predicted as {done.name}\nstore    {done.store.path}")
+    store = _predict(run, slide, output=output, name=name, options=options, progress=not quiet)
+    predicted = name or Path(run).resolve().name
+    return Report(f"{len(store)} tiles predicted as {predicted}\nstore    {store.path}")
 
 
 @documented_by(_heatmap)
@@ -146,15 +152,40 @@ def heatmap(
     run: str | None = None,
     png: str | None = None,
     output: Annotated[str | None, Output] = None,
+    forms: Annotated[tuple[Form, ...], Forms] = DEFAULT_FORMS,
     options: Annotated[HeatmapOptions, Flat] = HeatmapOptions(),  # noqa: B008
 ) -> Report:
-    made = _heatmap(store, run=run, png=png, output=output, options=options)
+    made = _heatmap(store, run=run, png=png, output=output, forms=forms, options=options)
     return Report("\n".join([f"class    {made.class_name}", *(f"wrote    {path}" for path in made.paths)]))
 
 
+@documented_by(_export)
+def export(
+    store: str,
+    form: Form,
+    *,
+    output: Annotated[str | None, Output] = None,
+    run: str | None = None,
+    options: Annotated[HeatmapOptions, Flat] = HeatmapOptions(),  # noqa: B008
+) -> Report:
+    return Report(f"wrote    {_export(store, form, output, run=run, options=options)}")
+
+
+@documented_by(_score_slides)
+def score_slides(
+    stores: list[str],
+    *,
+    output: Annotated[str, Output] = "slide_scores.csv",
+    run: str | None = None,
+    top_k: int = 10,
+    options: Annotated[HeatmapOptions, Flat] = HeatmapOptions(),  # noqa: B008
+) -> Report:
+    return Report(f"wrote    {_score_slides(stores, output, run=run, top_k=top_k, options=options)}")
+
+
 @documented_by(_verify)
-def verify(store: str) -> Report:
-    problems = _verify(store)
+def verify(store: str, *, slide: str | None = None, sample: int = 32) -> Report:
+    problems = _verify(store, slide=slide, sample=sample)
     if problems:
         return Report("\n".join([f"{store}: {len(problems)} wrong", *problems]), StoreError.exit_code)
     return Report(f"{store}: sound")

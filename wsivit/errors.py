@@ -5,6 +5,7 @@ and its text says what happened, to which file, and what to do::
 
     WsivitError
     ├── UsageError (ValueError)                  2  wrong use: an option, a label, a model name
+    │   └── InputNotFoundError (FileNotFoundError)
     ├── SlideError (OSError)                     3  a slide that cannot be read
     │   └── SlideNotFoundError (FileNotFoundError)
     ├── UnreadableTilesError (RuntimeError)      4  done, but some tiles could not be read
@@ -32,6 +33,10 @@ class UsageError(WsivitError, ValueError):
     """An option, name or combination that makes no sense."""
 
     exit_code = 2
+
+
+class InputNotFoundError(UsageError, FileNotFoundError):
+    """A file that was named beside the slide, such as annotations, is not there."""
 
 
 class SlideError(WsivitError, OSError):

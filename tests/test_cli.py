@@ -1,0 +1,198 @@
+"""The command line, as a person meets it: a subprocess, its output, its exit code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+from conftest import tissue_picture, write_slide
+
+import wsivit
+from wsivit import commands
+from wsivit.cli import VERBS
+from wsivit.store import TileStore
+
+SHELL_ONLY = {"mag", "quiet", "as_json", "opening"}
+"""Options that make sense on a command line only; `opening` is how a slide is opened, in Python `open_slide`."""
+PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color"}
+
+
+def wsivit_(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wsivit", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_slide(tmp_path_factory.mktemp("cli") / "s.tiff", tissue_picture(900, 800))
+
+
+@pytest.fixture(scope="module")
+def store(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    done = wsivit_("tile", sample, "-o", folder, "--tile-size", 128, "--quiet")
+    assert done.returncode == 0, done.stderr
+    return folder / "s.zarr"
+
+
+def flat(hints: dict[str, Any]) -> set[str]:
+    """Names of parameters, with options dataclasses taken apart."""
+    names = set()
+    for name, hint in hints.items():
+        kind = get_args(hint)[0] if get_args(hint) and is_dataclass(get_args(hint)[0]) else hint
+        names |= {entry.name for entry in fields(kind)} if is_dataclass(kind) else {name}
+    return names
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None:
+    command = getattr(commands, verb)
+    function = getattr(wsivit, verb)
+    assert command.__doc__ == function.__doc__
+    ours, theirs = inspect.signature(command).parameters, inspect.signature(function).parameters
+    assert (set(ours) - SHELL_ONLY) ^ set(theirs) <= PYTHON_ONLY
+    for name in set(ours) & set(theirs):
+        assert ours[name].default == theirs[name].default, name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_tells_every_option(verb: str) -> None:
+    done = wsivit_(verb.replace("_", "-"), "--help")
+    assert done.returncode == 0, done.stderr
+    hints = get_type_hints(getattr(commands, verb), include_extras=True)
+    hints.pop("return")
+    for name in flat(hints) - {"as_json", "forms"}:
+        assert name.replace("_", "-") in done.stdout.lower(), name
+
+
+def test_info_in_words_and_json(sample: Path) -> None:
+    words = wsivit_("info", sample).stdout
+    assert "900 x 800" in words
+    assert "0.5" in words
+    found = json.loads(wsivit_("info", sample, "--json").stdout)
+    assert found["dimensions"] == [900, 800]
+    assert found["scale"]["mpp_x"] == pytest.approx(0.5)
+    assert found["tile_size"] == [128, 128]
+
+
+def test_tile_says_what_it_made(sample: Path, tmp_path: Path) -> None:
+    done = wsivit_("tile", sample, "-o", tmp_path, "--mag", 10, "--tile-size", 64)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path / "s.zarr") in done.stdout
+    assert "tiling" in done.stderr  # the progress bar
+    assert (tmp_path / "s-preview.png").read_bytes().startswith(b"\x89PNG")
+    assert TileStore(tmp_path / "s.zarr").parameters.requested_mpp == 1.0
+
+
+def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
+    assert wsivit_("verify", store).returncode == 0
+    copy = tmp_path / "s.zarr"
+    subprocess.run(["cp", "-r", store, copy], check=True)
+    shard = next(path for path in (copy / "tiles" / "c").rglob("*") if path.is_file())
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    shard.write_bytes(raw)
+    done = wsivit_("verify", copy)
+    assert done.returncode == 8
+    assert "tiles" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["tile", "nowhere.svs"], 3, "nowhere.svs"),
+        (["tile", "html.svs"], 3, "HTML"),
+        (["tile", "empty.svs"], 3, "0 bytes"),
+        (["info", "nowhere.svs"], 3, "nowhere.svs"),
+        (["tile", "unscaled.tiff"], 5, "--slide-mpp"),
+        (["tile", "s.tiff", "--mpp", "0.1"], 5, "0.5"),
+        (["tile", "s.tiff", "--slide-mpp", "500"], 5, "500"),
+        (["tile", "s.tiff", "--mpp", "1.0", "--mag", "20"], 2, "--mpp or --mag"),
+        (["tile", "s.tiff", "--tile-size", "0"], 2, "tile size"),
+        (["tile", "s.tiff", "--overlap", "256"], 2, "overlap"),
+        (["tile", "s.tiff", "--min-tissue", "7"], 2, "min_tissue"),
+        (["tile", "s.tiff", "--tile-size", "many"], 2, "--tile-size"),
+        (["tile", "s.tiff", "--annotations", "no.geojson"], 2, "no.geojson"),
+        (["tile", "s.tiff", "--annotations", "html.svs"], 2, "html.svs"),
+        (["tile", "s.tiff", "-o", "html.svs"], 7, "html.svs"),
+        (["tile"], 2, "slide"),
+        (["tyle", "s.tiff"], 2, "tyle"),
+        (["heatmap", "STORE"], 2, "prediction"),
+        (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
+        (["verify", "html.svs"], 8, "html.svs"),
+        (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),
+        (["predict", "norun", "STORE"], 8, "norun"),
+    ],
+)
+def test_a_mistake_gives_one_clear_line_and_its_code(
+    sample: Path, store: Path, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "html.svs").write_text("<!DOCTYPE html><html><body>403 Forbidden</body></html>")
+    (tmp_path / "empty.svs").touch()
+    (tmp_path / "s.tiff").symlink_to(sample)
+    write_slide(tmp_path / "unscaled.tiff", tissue_picture(300, 300), mpp=None)
+    before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    done = wsivit_(*(str(store) if word == "STORE" else word for word in words), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stderr.startswith("wsivit: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in wsivit_("info", "nowhere.svs", "--debug").stderr
+
+
+def test_an_existing_store_is_kept(sample: Path, store: Path) -> None:
+    done = wsivit_("tile", sample, "-o", store.parent, "--tile-size", 64, "-q")
+    assert done.returncode == 8
+    assert "tile_size" in done.stderr
+    assert TileStore(store).grid.tile_size == 128
+
+
+def test_unreadable_tiles_are_listed_and_the_exit_code_says_so(sample: Path, tmp_path: Path) -> None:
+    import tifffile
+
+    raw = bytearray(sample.read_bytes())
+    with tifffile.TiffFile(sample) as tiff:
+        offset, count = tiff.pages[0].dataoffsets[28], tiff.pages[0].databytecounts[28]
+    raw[offset : offset + count] = bytes(count)
+    (tmp_path / "bad.tiff").write_bytes(raw)
+    for _ in range(2):  # the second run finds it done, and says the same
+        done = wsivit_("tile", tmp_path / "bad.tiff", "-o", tmp_path, "--tile-size", 128, "-q")
+        assert done.returncode == 4, done.stderr
+        assert "cannot be read" in done.stdout
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_tiling_stops_with_one_line_and_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
+    rng = np.random.default_rng(0)
+    path = write_slide(tmp_path / "big.tiff", rng.integers(0, 200, (3000, 3000, 3), np.uint8), levels=1)
+    words = ["tile", path, "-o", tmp_path, "--tile-size", 32, "--tissue", "none", "--codec", "zstd", "-q"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wsivit", *map(str, words)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "big.zarr" / "zarr.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, said = process.communicate(timeout=20)
+    if process.returncode == 0:
+        pytest.skip("the tiling was done before it could be interrupted")
+    assert process.returncode == 130, said
+    assert said.count("\n") == 1
+    assert wsivit_(*words).returncode == 0
+    assert len(TileStore(tmp_path / "big.zarr")) == 94 * 94

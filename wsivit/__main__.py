@@ -1,0 +1,5 @@
+"""``python -m wsivit``."""
+
+from wsivit.cli import main
+
+main()
