@@ -288,7 +288,7 @@ def test_flat_images_of_every_usual_kind(tmp_path: Path) -> None:
 def test_other_pixel_types_are_refused_by_name(tmp_path: Path, array: np.ndarray, photometric: str) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, array, tile=(128, 128), photometric=photometric, metadata=None)
-    with pytest.raises(SlideError, match=r"a\.tif.*(uint16|float32|SEPARATED|4 x uint8)"):
+    with pytest.raises(SlideError, match=r"a\.tif.*(16-bit|float|CMYK)"):
         open_slide(path)
 
 
@@ -374,8 +374,8 @@ EXPECTED = {
     "CMU-1-Small-Region.svs": ("native", "aperio", (2220, 2967)),
     "cmu-1-small-region-dicom": ("openslide", "dicom", (2220, 2967)),
     "multiframe_camelyon_challenge_image.dcm": ("openslide", "dicom", (1152, 700)),
-    "tcga-cr-7395-01a-01-ts1.svs": ("openslide", "aperio", (4443, 3567)),
-    "test3-TRITC-2-560.ndpi": ("openslide", "hamamatsu", (3968, 4864)),
+    "tcga-cr-7395-01a-01-ts1.svs": ("native", "aperio", (4443, 3567)),
+    "test3-TRITC-2-560.ndpi": ("native", "hamamatsu", (3968, 4864)),
     "sarcoma-liver-10x.tiff": ("native", "generic-tiff", (10384, 8590)),
     "glycogenstorage-PASD.tiff": ("native", "generic-tiff", (15322, 12528)),
 }

@@ -17,6 +17,7 @@ from wsivit import open_slide
 from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.slide import TileFailure
 from wsivit.slide.native import NativeBackend
+from wsivit.slide.source import LocalFile
 
 PICTURE = texture(700, 500)
 
@@ -133,7 +134,7 @@ class Counting(NativeBackend):
     """Counts how often each native tile is decoded."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(LocalFile(path))
         self.decoded: Counter[tuple[int, int]] = Counter()
 
     def block(self, level, col, row, reduce):  # type: ignore[no-untyped-def]

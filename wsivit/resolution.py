@@ -81,6 +81,9 @@ class Level:
         Name of the compression of its tiles, e.g. ``"jpeg"``.
     reductions : tuple of int
         Fractions ``1 / r`` at which its tiles can be decoded at once.
+    centred : bool
+        Whether a pixel so reduced lies in the middle of those it stands for, as in JPEG; else it lies on the first of
+        them, as in JPEG 2000, and is only used where a resampler can put that right.
     """
 
     width: int
@@ -91,6 +94,7 @@ class Level:
     tile_height: int | None = None
     compression: str | None = None
     reductions: tuple[int, ...] = (1,)
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -374,7 +378,13 @@ def plan_downsample(
         for index, level in enumerate(levels)
         for reduce in (level.reductions if downscale == "dct" else (1,))
     ]
-    near = [o for o in options if _apart(o[2], wanted) <= 1 + max(tolerance, 1e-9) and _square(o[2], wanted)]
+    near = [
+        (index, reduce, have)
+        for index, reduce, have in options
+        if _apart(have, wanted) <= 1 + max(tolerance, 1e-9)
+        and _square(have, wanted)
+        and (reduce == 1 or levels[index].centred)
+    ]
     index, reduce, have = min(near, key=lambda o: (o[1], _apart(o[2], wanted))) if near else _finer(options, wanted)
     if near:
         wanted = have

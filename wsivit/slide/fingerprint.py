@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import IO
 
 import tifffile
 
+from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
+
 _ENDS = 1 << 16
 _BLOCK = 1 << 12
 _BLOCKS = 64
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: str) -> str:
     """``"sha256:<hex>"`` of a slide's size, TIFF directories and sampled blocks; the same wherever the file lies.
 
     A slide of several files (a DICOM folder, MIRAX and its directory) counts with all of them, under any names.
@@ -24,18 +27,25 @@ def fingerprint(path: Path) -> str:
     return f"sha256:{digest.hex()}"
 
 
-def _files(path: Path) -> list[Path]:
-    folder = path if path.is_dir() else path.with_suffix("")
-    if not folder.is_dir():
-        return [path]
-    inside = [file for file in folder.rglob("*") if file.is_file()]
-    return inside if path.is_dir() else [path, *inside]
+def _files(path: str) -> list[ByteSource]:
+    if is_url(path):
+        return [RemoteFile(path)]
+    file = Path(path)
+    if file.is_dir():
+        parts = list(file.rglob("*"))
+    elif file.suffix.lower() == ".mrxs":
+        parts = [file, *file.with_suffix("").rglob("*")]
+    elif file.suffix.lower() in (".vms", ".vmu"):
+        parts = list(file.parent.glob(glob.escape(file.stem) + "*"))
+    else:
+        parts = [file]
+    return [LocalFile(part) for part in parts if part.is_file()]
 
 
-def _file_digest(path: Path) -> bytes:
-    digest, size = hashlib.sha256(), path.stat().st_size
+def _file_digest(source: ByteSource) -> bytes:
+    digest, size = hashlib.sha256(), source.size
     digest.update(size.to_bytes(8, "little"))
-    with path.open("rb") as file:
+    with source.open() as file:
         for start, stop in _samples(size):
             file.seek(start)
             digest.update(file.read(stop - start))

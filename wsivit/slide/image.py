@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 import tifffile
@@ -13,6 +13,7 @@ from wsivit.errors import LimitError, SlideError
 from wsivit.resolution import Level
 from wsivit.slide.base import WHITE, Pixels, SlideFacts, over_background
 from wsivit.slide.metadata import tiff_format, tiff_properties
+from wsivit.slide.source import ByteSource
 
 MAX_PIXELS = 500_000_000
 _BLOCK = 512
@@ -24,7 +25,7 @@ class ImageBackend:
 
     Parameters
     ----------
-    path : Path
+    source : ByteSource
 
     Raises
     ------
@@ -36,9 +37,11 @@ class ImageBackend:
 
     name = "image"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pixels, form, properties = _read_tiff(path) if _is_tiff(path) else _read_picture(path)
+    def __init__(self, source: ByteSource) -> None:
+        with source.open() as file:
+            tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+            file.seek(0)
+            self._pixels, form, properties = (_read_tiff if tiff else _read_picture)(file, source.name)
         height, width = self._pixels.shape[:2]
         self.facts = SlideFacts(form, (Level(width, height, 1.0, 1.0),), properties)
 
@@ -54,35 +57,30 @@ class ImageBackend:
         """Nothing is open."""
 
 
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _limit(path: Path, width: int, height: int) -> None:
+def _limit(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise LimitError(
-            f"{path}: a flat image of {width}x{height} pixels does not fit into memory (limit {MAX_PIXELS:,}); "
+            f"{name}: a flat image of {width}x{height} pixels does not fit into memory (limit {MAX_PIXELS:,}); "
             "convert it to a tiled, pyramidal TIFF"
         )
 
 
-def _read_picture(path: Path) -> tuple[Pixels, str, dict[str, str]]:
+def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit is the limit
-            with Image.open(path) as image:
-                _limit(path, *image.size)
+            with Image.open(file) as image:
+                _limit(name, *image.size)
                 if image.mode not in _MODES:
-                    raise SlideError(f"{path}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")
+                    raise SlideError(f"{name}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")
                 form = str(image.format).lower()
                 return over_background(np.asarray(image.convert("RGBA")), WHITE), form, _dpi(image)
     except Image.DecompressionBombError as error:
-        raise LimitError(f"{path}: {error}; convert it to a tiled, pyramidal TIFF") from error
+        raise LimitError(f"{name}: {error}; convert it to a tiled, pyramidal TIFF") from error
     except UnidentifiedImageError as error:
-        raise SlideError(f"{path}: not a picture of a known format") from error
+        raise SlideError(f"{name}: not a picture of a known format") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise SlideError(f"{path}: the picture cannot be read: {error}") from error
+        raise SlideError(f"{name}: the picture cannot be read: {error}") from error
 
 
 def _dpi(image: Image.Image) -> dict[str, str]:
@@ -94,15 +92,15 @@ def _dpi(image: Image.Image) -> dict[str, str]:
     return {"tiff.XResolution": x, "tiff.YResolution": y, "tiff.ResolutionUnit": "inch"}
 
 
-def _read_tiff(path: Path) -> tuple[Pixels, str, dict[str, str]]:
+def _read_tiff(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]:
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
-            _limit(path, page.imagewidth, page.imagelength)
+            _limit(name, page.imagewidth, page.imagelength)
             kind = f"{page.samplesperpixel} x {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
             plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
             if not plain:
-                raise SlideError(f"{path}: pixels of {kind} are not supported, only 8-bit RGB and grey")
+                raise SlideError(f"{name}: pixels of {kind} are not supported, only 8-bit RGB and grey")
             pixels = page.asarray()
             if page.planarconfig == 2 and page.samplesperpixel == 3:
                 pixels = np.moveaxis(pixels, 0, -1)
@@ -110,4 +108,4 @@ def _read_tiff(path: Path) -> tuple[Pixels, str, dict[str, str]]:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             return np.ascontiguousarray(pixels), tiff_format(tiff), tiff_properties(tiff)
     except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
-        raise SlideError(f"{path}: the TIFF cannot be read: {error}") from error
+        raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error

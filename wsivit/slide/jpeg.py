@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS, _COM = 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
+_RESTARTS_AND_END = frozenset((*range(0xD0, 0xD8), 0xD9))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -97,11 +99,16 @@ class Normaliser:
         """Return the complete stream; `ValueError` says what is wrong with a damaged one."""
         stored, normalised = self._seen
         if not tile.startswith(stored) or len(tile) < len(stored) + 2:
-            stored, normalised = self._header(tile)
-            self._seen = (stored, normalised)
+            stored, normalised = self._seen = self._headers(tile)
         return normalised + tile[len(stored) :]
 
-    def _header(self, tile: bytes) -> tuple[bytes, bytes]:
+    def header(self, tile: bytes) -> bytes:
+        """Return what should stand before a tile's compressed data; `ValueError` as for a whole tile."""
+        stored, normalised = self._headers(tile)
+        scan = tile[len(stored) :]
+        return normalised + scan[: int.from_bytes(scan[:2], "big")]
+
+    def _headers(self, tile: bytes) -> tuple[bytes, bytes]:
         """A tile's bytes up to and with the scan's marker, as stored and as they should be."""
         header = read_header(tile)
         if (header.components, header.precision) != (3, 8):
@@ -114,3 +121,36 @@ class Normaliser:
             raise ValueError("JPEG has no image data")
         marker = tile[header.scan : header.scan + 2]
         return tile[: header.scan + 2], self.prefix + header.segments + marker
+
+
+def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) -> bytes:
+    """Join what stands between restart markers to one stream of `height` rows.
+
+    Parameters
+    ----------
+    header : bytes
+        Everything before the compressed data, of a stream as wide as the stripes.
+    stripes : sequence of bytes
+        Each with the marker that ends it, whichever that was.
+    height : int
+
+    Raises
+    ------
+    ValueError
+        If a stripe is missing or does not end with a restart or end marker.
+    """
+    parts = []
+    for number, stripe in enumerate(stripes):
+        if not stripe or stripe[-2] != 0xFF or stripe[-1] not in _RESTARTS_AND_END:
+            raise ValueError("a stripe does not end with a restart marker")
+        parts += [stripe[:-2], bytes((0xFF, 0xD0 + number % 8))]
+    parts[-1] = EOI
+    at = _frame_place(header) + 5
+    return b"".join((header[:at], height.to_bytes(2, "big"), header[at + 2 :], *parts))
+
+
+def _frame_place(header: bytes) -> int:
+    at = 2
+    while header[at + 1] not in _FRAMES:
+        at += 2 + int.from_bytes(header[at + 2 : at + 4], "big")
+    return at

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -17,8 +16,9 @@ from wsivit.slide.image import ImageBackend
 from wsivit.slide.info import SlideInfo
 from wsivit.slide.native import NativeBackend
 from wsivit.slide.openslide import OpenSlideBackend
-from wsivit.slide.preflight import check_file
+from wsivit.slide.preflight import check_slide
 from wsivit.slide.slide import Slide
+from wsivit.slide.source import ByteSource, LocalFile
 from wsivit.slide.tiffslide import TiffSlideBackend
 
 Reader: TypeAlias = Literal["auto", "native", "openslide", "tiffslide", "image"]
@@ -39,7 +39,7 @@ def open_slide(
     Parameters
     ----------
     path : str or path-like
-        A slide file, or a folder with one DICOM series.
+        A slide file, a folder with one DICOM series, or any URL that fsspec knows (``s3://…``, ``https://…``).
     reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
         ``"auto"`` takes the fastest that reads the slide rightly and says why in `Slide.reader_reason`; another
         choice is never silently replaced.
@@ -66,8 +66,10 @@ def open_slide(
         raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
     if jpeg_color not in get_args(JpegColor):
         raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
-    file = check_file(Path(path))
-    backend, reason = _choose(file, jpeg_color) if reader == "auto" else (_open(file, reader, jpeg_color), "asked for")
+    source = check_slide(os.fspath(path))
+    backend, reason = (
+        _choose(source, jpeg_color) if reader == "auto" else (_open(source, reader, jpeg_color), "asked for")
+    )
     return Slide(os.fspath(path), backend, reason, mpp, jpeg_color)
 
 
@@ -104,55 +106,59 @@ def info(
 
 def reopen(path: str, opening: dict[str, Any], reason: str, threads: int | None) -> Slide:
     """Open a slide as it was opened before, in another process; its reader was chosen and checked then."""
-    backend = _open(check_file(Path(path)), opening["reader"], opening["jpeg_color"])
+    backend = _open(check_slide(path), opening["reader"], opening["jpeg_color"])
     slide = Slide(path, backend, reason, opening["mpp"], opening["jpeg_color"])
     slide.threads = threads
     return slide
 
 
-def _open(file: Path, reader: str, color: JpegColor) -> Backend:
+def _open(source: ByteSource, reader: str, color: JpegColor) -> Backend:
     """Open with one reader and no other."""
     if reader == "native":
-        native, other = NativeBackend(file, color), _try(lambda: OpenSlideBackend(file))
+        native, other = NativeBackend(source, color), _try(partial(_open_openslide, source))
         if isinstance(other, OpenSlideBackend):
             _adopt(native, other)
         return native
     if reader == "openslide":
-        return OpenSlideBackend(file, color)
+        return _open_openslide(source, color)
     if color != "auto":
         raise UsageError(f"jpeg_color={color!r} can be applied by the native and OpenSlide readers, not by {reader}")
-    return TiffSlideBackend(str(file)) if reader == "tiffslide" else ImageBackend(file)
+    return TiffSlideBackend(source.name) if reader == "tiffslide" else ImageBackend(source)
 
 
-def _choose(file: Path, color: JpegColor) -> tuple[Backend, str]:
-    """Open with the reader that reads the file best, and say why it is that one."""
-    native, other = _try(lambda: NativeBackend(file, color)), _try(lambda: OpenSlideBackend(file))
+def _open_openslide(source: ByteSource, color: JpegColor = "auto") -> OpenSlideBackend:
+    if not isinstance(source, LocalFile):
+        raise SlideError(f"{source.name}: OpenSlide reads local files only")
+    return OpenSlideBackend(source.path, color)
+
+
+def _choose(source: ByteSource, color: JpegColor) -> tuple[Backend, str]:
+    """Open with the reader that reads the slide best, and say why it is that one."""
+    native, other = _try(partial(NativeBackend, source, color)), _try(partial(_open_openslide, source))
     if isinstance(native, NativeBackend):
-        difference, reason = None, "tiled JPEG TIFF, decoded directly; "
+        reason = f"tiled {native.tiled[0].compression} TIFF, decoded directly; "
         if not isinstance(other, OpenSlideBackend):
             return native, reason + "OpenSlide cannot read it to compare"
-        if color == "auto":
-            difference = compare(native, other)
+        difference = compare(native, other) if color == "auto" else None
         if difference is None:
             _adopt(native, other)
-            compared = (
-                "the same pixels as OpenSlide where compared" if color == "auto" else f"colours taken for {color}"
-            )
-            return native, reason + compared
+            seen = "the same pixels as OpenSlide where compared" if color == "auto" else f"colours taken for {color}"
+            return native, reason + seen
         return other, f"the native reader differs from OpenSlide ({difference})"
     if isinstance(other, OpenSlideBackend):
-        backend = other if color == "auto" else OpenSlideBackend(file, color)
+        backend = other if color == "auto" else _open_openslide(source, color)
         return backend, f"OpenSlide reads this {other.facts.format} slide; the native reader does not"
-    return _choose_other(file, color, [str(native), str(other)])
+    return _choose_other(source, color, [str(native), str(other)])
 
 
-def _choose_other(file: Path, color: JpegColor, refusals: list[str]) -> tuple[Backend, str]:
-    for reader in ("tiffslide", "image"):
-        backend = _try(partial(_open, file, reader, color))
+def _choose_other(source: ByteSource, color: JpegColor, refusals: list[str]) -> tuple[Backend, str]:
+    for reader in ("image", "tiffslide"):
+        backend = _try(partial(_open, source, reader, color))
         if not isinstance(backend, str):
             return backend, f"{reader} reader: neither the native reader nor OpenSlide reads it"
         refusals.append(backend)
-    raise SlideError("; ".join([f"{file}: no reader reads it", *(r.removeprefix(f"{file}: ") for r in refusals)]))
+    found = (refusal.removeprefix(f"{source.name}: ") for refusal in refusals)
+    raise SlideError("; ".join([f"{source.name}: no reader reads it", *found]))
 
 
 def _try(open_it: Callable[[], Backend]) -> Backend | str:

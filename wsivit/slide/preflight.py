@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 
 from wsivit.errors import SlideError, SlideNotFoundError
+from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
+from wsivit.slide.tiffcheck import check_tiff
 
 _IMPOSTORS = (
     (b"version https://git-lfs.github.com", "a Git LFS pointer, not the slide: run `git lfs pull`"),
@@ -18,16 +20,39 @@ _IMPOSTORS = (
 )
 
 
-def check_file(path: Path) -> Path:
-    """Return the file to open for a path: itself, or one file of a folder that holds a DICOM series.
+def check_slide(path: str) -> ByteSource:
+    """Return the bytes of a slide: of the file itself, of one file of a folder that holds a DICOM series, of a URL.
 
     Raises
     ------
     SlideNotFoundError
         If there is nothing there.
     SlideError
-        If it cannot be a slide; the text says what it is instead.
+        If it cannot be a slide; the text says what it is instead, or what is wrong with its TIFF structure.
     """
+    source = RemoteFile(path) if is_url(path) else LocalFile(_regular_file(Path(path)))
+    try:
+        with source.open() as file:
+            start = file.read(512)
+            _check_start(start)
+            check_tiff(file, source.size, start)
+    except SlideError as error:
+        raise SlideError(f"{path}: {error}") from None
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read: {error}") from error
+    return source
+
+
+def _check_start(start: bytes) -> None:
+    if not start:
+        raise SlideError("the file is empty (0 bytes)")
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for prefix, what in _IMPOSTORS:
+        if text.startswith(prefix):
+            raise SlideError(what)
+
+
+def _regular_file(path: Path) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -35,20 +60,9 @@ def check_file(path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise SlideError(f"{path}: cannot be looked at: {error}") from error
     if stat.S_ISDIR(mode):
-        return check_file(_first_dicom(path))
+        return _regular_file(_first_dicom(path))
     if not stat.S_ISREG(mode):
         raise SlideError(f"{path}: not a regular file (a pipe, socket or device cannot be read as a slide)")
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-    except OSError as error:
-        raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
-    if not start:
-        raise SlideError(f"{path}: the file is empty (0 bytes)")
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for prefix, what in _IMPOSTORS:
-        if text.startswith(prefix):
-            raise SlideError(f"{path}: {what}")
     return path
 
 

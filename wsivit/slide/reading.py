@@ -114,6 +114,8 @@ class _Pass:
         width, height = backend.block_size(plan.level)
         self.block = (width // plan.reduce, height // plan.reduce)
         self.n_cols, self.n_rows = -(-self.plane[0] // self.block[0]), -(-self.plane[1] // self.block[1])
+        # Where content lies in the reduced level, against where pixels of `reduce` times the size would have it.
+        self.shift = 0.0 if level.centred else 0.5 - 0.5 / plan.reduce
         self.boxes = self._source_boxes()
         self.ranges = self._block_ranges()
 
@@ -212,8 +214,9 @@ class _Pass:
             return window
         if plan.resampled:
             rx, ry = plan.residual_x, plan.residual_y
-            right, bottom = min(x_to * rx - left, window.shape[1]), min(y_to * ry - top, window.shape[0])
-            box = Box(x_from * rx - left, y_from * ry - top, right, bottom)
+            x0, y0 = left - self.shift, top - self.shift
+            right, bottom = min(x_to * rx - x0, window.shape[1]), min(y_to * ry - y0, window.shape[0])
+            box = Box(x_from * rx - x0, y_from * ry - y0, right, bottom)
             window = resample(window, box, (x_to - x_from, y_to - y_from), area=plan.downscale == "area")
         if window.shape[:2] == (request.height, request.width):
             return window

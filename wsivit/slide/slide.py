@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -122,7 +121,7 @@ class Slide:
     @cached_property
     def fingerprint(self) -> str:
         """``"sha256:<hex>"`` of the content: the same under every name."""
-        return fingerprint(Path(self.path))
+        return fingerprint(self.path)
 
     @cached_property
     def scale_sources(self) -> tuple[ScaleSource, ...]:
@@ -271,6 +270,4 @@ class Slide:
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""
-        if not isinstance(self._backend, NativeBackend):
-            return None
-        return NativeTiles(self._backend, level)
+        return self._backend.native_tiles(level) if isinstance(self._backend, NativeBackend) else None

@@ -1,0 +1,236 @@
+"""One level of a tiled TIFF: where its compressed tiles are, and how each decodes."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from dataclasses import replace
+
+import numpy as np
+import simplejpeg
+import tifffile
+from PIL import Image
+
+from wsivit.errors import SlideError
+from wsivit.resolution import Level
+from wsivit.slide.base import WHITE, Color, JpegColor, Pixels, UnreadableBlockError, over_background
+from wsivit.slide.jpeg import Normaliser, join_stripes
+from wsivit.slide.source import ByteSource
+
+_JPEG = 7
+_JPEG2000 = (33003, 33005, 34712)
+_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
+    50001: "webp",
+    **dict.fromkeys(_JPEG2000, "jpeg2000"),
+}
+_RGB = 2
+_PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
+_REDUCTIONS = (1, 2, 4, 8)
+_BLOCK_ROWS = 256
+_ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
+
+
+class TiledLevel(ABC):
+    """A level as a grid of blocks that are decoded one by one.
+
+    Attributes
+    ----------
+    level : Level
+    block_width, block_height : int
+    n_cols, n_rows : int
+    counts : ndarray of int64
+        Compressed bytes of each tile, in reading order; 0 for a blank one.
+    """
+
+    compression: str
+
+    def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
+        self.source, self.number = source, number
+        self.block_width, self.block_height = page.tilewidth, page.tilelength
+        self.n_cols = -(-page.imagewidth // page.tilewidth)
+        self.n_rows = -(-page.imagelength // page.tilelength)
+        self.offsets = np.array(page.dataoffsets, np.int64)
+        self.counts = np.array(page.databytecounts, np.int64)
+        needed = self.n_cols * self.n_rows
+        if min(len(self.offsets), len(self.counts)) < needed:
+            raise SlideError(f"{len(self.offsets)} tiles are indexed where {needed} are needed")
+        self.level = Level(
+            page.imagewidth,
+            page.imagelength,
+            size0[0] / page.imagewidth,
+            size0[1] / page.imagelength,
+            page.tilewidth,
+            page.tilelength,
+            self.compression,
+        )
+
+    def block(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """Decode one block at ``1 / reduce``; None where it is blank.
+
+        Raises
+        ------
+        UnreadableBlockError
+            With what is wrong.
+        """
+        try:
+            return self.decode(col, row, reduce)
+        except _ERRORS as error:
+            words = str(error) or type(error).__name__
+            raise UnreadableBlockError(f"level {self.number}, tile ({col}, {row}): {words}") from error
+
+    @abstractmethod
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """`block`, raising whatever is wrong."""
+
+    def compressed(self, index: int) -> bytes | None:
+        """The stored bytes of a tile; None where there are none.
+
+        Raises
+        ------
+        ValueError, OSError
+            If they are not all there.
+        """
+        offset, count = self.offsets.item(index), self.counts.item(index)
+        if count == 0:
+            return None
+        if offset + count > self.source.size:
+            raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
+        return self.source.read(offset, count)
+
+
+class JpegTiles(TiledLevel):
+    """JPEG tiles, reduced in the DCT domain."""
+
+    compression = "jpeg"
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
+    ) -> None:
+        super().__init__(page, size0, source, number)
+        self.normalise = Normaliser(page.jpegtables, rgb, self.block_width, self.block_height)
+        self.level = _reducible(self.level, self.block_width, self.block_height)
+
+    def stream(self, col: int, row: int) -> bytes | None:
+        """One tile as a complete JPEG stream; None where it is blank; `ValueError`, `OSError` if it is damaged."""
+        stored = self.compressed(row * self.n_cols + col)
+        return None if stored is None else self.normalise(stored)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        stream = self.stream(col, row)
+        return None if stream is None else decode_jpeg(stream, self.block_width, self.block_height, reduce)
+
+
+class StripedTiles(TiledLevel):
+    """NDPI: one JPEG per level, cut at its restart markers into stripes of 8 rows; a block is many of them, joined."""
+
+    compression = "jpeg"
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
+    ) -> None:
+        super().__init__(page, size0, source, number)
+        self.n_stripes, self.stripe_height = self.n_rows, self.block_height
+        self.stripes = max(1, _BLOCK_ROWS // self.stripe_height)
+        self.block_height = self.stripes * self.stripe_height
+        self.n_rows = -(-self.n_stripes // self.stripes)
+        self.header = Normaliser(None, rgb, page.tilewidth, page.tilelength).header(page.jpegheader or b"")
+        self.level = _reducible(self.level, self.block_width, self.block_height)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        rows = range(row * self.stripes, min((row + 1) * self.stripes, self.n_stripes))
+        stored = [self.compressed(stripe * self.n_cols + col) for stripe in rows]
+        height = len(rows) * self.stripe_height
+        return decode_jpeg(join_stripes(self.header, stored, height), self.block_width, height, reduce)
+
+
+class CodecTiles(TiledLevel):
+    """Tiles of every other compression, through imagecodecs."""
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
+    ) -> None:
+        self.compression = _CODECS[page.compression]
+        super().__init__(page, size0, source, number)
+        self.page, self.background = page, background
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        index = row * self.n_cols + col
+        stored = self.compressed(index)
+        if stored is None:
+            return None
+        pixels, _, _ = self.page.decode(stored, index)
+        if pixels is None:
+            raise ValueError("the tile is empty")
+        pixels = pixels[0]
+        return over_background(pixels, self.background) if pixels.shape[2] == 4 else pixels
+
+
+class Jpeg2000Tiles(CodecTiles):
+    """JPEG 2000 tiles, reduced by leaving out wavelet levels.
+
+    A wavelet's low band lies on every r-th pixel instead of in the middle of r: `Level.centred` says so.
+    """
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
+    ) -> None:
+        super().__init__(page, size0, source, number, background)
+        if page.photometric == _RGB:
+            self.level = _reducible(self.level, self.block_width, self.block_height, centred=False)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        if reduce == 1:
+            return super().decode(col, row, 1)
+        stored = self.compressed(row * self.n_cols + col)
+        if stored is None:
+            return None
+        with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
+            image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
+            pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
+        return pixels
+
+
+def tiled_level(
+    page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, color: JpegColor
+) -> TiledLevel:
+    """Make the reader for a page's tiles.
+
+    Raises
+    ------
+    SlideError
+        If there is none; the text says what its tiles are.
+    """
+    try:
+        if page.compression == _JPEG and page.photometric in _PHOTOMETRIC and page.planarconfig == 1:
+            rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
+            return (StripedTiles if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
+        if page.compression in _CODECS and page.photometric in _PHOTOMETRIC and page.planarconfig == 1:
+            kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
+            return kind(page, size0, source, number, WHITE)
+    except ValueError as error:
+        raise SlideError(f"its JPEG tables are damaged: {error}") from error
+    names = (getattr(value, "name", value) for value in (page.compression, page.photometric, page.planarconfig))
+    raise SlideError(f"its tiles are {' '.join(map(str, names))}")
+
+
+def _reducible(level: Level, width: int, height: int, centred: bool = True) -> Level:
+    """The level, with the fractions at which its blocks still lie edge to edge."""
+    return replace(level, reductions=tuple(r for r in _REDUCTIONS if width % r == height % r == 0), centred=centred)
+
+
+def decode_jpeg(stream: bytes, width: int, height: int, reduce: int) -> Pixels:
+    """Decode at ``1 / reduce``; `ValueError` for anything that libjpeg warns of, but for stray bytes at the end."""
+    size = {"min_width": width // reduce, "min_height": height // reduce, "min_factor": reduce}
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(stream, "RGB", **size)
+    except ValueError as error:
+        if "extraneous bytes before marker 0xd9" not in str(error):
+            raise
+        pixels = simplejpeg.decode_jpeg(stream, "RGB", strict=False, **size)
+    return pixels
