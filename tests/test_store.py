@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ from zarr.core.dtype import UInt8
 from zarr.storage import MemoryStore
 
 from wsivit.errors import (
+    OutputError,
     OutputExistsError,
     StoreError,
     StoreLockedError,
@@ -364,6 +366,33 @@ def test_a_store_without_tiles_is_a_store(tmp_path: Path) -> None:
         assert len(store) == 0
         assert list(store) == []
         assert zarr.open_group(tmp_path / name, mode="r")["x0"].shape == (0,)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_full_or_failing_disk_is_said_and_costs_one_shard_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    whole = tree_digest(write_store(tmp_path / "whole.zarr"))
+    for n in range(0, 200, 7):
+        path, left = tmp_path / f"{n}" / "a.zarr", [n]
+
+        def failing(handle: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(error, os.strerror(error))
+
+        monkeypatch.setattr(os, "fsync", failing)
+        try:
+            write_store(path)
+            assert tree_digest(path) == whole
+            return
+        except OutputError as caught:
+            assert os.strerror(error) in str(caught)
+            assert str(path) in str(caught)
+        assert not list(path.rglob(".*")), "left half-written"
+        monkeypatch.setattr(os, "fsync", lambda handle: None)
+        assert tree_digest(write_store(path)) == whole
+    raise AssertionError("the writing does not end")
 
 
 # Parameters

@@ -70,8 +70,9 @@ def put_column(files: Files, kind: str, name: str) -> None:
 
 def read_labels(files: Files, name: str) -> LabelColumn:
     """Read ``labels/<name>``; UsageError names the ones that are there."""
-    codes, attributes = layout.read_array(files, present(files, "labels", name))
-    return LabelColumn(codes.astype(np.int16, copy=False), tuple(attributes["classes"]))
+    key = present(files, "labels", name)
+    classes = tuple(layout.attribute(files, key, "classes"))
+    return LabelColumn(layout.read_array(files, key).astype(np.int16, copy=False), classes)
 
 
 def write_label_column(files: Files, node: str, column: LabelColumn, n: int) -> None:

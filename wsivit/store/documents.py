@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -69,16 +70,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_journal(files: Files) -> dict[int, dict[str, Any]]:
+@dataclass(frozen=True)
+class JournalEntry:
+    """One line of the journal: a shard, its size and sha256, and the tiles whose status its writing changed."""
+
+    shard: int
+    bytes: int
+    sha256: str
+    status: dict[str, int]
+
+
+def read_journal(files: Files) -> dict[int, JournalEntry]:
     """Return the journal's entries by shard; StoreError when it is damaged."""
     try:
         lines = files.read(JOURNAL).splitlines()
     except FileNotFoundError:
         return {}
     try:
-        entries = [json.loads(line) for line in lines]
-        return {int(entry["shard"]): entry for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
+        entries = [JournalEntry(**json.loads(line)) for line in lines]
+        return {entry.shard: entry for entry in entries}
+    except (ValueError, TypeError) as error:
         raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +35,9 @@ class Files(Protocol):
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
         """Write a file whole or not at all; it survives a power cut once this returns."""
+
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
+        """Do the part of writing that draws from `parts`; calling the answer does the rest, maybe in another thread."""
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key, sorted; empty where there is nothing."""
@@ -87,6 +90,19 @@ def _exchange_names(one: Path, other: Path) -> bool:
     return bool(rename(working_folder, os.fsencode(one), working_folder, os.fsencode(other), swap_both) == 0)
 
 
+@contextmanager
+def _writing(path: Path, temporary: Path) -> Iterator[None]:
+    """Make what goes wrong a clear error, and leave nothing half-written."""
+    try:
+        yield
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and not isinstance(error, WsivitError):
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
+
+
 class LocalFiles:
     """Files in a folder."""
 
@@ -116,25 +132,27 @@ class LocalFiles:
             return None
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
-        """Write a file under a temporary name, fsync it, rename it, fsync its folder."""
+        """Write a file whole or not at all."""
+        self.begin(key, parts)()
+
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
+        """Write a file under a temporary name; calling the answer fsyncs it, renames it, and fsyncs its folder."""
         path = self.root / key
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-        try:
+
+        def finish() -> None:
+            with _writing(path, temporary):
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+                sync_folder(path.parent)
+
+        with _writing(path, temporary):
             self._make_folder(path.parent)
             with temporary.open("wb", buffering=1 << 20) as file:
                 for part in parts:
                     file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
-        except WsivitError:
-            raise
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        return finish
 
     def _make_folder(self, folder: Path) -> None:
         missing = [f for f in (folder, *folder.parents) if not f.exists()]
@@ -162,7 +180,8 @@ class LocalFiles:
         for folder, _, names in os.walk(self.root / key):
             for name in names:
                 if name.startswith(TEMPORARY):
-                    Path(folder, name).unlink(missing_ok=True)
+                    with suppress(OSError):
+                        Path(folder, name).unlink()
 
 
 class RemoteFiles:
@@ -208,14 +227,21 @@ class RemoteFiles:
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
         """Upload an object in one request."""
-        system, path = self._at(key)
-        try:
-            system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            system.pipe_file(path, b"".join(parts))
-        except WsivitError:
-            raise
-        except OSError as error:
-            raise OutputError(f"cannot write {self.url}/{key}: {error}") from error
+        self.begin(key, parts)()
+
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
+        """Gather an object; calling the answer uploads it in one request."""
+        data = b"".join(parts)
+
+        def finish() -> None:
+            system, path = self._at(key)
+            try:
+                system.makedirs(path.rpartition("/")[0], exist_ok=True)
+                system.pipe_file(path, data)
+            except OSError as error:
+                raise OutputError(f"cannot write {self.url}/{key}: {error}") from error
+
+        return finish
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key."""

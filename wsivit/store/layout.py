@@ -121,6 +121,15 @@ def read_document(files: Files, node: str) -> dict[str, Any]:
     return document
 
 
+def attribute(files: Files, node: str, name: str) -> Any:
+    """Return one of our attributes of a node; StoreError when it is not there, or what was written was changed."""
+    document = read_document(files, node)
+    attributes = attributes_of(document)
+    if name not in attributes or (_SEAL in document["attributes"][KEY] and not seal_fits(document)):
+        raise StoreError(f"{files.url}/{document_key(node)} is damaged, or has no attribute {name!r}")
+    return attributes[name]
+
+
 def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
     """Return our attributes of a document, without the seal; empty where there are none."""
     attributes = document.get("attributes")
@@ -159,8 +168,8 @@ def write_chunk(files: Files, key: str, values: NDArray[Any]) -> None:
     files.write(key, [append_crc(encode_zstd(values.astype(values.dtype.newbyteorder("<"), copy=False)))])
 
 
-def read_array(files: Files, name: str) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Read a small array and our attributes of it.
+def read_array(files: Files, name: str) -> NDArray[Any]:
+    """Read a small array.
 
     Arrays of other codecs, added by other programs, are read by zarr.
 
@@ -171,7 +180,7 @@ def read_array(files: Files, name: str) -> tuple[NDArray[Any], dict[str, Any]]:
     """
     document = read_document(files, name)
     if document.get("codecs") != COMPRESSED:
-        return _read_by_zarr(files, name), attributes_of(document)
+        return _read_by_zarr(files, name)
     try:
         shape, chunk = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         values = np.empty(shape, np.dtype(document["data_type"]))
@@ -183,7 +192,7 @@ def read_array(files: Files, name: str) -> tuple[NDArray[Any], dict[str, Any]]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{files.url}/{name}/{DOCUMENT} is damaged: {error!r}") from error
-    return values, attributes_of(document)
+    return values
 
 
 def read_chunk(files: Files, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -46,10 +46,10 @@ class Predictions:
 def read_predictions(files: Files, run: str) -> Predictions:
     """Read ``predictions/<run>``; UsageError names the ones that are there."""
     node = present(files, KIND, run)
-    attributes = layout.attributes_of(layout.read_document(files, node))
+    classes, attrs = (layout.attribute(files, node, name) for name in ("classes", "attrs"))
     there = {_COLUMNS[0], *layout.nodes(files, node)} & set(_COLUMNS)
-    columns = {name: layout.read_array(files, f"{node}/{name}")[0] for name in there}
-    return Predictions(classes=tuple(attributes["classes"]), attrs=attributes["attrs"], **columns)
+    columns = {name: layout.read_array(files, f"{node}/{name}") for name in there}
+    return Predictions(classes=tuple(classes), attrs=attrs, **columns)
 
 
 class PredictionsWriter:

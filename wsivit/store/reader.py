@@ -113,7 +113,7 @@ class TileStore:
         return self._n
 
     def _column(self, name: str) -> NDArray[Any]:
-        values, _ = layout.read_array(self.files, name)
+        values = layout.read_array(self.files, name)
         if values.shape != (self._n,) or values.dtype != np.dtype(COLUMNS[name]):
             raise StoreError(f"{self.url}/{name} is damaged: {values.shape} {values.dtype}, not {self._n} values")
         values.flags.writeable = False
@@ -165,9 +165,8 @@ class TileStore:
         return self._picture("thumbnail")
 
     def _picture(self, name: str) -> tuple[NDArray[Any], tuple[float, float]]:
-        values, attributes = layout.read_array(self.files, name)
-        x, y = attributes["downsample"]
-        return values, (x, y)
+        x, y = layout.attribute(self.files, name, "downsample")
+        return layout.read_array(self.files, name), (x, y)
 
     # Labels and predictions
 

@@ -134,7 +134,7 @@ def _results(store: TileStore) -> Iterator[str]:
                 values = found.codes if kind == "labels" else found.probabilities
                 if len(values) != len(store):
                     yield f"{store.url}/{kind}/{name} has {len(values)} rows for {len(store)} tiles"
-            except (StoreError, KeyError, TypeError) as error:
+            except StoreError as error:
                 yield f"{store.url}/{kind}/{name}: {error}"
 
 
@@ -154,10 +154,10 @@ def _shards(store: TileStore) -> Iterator[str]:
             yield f"{store.url}/{JOURNAL} does not know shard {shard}"
         elif size is None:
             yield f"{store.url}/{key} is missing"
-        elif size != entry["bytes"]:
-            yield f"{store.url}/{key} has {size} bytes where {entry['bytes']} were written"
+        elif size != entry.bytes:
+            yield f"{store.url}/{key} has {size} bytes where {entry.bytes} were written"
         else:
-            yield from _shard(store, shard, size, entry["sha256"])
+            yield from _shard(store, shard, size, entry.sha256)
 
 
 def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str]:

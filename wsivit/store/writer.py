@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +22,7 @@ from wsivit.store.documents import (
     DESCRIPTIONS,
     JOURNAL,
     TILES,
+    JournalEntry,
     column_attributes,
     read_journal,
     read_root,
@@ -48,8 +51,10 @@ class StoreWriter:
         self._table = table
         self._table_digest = table.digest()
         self._status = table.status.copy()
-        self._journal: dict[int, dict[str, Any]] = {}
+        self._journal: dict[int, JournalEntry] = {}
         self._versions = versions()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
+        self._settling: Future[None] | None = None
         self._lock: Lock | None = None
         self._place: Path | None = None
         self.done = False
@@ -174,10 +179,10 @@ class StoreWriter:
             self._versions = attributes["versions"]
         self.done = bool(attributes["complete"])
         for shard, entry in read_journal(self._files).items():
-            if self._files.size(shard_key(shard)) == entry["bytes"]:
+            if self._files.size(shard_key(shard)) == entry.bytes:
                 self._journal[shard] = entry
-                changed = np.array([int(tile) for tile in entry["status"]], np.int64)
-                self._status[changed] = list(entry["status"].values())
+                changed = np.array([int(tile) for tile in entry.status], np.int64)
+                self._status[changed] = list(entry.status.values())
         return []
 
     def _shards(self) -> list[range]:
@@ -193,10 +198,14 @@ class StoreWriter:
 
     def pending(self) -> list[range]:
         """Return the shards not yet written, as ranges of tile indexes."""
+        self._settle()
         return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal]
 
     def write_shard(self, tiles: range, chunks: Iterable[bytes | None]) -> None:
-        """Write one shard: all of it or nothing, on disk for good when this returns.
+        """Write one shard: all of it or nothing.
+
+        It is brought to the disk while the next one is made, and there for good when that is written, or the store is
+        finished or closed; what goes wrong with it is raised then.
 
         Parameters
         ----------
@@ -222,15 +231,23 @@ class StoreWriter:
                 self.parameters.shard_tiles * self.parameters.chunks_per_tile,
             )
         )
-        self._files.write(shard_key(shard), hashed)
-        self._journal[shard] = {
-            "shard": shard,
-            "bytes": hashed.size,
-            "sha256": hashed.digest.hexdigest(),
-            "status": {str(i): int(self._status[i]) for i in tiles if self._status[i] != self._table.status[i]},
-        }
-        lines = [json.dumps(self._journal[shard]).encode() + b"\n" for shard in sorted(self._journal)]
+        to_disk = self._files.begin(shard_key(shard), hashed)
+        changed = {str(i): int(self._status[i]) for i in tiles if self._status[i] != self._table.status[i]}
+        entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed)
+        self._settle()
+        self._settling = self._thread.submit(self._enter, entry, to_disk)
+
+    def _enter(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
+        to_disk()
+        self._journal[entry.shard] = entry
+        lines = [json.dumps(asdict(self._journal[shard])).encode() + b"\n" for shard in sorted(self._journal)]
         self._files.write(JOURNAL, lines)
+
+    def _settle(self) -> None:
+        """Wait until the shard before is on disk and in the journal."""
+        if self._settling is not None:
+            settling, self._settling = self._settling, None
+            settling.result()
 
     def _by_tile(self, tiles: range, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
         per_tile = self.parameters.chunks_per_tile
@@ -248,6 +265,7 @@ class StoreWriter:
 
     def set_status(self, tiles: ArrayLike, status: Status) -> None:
         """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
+        self._settle()
         indexes = np.atleast_1d(np.asarray(tiles, np.int64))
         written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal)
         if written:
@@ -307,6 +325,15 @@ class StoreWriter:
 
     def close(self) -> None:
         """Release the store for other writers; what is written stays, complete or not."""
+        try:
+            self._settle()
+        finally:
+            self._thread.shutdown()
+            if not self.done and self._lock is not None:
+                self._files.remove_temporaries()
+            self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
