@@ -6,24 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.samples import Samples, StoreSource
-from wsivit.data.splits import LEFT_OUT, SIDES, TRAIN, Split
+from wsivit.data.splits import LEFT_OUT, SIDES, TRAIN, VALIDATION, Split
 from wsivit.errors import UsageError
 
 
 def audit(samples: Samples, split: Split) -> list[str]:
     """Name every leak between training and what is held out; empty when there is none.
 
-    Looked for: a patient, a slide (by content, whatever its name) and a patch of tissue on both sides. Regions of one
-    slide share slide and patient on purpose, so there only overlapping tiles count.
+    Looked for: a patient, a slide (by content, whatever its name) and a patch of tissue on both sides. A split by
+    region shares slide and patient between training and validation on purpose: there only overlapping tiles count.
     """
     train = split.of(TRAIN)
     leaks = []
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         held = split.of(side)
-        if split.by != "region":
+        if split.by != "region" or side != VALIDATION:
             leaks += _shared("patient", samples.patients, train, held, SIDES[side])
-            prints = samples.per_source([source.fingerprint for source in samples.sources])
-            leaks += _shared("slide", prints, train, held, SIDES[side], _names(samples))
+            leaks += _shared("slide", samples.slides, train, held, SIDES[side], _names(samples))
         overlaps = count_overlaps(samples, train, held)
         if overlaps:
             leaks.append(f"{overlaps} {SIDES[side]} tiles overlap tiles of the training side")
@@ -41,7 +40,8 @@ def require_clean(samples: Samples, split: Split, *, allow: bool = False) -> lis
     if leaks and not allow:
         raise UsageError(
             f"the held-out part leaks: {'; '.join(leaks)}; its figures would be too good. "
-            "Make another split, or go on with --allow-leakage, which is recorded"
+            "Make another split, say --split-by region where a file splits regions on purpose, or go on with "
+            "--allow-leakage, which is recorded"
         )
     return leaks
 
@@ -51,7 +51,7 @@ def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.
     from shapely import STRtree, box
 
     count = 0
-    prints = samples.per_source([source.fingerprint for source in samples.sources])
+    prints = samples.slides
     for slide in set(prints[train]) & set(prints[held]):
         ours, theirs = (_boxes(samples, side[prints[side] == slide]) for side in (train, held))
         if not len(ours) or not len(theirs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ class Source(Protocol):
     id : str
         Name of the slide or folder.
     patient, site : str
-        What must not be on both sides of a split; the id where nothing is known.
+        What must not be on both sides of a split. An empty patient: pictures that have nothing to do with each other.
     fingerprint : str
         Of the content, not the name.
     mpp : float or None
@@ -102,6 +102,8 @@ class Samples:
     classes : tuple of str
     label : str
         What the classes are a value of.
+    side : ndarray of int8 (n,), optional
+        Side of a split that came with the data: 0 train, 1 validation, 2 test, -1 left out.
     """
 
     sources: tuple[Source, ...]
@@ -109,14 +111,16 @@ class Samples:
     index: IntArray
     code: IntArray
     classes: tuple[str, ...]
-    label: str = field(default="label")
+    label: str = "label"
+    side: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.code)
 
     def take(self, chosen: NDArray[Any]) -> Self:
         """Return some of the samples, by index or mask."""
-        return replace(self, source=self.source[chosen], index=self.index[chosen], code=self.code[chosen])
+        side = None if self.side is None else self.side[chosen]
+        return replace(self, source=self.source[chosen], index=self.index[chosen], code=self.code[chosen], side=side)
 
     def counts(self) -> dict[str, int]:
         """How many pictures there are of each class."""
@@ -129,8 +133,18 @@ class Samples:
 
     @property
     def patients(self) -> NDArray[np.str_]:
-        """The patient each picture is from; (n,)."""
-        return self.per_source([source.patient for source in self.sources])
+        """The patient each picture is from; where pictures have none, each is one of its own; (n,)."""
+        return self._or_alone([source.patient for source in self.sources])
+
+    @property
+    def slides(self) -> NDArray[np.str_]:
+        """The slide each picture is from, by content; where pictures are not of slides, each on its own; (n,)."""
+        return self._or_alone([source.fingerprint if source.patient else "" for source in self.sources])
+
+    def _or_alone(self, values: Sequence[str]) -> NDArray[np.str_]:
+        known = self.per_source(values)
+        alone = np.char.add(np.char.add(self.source.astype(str), "/"), self.index.astype(str))
+        return np.where(known == "", alone, known)
 
     @property
     def size(self) -> int:
@@ -161,6 +175,58 @@ class Samples:
         return list(names)
 
 
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The labelled pictures of one source, before sources are brought together.
+
+    Attributes
+    ----------
+    source : Source
+    index : ndarray of int64 (k,)
+    code : ndarray of int64 (k,)
+        Place in `classes`.
+    classes : tuple of str
+    side : ndarray of int8 (k,), optional
+        Side of a split that came with the data.
+    """
+
+    source: Source
+    index: IntArray
+    code: IntArray
+    classes: tuple[str, ...]
+    side: NDArray[np.int8] | None = None
+
+
+def combine(parts: Sequence[Labelled], label: str, *, min_classes: int = 2) -> Samples:
+    """Bring sources together; classes are united by name, and those without a picture left out.
+
+    Raises
+    ------
+    UsageError
+        There is nothing, or too few classes.
+    StoreMismatchError
+        The sources differ in scale or size.
+    """
+    sources = tuple(part.source for part in parts)
+    require_one_scale(sources)
+    classes = tuple(sorted({name for part in parts for name in part.classes}))
+    number = np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)])
+    codes = [np.array([classes.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
+    sides = [part.side for part in parts if part.side is not None]
+    if sides and len(sides) < len(parts):
+        raise UsageError("some of the data come with a split and some without: give them all one")
+    samples = Samples(
+        sources,
+        number,
+        np.concatenate([part.index for part in parts]),
+        np.concatenate(codes).astype(np.int64),
+        classes,
+        label,
+        np.concatenate(sides) if sides else None,
+    )
+    return _with_present_classes(samples, min_classes)
+
+
 def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *, min_classes: int = 2) -> Samples:
     """Collect the labelled, readable tiles of stores.
 
@@ -181,14 +247,27 @@ def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *,
     """
     if not stores:
         raise UsageError("no tile store was given")
-    sources = tuple(s if isinstance(s, StoreSource) else StoreSource(s) for s in stores)
-    require_one_scale(sources)
-    classes = tuple(sorted({name for source in sources for name in _column(source, label).classes}))
-    parts = [_labelled(source, label, classes) for source in sources]
-    number = np.concatenate([np.full(len(index), i, np.int64) for i, (index, _) in enumerate(parts)])
-    index, code = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    samples = Samples(sources, number, index, code, classes, label)
-    return _with_present_classes(samples, min_classes)
+    sources = [s if isinstance(s, StoreSource) else StoreSource(s) for s in stores]
+    return combine([label_from_store(source, label) for source in sources], label, min_classes=min_classes)
+
+
+def label_from_store(source: StoreSource, label: str) -> Labelled:
+    """Take the labels of each tile from a column of its store."""
+    names = source.store.labels
+    if label not in names:
+        known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
+        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
+    column = source.store.label(label)
+    readable = readable_tiles(source)
+    index = readable[column.codes[readable] >= 0]
+    return Labelled(source, index, column.codes[index].astype(np.int64), column.classes)
+
+
+def readable_tiles(source: StoreSource) -> IntArray:
+    """Return the tiles that can be read; StoreError for a store without any tile."""
+    if not len(source.store):
+        raise StoreError(f"{source.store.url}: the store holds no tiles")
+    return np.asarray(source.store.readable, np.int64)
 
 
 def require_one_scale(sources: Sequence[Source]) -> None:
@@ -217,29 +296,10 @@ def same_scale(one: float | None, other: float | None) -> bool:
     return one is None or other is None or abs(one / other - 1) <= MPP_TOLERANCE
 
 
-def _column(source: StoreSource, label: str) -> Any:
-    names = source.store.labels
-    if label not in names:
-        known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
-        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
-    return source.store.label(label)
-
-
-def _labelled(source: StoreSource, label: str, classes: tuple[str, ...]) -> tuple[IntArray, IntArray]:
-    """Return index and code of the tiles that have a label and can be read."""
-    column = _column(source, label)
-    rename = np.array([classes.index(name) for name in column.classes], np.int64)
-    readable = np.asarray(source.store.readable, np.int64)
-    if not len(source.store):
-        raise StoreError(f"{source.store.url}: the store holds no tiles")
-    index = readable[column.codes[readable] >= 0]
-    return index, rename[column.codes[index]] if len(index) else index
-
-
 def _with_present_classes(samples: Samples, min_classes: int) -> Samples:
     """Drop classes without a picture; refuse what nothing can be learned from."""
     present = [i for i, n in enumerate(samples.counts().values()) if n]
-    names = ", ".join(source.id for source in samples.sources)
+    names = ", ".join(source.id for source in samples.sources[:5])
     if not present:
         raise UsageError(f"no tile of {names} has a value of the label {samples.label!r}")
     if len(present) < min_classes:

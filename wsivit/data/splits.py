@@ -44,7 +44,15 @@ class Split:
         return np.flatnonzero(self.side == side)
 
 
-def split_samples(samples: Samples, fraction: float = 0.2, *, by: By = "auto", seed: int = 0, gap: int = 1) -> Split:
+def split_samples(
+    samples: Samples,
+    fraction: float = 0.2,
+    *,
+    by: By = "auto",
+    seed: int = 0,
+    gap: int = 1,
+    fold: tuple[int, int] | None = None,
+) -> Split:
     """Hold out a part: whole patients where every class is seen in two of them, else regions of the slides.
 
     Parameters
@@ -57,6 +65,8 @@ def split_samples(samples: Samples, fraction: float = 0.2, *, by: By = "auto", s
     seed : int
     gap : int
         Between regions, tiles nearer than this many tile sides to a held-out tile are left out of training.
+    fold : (int, int), optional
+        Hold out part ``i`` (from 1) of ``k``, the parts being the same for every ``i``; `fraction` plays no part.
 
     Raises
     ------
@@ -65,20 +75,38 @@ def split_samples(samples: Samples, fraction: float = 0.2, *, by: By = "auto", s
     """
     if not 0 < fraction <= 0.5:
         raise UsageError(f"the held-out part must be more than 0 and at most 0.5, not {fraction}")
+    if fold and not 1 <= fold[0] <= fold[1]:
+        raise UsageError(f"there is no part {fold[0]} of {fold[1]}")
     if by == "auto":
         by = "patient" if _in_two_groups(samples, samples.patients) else "region"
+    parts = fold[1] if fold else max(2, round(1 / fraction))
     if by == "region":
-        return _split_regions(samples, fraction, seed, gap)
+        return _split_regions(samples, _Choice(parts, fraction, seed, fold), gap)
     groups = _groups(samples, by)
-    held = _hold_out(samples.code, groups, fraction, seed)
+    held = _Choice(parts, fraction, seed, fold).held_out(samples.code, groups)[0]
     if not _every_class_on_both_sides(samples, held, ~held):
         raise UsageError(
             f"no split by {by} has every class on both sides ({_spread(samples, groups, by)}); "
             "add slides, or split by region"
         )
     side = np.where(held, VALIDATION, TRAIN).astype(np.int8)
-    chosen = sorted(set(groups[held]))
-    return Split(side, f"by {by}: {len(chosen)} of {len(set(groups))} held out", by)
+    return Split(side, f"by {by}: {len(set(groups[held]))} of {len(set(groups))} held out{_part(fold)}", by)
+
+
+def official_split(samples: Samples, fraction: float = 0.2, *, by: By = "auto", seed: int = 0) -> Split:
+    """Use the split that came with the data; where it has no validation part, one is taken of its training part.
+
+    The test part is never touched: the epoch that is kept must not be chosen on it.
+    """
+    assert samples.side is not None
+    side = samples.side.astype(np.int8)
+    how, inner_by = "the split that came with the data", "official"
+    if not (side == VALIDATION).any():
+        train = np.flatnonzero(side == TRAIN)
+        inner = split_samples(samples.take(train), fraction, by=by, seed=seed)
+        side[train] = inner.side
+        how, inner_by = f"{how}; of its training part, {inner.how}", inner.by
+    return Split(side, how, "official" if inner_by != "region" else inner_by)
 
 
 def write_split(path: str | os.PathLike[str], samples: Samples, split: Split) -> None:
@@ -91,8 +119,15 @@ def write_split(path: str | os.PathLike[str], samples: Samples, split: Split) ->
             writer.writerow([names[number], item, samples.classes[code], SIDES[int(side)]])
 
 
-def read_split(path: str | os.PathLike[str], samples: Samples) -> Split:
+def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") -> Split:
     """Read a split written by :func:`write_split` or by hand; a line with an empty item is for the whole source.
+
+    Parameters
+    ----------
+    path : path
+    samples : Samples
+    by : {"auto", "patient", "slide", "site", "region"}
+        What the file is meant to keep whole: with ``region``, a slide may be on both sides.
 
     Raises
     ------
@@ -108,7 +143,7 @@ def read_split(path: str | os.PathLike[str], samples: Samples) -> Split:
         raise UsageError(
             f"{path}: says nothing about {len(missing)} pictures, the first is {missing[0][1]} of {missing[0][0]}"
         )
-    return Split(np.array(sides, np.int8), f"read from {Path(path).name}", "file")
+    return Split(np.array(sides, np.int8), f"read from {Path(path).name}", "file" if by == "auto" else by)
 
 
 def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
@@ -134,7 +169,7 @@ def _groups(samples: Samples, by: By) -> NDArray[np.str_]:
     if by == "patient":
         return samples.patients
     if by == "slide":
-        return samples.per_source([source.fingerprint for source in samples.sources])
+        return samples.slides
     return samples.per_source([source.site for source in samples.sources])
 
 
@@ -148,49 +183,65 @@ def _spread(samples: Samples, groups: NDArray[np.str_], by: str) -> str:
     return f"{by}s per class: {', '.join(found)}"
 
 
-def _hold_out(code: NDArray[np.int64], groups: NDArray[np.generic], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """Return the fold of whole groups whose share of every class is nearest to `fraction`."""
-    from sklearn.model_selection import StratifiedGroupKFold
+@dataclass(frozen=True)
+class _Choice:
+    """Which of how many parts is held out: a named one, or the one nearest to a fraction of every class."""
 
-    n_groups = len(np.unique(groups))
-    # scikit-learn wants at least as many groups, and pictures of the commonest class, as folds.
-    n_folds = min(max(2, round(1 / fraction)), n_groups, int(np.bincount(code).max()))
-    held = np.zeros(len(code), bool)
-    if n_folds < 2:
-        return held
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(code, code, groups)
-    total = np.bincount(code)
+    parts: int
+    fraction: float
+    seed: int
+    fold: tuple[int, int] | None
 
-    def miss(fold: NDArray[np.int64]) -> float:
-        return float(np.abs(np.bincount(code[fold], minlength=len(total)) / total - fraction).max())
+    def held_out(self, code: NDArray[np.int64], groups: NDArray[np.generic]) -> list[NDArray[np.bool_]]:
+        """Return the held-out part as a mask; with a fold those of all folds, the named one first."""
+        from sklearn.model_selection import StratifiedGroupKFold
 
-    held[min((fold for _, fold in folds), key=miss)] = True
-    return held
+        # scikit-learn wants at least as many groups, and pictures of the commonest class, as parts.
+        total = np.bincount(code)
+        n = min(self.parts, len(np.unique(groups)), int(total.max()))
+        if n < (self.fold[1] if self.fold else 2):
+            return [np.zeros(len(code), bool)]
+        found = StratifiedGroupKFold(n, shuffle=True, random_state=self.seed).split(code, code, groups)
+        masks = [np.isin(np.arange(len(code)), fold) for _, fold in found]
+        if self.fold:
+            first = self.fold[0] - 1
+            return masks[first:] + masks[:first]
+
+        def miss(mask: NDArray[np.bool_]) -> float:
+            share = np.bincount(code[mask], minlength=len(total)) / total
+            return float(np.abs(share - self.fraction).max())
+
+        return [min(masks, key=miss)]
+
+
+def _part(fold: tuple[int, int] | None) -> str:
+    return f", part {fold[0]} of {fold[1]}" if fold else ""
 
 
 def _every_class_on_both_sides(samples: Samples, *sides: NDArray[np.bool_]) -> bool:
     return all(len(np.unique(samples.code[side])) == len(samples.classes) for side in sides)
 
 
-def _split_regions(samples: Samples, fraction: float, seed: int, gap: int) -> Split:
-    """Hold out square blocks: as large as still gives every class on both sides, about 20 blocks to start with."""
+def _split_regions(samples: Samples, choice: _Choice, gap: int) -> Split:
+    """Hold out square blocks, as large as still gives every class on both sides; about 20 blocks to start with."""
     cells = _cells(samples)
-    block = max(1, int(np.sqrt(len(samples) * fraction / 4)))
+    block = max(1, int(np.sqrt(len(samples) / choice.parts / 4)))
     while True:
-        groups = _blocks(samples, cells, block)
-        held = _hold_out(samples.code, groups, fraction, seed)
-        near = _near(samples, cells, held, gap)
-        train = ~held & ~near
-        if _every_class_on_both_sides(samples, held, train):
+        parts = choice.held_out(samples.code, _blocks(samples, cells, block))
+        near = [_near(samples, cells, held, gap) for held in parts]
+        if all(_every_class_on_both_sides(samples, h, ~h & ~n) for h, n in zip(parts, near, strict=True)):
             break
         if block == 1:
             raise UsageError(
-                f"{len(samples)} labelled tiles are too few, or lie too close, to hold a part out with every class on "
-                "both sides; label more tiles, or give a split file"
+                f"{len(samples)} labelled tiles are too few, or lie too close, to hold a part out with every class "
+                "on both sides; label more tiles, or give a split file"
             )
         block //= 2
-    side = np.where(held, VALIDATION, np.where(train, TRAIN, LEFT_OUT)).astype(np.int8)
-    how = f"by region: blocks of {block} x {block} tiles, {int(near.sum())} tiles within {gap} tile left out"
+    side = np.where(parts[0], VALIDATION, np.where(near[0], LEFT_OUT, TRAIN)).astype(np.int8)
+    how = (
+        f"by region: blocks of {block} x {block} tiles{_part(choice.fold)}, "
+        f"{int(near[0].sum())} tiles within {gap} tile left out"
+    )
     return Split(side, how, "region")
 
 
