@@ -215,8 +215,7 @@ class _Pass:
         if plan.resampled:
             rx, ry = plan.residual_x, plan.residual_y
             x0, y0 = left - self.shift, top - self.shift
-            right, bottom = min(x_to * rx - x0, window.shape[1]), min(y_to * ry - y0, window.shape[0])
-            box = Box(x_from * rx - x0, y_from * ry - y0, right, bottom)
+            box = Box(x_from * rx - x0, y_from * ry - y0, x_to * rx - x0, y_to * ry - y0)
             window = resample(window, box, (x_to - x_from, y_to - y_from), area=plan.downscale == "area")
         if window.shape[:2] == (request.height, request.width):
             return window

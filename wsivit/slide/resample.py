@@ -37,11 +37,15 @@ def resample(picture: Pixels, box: Box, size: tuple[int, int], *, area: bool = F
     ----------
     picture : ndarray of uint8, (h, w, 3)
     box : Box
-        Pixels of `picture` outside it, where there are any, feed the filter.
+        Pixels of `picture` outside it, where there are any, feed the filter; past its edge the last are repeated.
     size : tuple of int
     area : bool
         Average by exact area instead of the faster, slightly sharper filter.
     """
+    right, bottom = (math.ceil(over - 1e-6) for over in (box.right - picture.shape[1], box.bottom - picture.shape[0]))
+    if right > 0 or bottom > 0:
+        picture = np.pad(picture, ((0, max(0, bottom)), (0, max(0, right)), (0, 0)), mode="edge")
+    box = Box(box.left, box.top, min(box.right, picture.shape[1]), min(box.bottom, picture.shape[0]))
     if area:
         rows = _area_mean(picture, box.top, box.bottom, size[1])
         pixels = _area_mean(rows.swapaxes(0, 1), box.left, box.right, size[0]).swapaxes(0, 1)

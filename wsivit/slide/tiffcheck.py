@@ -49,24 +49,26 @@ class _Tiff:
         (first,) = self.unpack("Q" if self.big else "I", 8 if self.big else 4, "the place of the first directory")
         if not first:
             raise SlideError("the TIFF has no directory")
-        waiting, seen = [first], set[int]()
+        waiting, seen = [(first, True)], set[int]()
         while waiting:
-            at = waiting.pop()
-            if at in seen:
+            at, in_chain = waiting.pop()
+            if at in seen and in_chain:
                 raise SlideError(f"TIFF directories form a loop (at {at})")
+            if at in seen or (seen and self._is_void(at)):
+                continue  # listed twice below another; or cut off behind the first level: what there is can be read
             seen.add(at)
-            if len(seen) > 1 and self._is_void(at):
-                continue  # a pyramid cut off behind its first level: what there is can be read
             if len(seen) > _MOST_DIRECTORIES:
                 raise SlideError(f"more than {_MOST_DIRECTORIES} TIFF directories")
             directory, following = self._directory(at)
-            waiting += [place for place in following if place]
+            below = self.values(directory, _SUB) if _SUB in directory.tags else ()
+            waiting += [(place, False) for place in below if place]
+            waiting += [(following, in_chain)] if following else []
             yield directory
 
     def _is_void(self, at: int) -> bool:
         return at + 8 <= self.size and self.unpack("Q" if self.big else "H", at, "TIFF directory") == (0,)
 
-    def _directory(self, at: int) -> tuple[_Directory, list[int]]:
+    def _directory(self, at: int) -> tuple[_Directory, int]:
         head, entry, offset = (8, 20, "Q") if self.big else (2, 12, "I")
         (n,) = self.unpack("Q" if self.big else "H", at, "TIFF directory")
         if not 0 < n <= _MOST_TAGS:
@@ -82,7 +84,7 @@ class _Tiff:
                     raise SlideError(
                         f"values of TIFF tag {code} at {place} lie beyond the end ({self.size}): truncated"
                     )
-        return directory, [following, *(self.values(directory, _SUB) if _SUB in directory.tags else ())]
+        return directory, following
 
     def _tag(self, directory: _Directory, at: int) -> None:
         code, kind = self.unpack("HH", at, "TIFF tag")
