@@ -174,7 +174,7 @@ class Reader:
 READERS = (
     Reader("bare decoder", bare),
     Reader("wsivit", wsivit),
-    Reader("zarr-python", zarr_python),
+    Reader("zarr-python, a batch by oindex", zarr_python),
     Reader("folder of JPEGs + simplejpeg", folder),
     Reader("LMDB + simplejpeg", lmdb, ("lmdb", "simplejpeg", "numpy")),
     Reader("HDF5 + simplejpeg", hdf5, ("h5py", "simplejpeg", "numpy")),

@@ -10,13 +10,15 @@ import ctypes
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from wsivit.errors import OutputError, WsivitError
 
 TEMPORARY = ".tmp-"
+Range: TypeAlias = tuple[str, int, int]
+"""Key of a file, first byte, byte after the last."""
 
 
 class Files(Protocol):
@@ -24,11 +26,11 @@ class Files(Protocol):
 
     url: str
 
-    def read(self, key: str) -> bytes:
-        """Return a whole file; FileNotFoundError where there is none."""
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return a file, or the bytes ``[start, stop)`` of it; FileNotFoundError where there is none."""
 
-    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
-        """Yield the bytes ``[start, stop)`` of a file, for each range; FileNotFoundError where there is none."""
+    def ranges(self, wanted: Sequence[Range]) -> AbstractContextManager[Callable[[int], bytes]]:
+        """Give a function that reads the k-th of the ranges, in any thread; FileNotFoundError where there is no file."""
 
     def size(self, key: str) -> int | None:
         """Length of a file in bytes; None where there is none."""
@@ -110,19 +112,29 @@ class LocalFiles:
         self.root = root
         self.url = str(root)
 
-    def read(self, key: str) -> bytes:
-        """Return a whole file."""
-        return (self.root / key).read_bytes()
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return a file, or a part of it."""
+        with (self.root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if stop is None else stop - start)
 
-    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
-        """Yield byte ranges of a file, each read when it is asked for."""
-        # Opened for each call: a thousand stores then hold no file handles, and none is shared over a fork.
-        handle = os.open(f"{self.url}/{key}", os.O_RDONLY | os.O_CLOEXEC)
+    @contextmanager
+    def ranges(self, wanted: Sequence[Range]) -> Iterator[Callable[[int], bytes]]:
+        """Open the files of some ranges; each is read when it is asked for."""
+        # Opened for each batch: a thousand stores then hold no file handles, and none is shared over a fork.
+        handles: dict[str, int] = {}
+
+        def fetch(k: int) -> bytes:
+            key, start, stop = wanted[k]
+            return os.pread(handles[key], stop - start, start)
+
         try:
-            for start, stop in ranges:
-                yield os.pread(handle, stop - start, start)
+            for key in {key for key, _, _ in wanted}:
+                handles[key] = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC)
+            yield fetch
         finally:
-            os.close(handle)
+            for handle in handles.values():
+                os.close(handle)
 
     def size(self, key: str) -> int | None:
         """Length of a file."""
@@ -205,17 +217,17 @@ class RemoteFiles:
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "_process": None, "_opened": None}
 
-    def read(self, key: str) -> bytes:
-        """Return a whole object."""
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return an object, or a part of it."""
         system, path = self._at(key)
-        return bytes(system.cat_file(path))
+        return bytes(system.cat_file(path, start=start, end=stop))
 
-    def read_ranges(self, key: str, ranges: Sequence[Sequence[int]]) -> Iterator[bytes]:
-        """Yield byte ranges of an object, fetched side by side where the file system can."""
-        system, path = self._at(key)
-        starts, stops = [list(ends) for ends in zip(*ranges, strict=True)]
-        for part in system.cat_ranges([path] * len(starts), starts, stops, on_error="raise"):
-            yield bytes(part)
+    @contextmanager
+    def ranges(self, wanted: Sequence[Range]) -> Iterator[Callable[[int], bytes]]:
+        """Fetch some ranges, side by side where the file system can."""
+        keys, starts, stops = [list(column) for column in zip(*wanted, strict=True)] or [[], [], []]
+        parts = self._at("")[0].cat_ranges([self._at(key)[1] for key in keys], starts, stops, on_error="raise")
+        yield lambda k: bytes(parts[k])
 
     def size(self, key: str) -> int | None:
         """Length of an object."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from wsivit.store.shard import decode_index, index_size
 from wsivit.store.threads import decoding_threads
 
 _BLOCK = 64
-_GROUP = 8
+_SPAN = 256
 
 
 class TileStore:
@@ -280,33 +281,41 @@ class TileStore:
         return target
 
     def _read_stored(self, wanted: NDArray[np.int64], target: NDArray[np.uint8], threads: int) -> None:
-        # In file order, as disks like it; one iterator feeds all threads, so that none waits for another.
+        # In file order, as disks like it; in spans, so that the files open at a time are few.
         order = np.argsort(wanted, kind="stable")
-        groups = iter([order[start : start + _GROUP] for start in range(0, len(order), _GROUP)])
+        for start in range(0, len(order), _SPAN):
+            places = order[start : start + _SPAN]
+            self._read_span(wanted[places], [target[place] for place in places], threads)
 
-        def work() -> None:
-            for places in groups:
-                indexes = wanted[places]
-                for place, index, chunks in zip(places, indexes.tolist(), self._fetch(indexes), strict=True):
-                    self._decode_tile(index, chunks, target[place])
+    def _read_span(self, wanted: NDArray[np.int64], targets: list[NDArray[np.uint8]], threads: int) -> None:
+        indexes, per_tile = wanted.tolist(), self.parameters.chunks_per_tile
+        with self._ranges(wanted) as fetch:
+            # One iterator feeds all threads, so that none waits for another.
+            todo = iter(range(len(indexes)))
 
-        threads = min(threads, -(-len(order) // _GROUP))
-        if threads == 1:
-            work()
-            return
-        for job in [decoding_threads().submit(work) for _ in range(threads)]:
-            job.result()
+            def work() -> None:
+                for k in todo:
+                    parts = [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
+                    self._decode_tile(indexes[k], parts, targets[k])
 
-    def _decode_tile(self, index: int, chunks: list[bytes], out: NDArray[np.uint8]) -> None:
+            if threads == 1 or len(indexes) == 1:
+                work()
+                return
+            jobs = [decoding_threads().submit(work) for _ in range(min(threads, len(indexes)))]
+            wait(jobs)
+            for job in jobs:
+                job.result()
+
+    def _decode_tile(self, index: int, parts: list[bytes], out: NDArray[np.uint8]) -> None:
         try:
-            if len(chunks) == 1:
-                decode(chunks[0], out=out)
+            if len(parts) == 1:
+                decode(strip_crc(parts[0]), out=out)
                 return
             height, width = self.parameters.chunk
             columns = out.shape[1] // width
-            for k, chunk in enumerate(chunks):
+            for k, part in enumerate(parts):
                 y, x = k // columns * height, k % columns * width
-                out[y : y + height, x : x + width] = decode(chunk, (height, width))
+                out[y : y + height, x : x + width] = decode(strip_crc(part), (height, width))
         except StoreError as error:
             raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
 
@@ -322,11 +331,16 @@ class TileStore:
         """
         if not self.has_pixels:
             raise StoreError(f"{self.url} has no pixels of its own")
-        return next(self._fetch(self._indexes_of([index])))
+        with self._ranges(self._indexes_of([index])) as fetch:
+            try:
+                return [strip_crc(fetch(k)) for k in range(self.parameters.chunks_per_tile)]
+            except StoreError as error:
+                raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
 
-    def _fetch(self, wanted: NDArray[np.int64]) -> Iterator[list[bytes]]:
-        """Yield the chunks of some tiles, given in ascending order; each is read when it is asked for."""
-        per_tile = self.parameters.chunks_per_tile
+    @contextmanager
+    def _ranges(self, wanted: NDArray[np.int64]) -> Iterator[Callable[[int], bytes]]:
+        """Open the chunks of some tiles, given in ascending order; each is read when it is asked for, by its number."""
+        per_tile, ranges = self.parameters.chunks_per_tile, []
         shards, places = np.divmod(wanted, self.parameters.shard_tiles)
         for shard in np.unique(shards).tolist():
             here = shards == shard
@@ -334,22 +348,18 @@ class TileStore:
             if entries.min() < 0:
                 raise self._absent(wanted[here][entries.min(axis=(1, 2)) < 0][0])
             entries[..., 1] += entries[..., 0]
-            data = self.files.read_ranges(shard_key(shard), entries.reshape(-1, 2).tolist())
-            for index in wanted[here].tolist():
-                yield self._checked(index, islice(data, per_tile))
+            key = shard_key(shard)
+            ranges += [(key, start, stop) for start, stop in entries.reshape(-1, 2).tolist()]
+        try:
+            with self.files.ranges(ranges) as fetch:
+                yield fetch
+        except FileNotFoundError as error:
+            raise StoreError(f"{error.filename or self.url} is missing") from error
 
     def _absent(self, index: int) -> StoreError | UnreadableTilesError:
         if self.complete and self.status[index] != Status.UNREADABLE:
             return StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
         return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
-
-    def _checked(self, index: int, data: Iterable[bytes]) -> list[bytes]:
-        try:
-            return [strip_crc(part) for part in data]
-        except StoreError as error:
-            raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
-        except FileNotFoundError as error:
-            raise StoreError(f"{self.url}/{shard_key(index // self.parameters.shard_tiles)} is missing") from error
 
     def _shard_index(self, shard: int) -> NDArray[np.int64]:
         # Two threads may both read it: they read the same.
@@ -361,7 +371,7 @@ class TileStore:
                 raise StoreError(f"{self.url}/{key} is missing")
             start = max(0, size - index_size(slots))
             try:
-                self._indexes[shard] = decode_index(next(self.files.read_ranges(key, [(start, size)])), slots, size)
+                self._indexes[shard] = decode_index(self.files.read(key, start, size), slots, size)
             except StoreError as error:
                 raise StoreError(f"{self.url}/{key} is damaged: {error}") from error
         return self._indexes[shard]

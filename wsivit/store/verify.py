@@ -164,12 +164,12 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
     """Compare one shard with its sha256 and the status of its tiles; where it differs, say which tiles are hit."""
     key, digest = shard_key(shard), hashlib.sha256()
     for start in range(0, size, _PART):
-        digest.update(next(store.files.read_ranges(key, [(start, min(size, start + _PART))])))
+        digest.update(store.files.read(key, start, min(size, start + _PART)))
     damaged = digest.hexdigest() != sha256
     if damaged:
         yield f"{store.url}/{key} is damaged: not the bytes that were written"
     per_tile, slots = store.parameters.chunks_per_tile, store.parameters.shard_tiles * store.parameters.chunks_per_tile
-    tail = next(store.files.read_ranges(key, [(max(0, size - index_size(slots)), size)]))
+    tail = store.files.read(key, max(0, size - index_size(slots)), size)
     try:
         index = decode_index(tail, slots, size).reshape(-1, per_tile, 2)
         status = store.status
@@ -187,8 +187,8 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
 
 def _whole(store: TileStore, key: str, entries: NDArray[np.int64]) -> bool:
     try:
-        for data in store.files.read_ranges(key, [(start, start + length) for start, length in entries.tolist()]):
-            strip_crc(data)
+        for start, length in entries.tolist():
+            strip_crc(store.files.read(key, start, start + length))
     except StoreError:
         return False
     return True
