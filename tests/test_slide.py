@@ -225,6 +225,26 @@ def test_an_overview_is_the_whole_slide_to_its_last_pixel(tmp_path: Path) -> Non
             slide.overview(None)
 
 
+def test_an_overview_looks_at_finer_levels_where_a_coarse_one_is_damaged(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", texture(2048, 1536, grain=0), levels=(1, 4))
+    with open_slide(path) as slide:
+        whole = slide.survey(2.0)
+        assert not whole.unreadable.any()
+    damage(path, 5, "zeros", level=1)  # column 1, row 1 of 4 x 3: pixels 128 to 256 of the overview
+    with open_slide(path) as slide:
+        repaired = slide.survey(2.0)
+        assert not repaired.unreadable.any()
+        assert np.abs(repaired.pixels.astype(int) - whole.pixels).mean() < 3
+    damage(path, 4 * 16 + 5, "zeros")  # level 0, below the same place: x 640 to 768, y 512 to 640
+    with open_slide(path) as slide:
+        holed = slide.survey(2.0)
+    hole = holed.unreadable
+    assert hole[130:158, 162:190].all()
+    assert not hole[:96].any()
+    assert not hole[200:].any()
+    assert (holed.pixels[hole] == 255).all()
+
+
 # --- readers
 
 

@@ -7,6 +7,18 @@ from wsivit.slide.base import JpegColor, TileFailure
 from wsivit.slide.info import SlideInfo
 from wsivit.slide.native import NativeTiles
 from wsivit.slide.opening import Reader, info, open_slide
+from wsivit.slide.overview import Overview
 from wsivit.slide.slide import Slide
 
-__all__ = ["JpegColor", "Level", "NativeTiles", "Reader", "Slide", "SlideInfo", "TileFailure", "info", "open_slide"]
+__all__ = [
+    "JpegColor",
+    "Level",
+    "NativeTiles",
+    "Overview",
+    "Reader",
+    "Slide",
+    "SlideInfo",
+    "TileFailure",
+    "info",
+    "open_slide",
+]

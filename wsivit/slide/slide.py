@@ -17,7 +17,6 @@ from wsivit.resolution import (
     ScaleSource,
     ScaleVerdict,
     judge_scale,
-    plan_downsample,
     plan_read,
     scale_sources,
 )
@@ -26,9 +25,9 @@ from wsivit.slide.fingerprint import fingerprint
 from wsivit.slide.identity import slide_id
 from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objective, private_items
 from wsivit.slide.native import NativeBackend, NativeTiles
+from wsivit.slide.overview import Overview, survey
 from wsivit.slide.reading import Request, read_rectangles
 
-_OVERVIEW_BLOCK = 512
 _LOOK = 256
 
 
@@ -226,7 +225,7 @@ class Slide:
         return read_rectangles(self._backend, request, self.threads)
 
     def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
-        """Read the whole slide, small.
+        """Read the whole slide, small: the pixels of `survey`.
 
         Its exact downsample is ``dimensions / shape``. Parts that cannot be read are `background`.
 
@@ -241,32 +240,21 @@ class Slide:
         -------
         ndarray of uint8, (height, width, 3)
         """
+        return self.survey(mpp, max_side=max_side).pixels
+
+    def survey(self, mpp: float | None, *, max_side: int | None = None) -> Overview:
+        """Read the whole slide, small, and where it cannot be read; parameters as of `overview`."""
         if mpp is None and max_side is None:
             raise UsageError("an overview needs a scale or a longest side")
         width, height = self.dimensions
         x, y = (1.0, 1.0) if mpp is None else (max(1.0, mpp / self.scale.mpp_x), max(1.0, mpp / self.scale.mpp_y))
         shrink = max(1.0, max(width / x, height / y) / max_side) if max_side else 1.0
         size = (max(1, round(width / x / shrink)), max(1, round(height / y / shrink)))
-        return self._whole(size)
+        return survey(self._backend, size, self.threads)
 
     def thumbnail(self, max_side: int) -> Pixels:
         """Read the whole slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""
         return self.overview(None, max_side=max_side)
-
-    def _whole(self, size: tuple[int, int]) -> Pixels:
-        """Bring the whole slide to exactly ``(width, height)``, block by block."""
-        width, height = size
-        downsample = (self.dimensions[0] / width, self.dimensions[1] / height)
-        plan = plan_downsample(downsample, self.levels, tolerance=0)
-        picture = np.empty((height, width, 3), np.uint8)
-        picture[:] = self.background
-        top, left = (np.arange(0, side, _OVERVIEW_BLOCK, dtype=np.int64) for side in (height, width))
-        y, x = (grid.ravel() for grid in np.meshgrid(top, left, indexing="ij"))
-        for x0, y0, tile in zip(x, y, self.read_tiles(plan, _OVERVIEW_BLOCK, x, y), strict=True):
-            if not isinstance(tile, TileFailure):
-                place = picture[y0 : y0 + _OVERVIEW_BLOCK, x0 : x0 + _OVERVIEW_BLOCK]
-                place[:] = tile[: place.shape[0], : place.shape[1]]
-        return picture
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""

@@ -1,0 +1,77 @@
+"""The whole slide at a glance: read block by block, from finer levels where a coarse one is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.resolution import ReadPlan, plan_downsample
+from wsivit.slide.base import Backend, Pixels, TileFailure
+from wsivit.slide.reading import Request, read_rectangles
+
+_BLOCK = 512
+_SMALL = 32
+
+
+class Overview(NamedTuple):
+    """The whole slide, small.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, (h, w, 3)
+    unreadable : ndarray of bool, (h, w)
+        Where no level could be read; the slide's background stands there.
+    """
+
+    pixels: Pixels
+    unreadable: NDArray[np.bool_]
+
+
+def survey(backend: Backend, size: tuple[int, int], threads: int | None = None) -> Overview:
+    """Bring a whole slide to exactly ``size`` (width, height), in bounded memory."""
+    width, height = size
+    levels = backend.facts.levels
+    plan = plan_downsample((levels[0].width / width, levels[0].height / height), levels, tolerance=0)
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[:] = backend.facts.background
+    unreadable = np.zeros((height, width), np.bool_)
+    for place, part in _parts(backend, plan, (0, 0, width, height), _BLOCK, threads):
+        if part is not None:
+            pixels[place] = part
+            continue
+        rows, columns = place
+        box = (columns.start, rows.start, columns.stop, rows.stop)
+        for small, repaired in _parts(backend, plan, box, _SMALL, threads):
+            found = repaired if repaired is not None else _from_finer_levels(backend, plan, small)
+            pixels[small] = backend.facts.background if found is None else found
+            unreadable[small] = found is None
+    return Overview(pixels, unreadable)
+
+
+def _parts(
+    backend: Backend, plan: ReadPlan, box: tuple[int, int, int, int], block: int, threads: int | None
+) -> Iterator[tuple[tuple[slice, slice], Pixels | None]]:
+    """Read a box ``left, top, right, bottom`` in square parts; None for one that cannot be read."""
+    left, top, right, bottom = box
+    y, x = (grid.ravel() for grid in np.mgrid[top:bottom:block, left:right:block])
+    request = Request(plan, block, block, x.astype(np.int64), y.astype(np.int64))
+    for x0, y0, part in zip(x.tolist(), y.tolist(), read_rectangles(backend, request, threads), strict=True):
+        place = slice(y0, min(y0 + block, bottom)), slice(x0, min(x0 + block, right))
+        shown = None if isinstance(part, TileFailure) else part[: place[0].stop - y0, : place[1].stop - x0]
+        yield place, shown
+
+
+def _from_finer_levels(backend: Backend, plan: ReadPlan, place: tuple[slice, slice]) -> Pixels | None:
+    """Read a part again from each level that is finer than the plan's; None where all are damaged."""
+    rows, columns = place
+    box = (columns.start, rows.start, columns.stop, rows.stop)
+    for count in range(plan.level, 0, -1):
+        levels = backend.facts.levels[:count]
+        finer = plan_downsample((plan.downsample_x, plan.downsample_y), levels, tolerance=0)
+        ((_, part),) = _parts(backend, finer, box, _SMALL, 1)
+        if part is not None:
+            return part
+    return None
