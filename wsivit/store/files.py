@@ -30,7 +30,7 @@ class Files(Protocol):
         """Return a file, or the bytes ``[start, stop)`` of it; FileNotFoundError where there is none."""
 
     def ranges(self, wanted: Sequence[Range]) -> AbstractContextManager[Callable[[int], bytes]]:
-        """Give a function that reads the k-th of the ranges, in any thread; FileNotFoundError where there is no file."""
+        """Give a function that reads the k-th of the ranges, in any thread; FileNotFoundError for no file."""
 
     def size(self, key: str) -> int | None:
         """Length of a file in bytes; None where there is none."""
@@ -130,7 +130,7 @@ class LocalFiles:
 
         try:
             for key in {key for key, _, _ in wanted}:
-                handles[key] = os.open(self.root / key, os.O_RDONLY | os.O_CLOEXEC)
+                handles[key] = os.open(f"{self.url}/{key}", os.O_RDONLY | os.O_CLOEXEC)
             yield fetch
         finally:
             for handle in handles.values():

@@ -25,7 +25,7 @@ from wsivit.store.lazy import dask_array
 from wsivit.store.parameters import COLUMNS, Status, StoreParameters
 from wsivit.store.predictions import Predictions, PredictionsWriter, read_predictions, save_predictions
 from wsivit.store.shard import decode_index, index_size
-from wsivit.store.threads import decoding_threads
+from wsivit.store.threads import THREADS, decoding_threads
 
 _BLOCK = 64
 _SPAN = 256
@@ -256,7 +256,7 @@ class TileStore:
                 f" {unreadable[0]}: take from store.readable ({self.url})"
             )
         if self.has_pixels:
-            self._read_stored(wanted, target, threads or os.cpu_count() or 1)
+            self._read_stored(wanted, target, threads or THREADS)
         else:
             self._read_slide(wanted, target)
         return target
@@ -342,7 +342,7 @@ class TileStore:
         """Open the chunks of some tiles, given in ascending order; each is read when it is asked for, by its number."""
         per_tile, ranges = self.parameters.chunks_per_tile, []
         shards, places = np.divmod(wanted, self.parameters.shard_tiles)
-        for shard in np.unique(shards).tolist():
+        for shard in dict.fromkeys(shards.tolist()):
             here = shards == shard
             entries = self._shard_index(shard).reshape(-1, per_tile, 2)[places[here]]
             if entries.min() < 0:

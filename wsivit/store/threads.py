@@ -6,6 +6,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+THREADS = os.cpu_count() or 1
 _pool: ThreadPoolExecutor | None = None
 _pool_guard = threading.Lock()
 
@@ -24,5 +25,5 @@ def decoding_threads() -> ThreadPoolExecutor:
     global _pool
     with _pool_guard:
         if _pool is None:
-            _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="wsivit-decode")
+            _pool = ThreadPoolExecutor(THREADS, thread_name_prefix="wsivit-decode")
         return _pool
