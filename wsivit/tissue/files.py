@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import UsageError
+from wsivit.tissue.classes import Tissue
 from wsivit.tissue.geometry import mask_polygons
-from wsivit.tissue.masks import Tissue, tissue_from_polygons
+from wsivit.tissue.masks import tissue_from_polygons
 
 GEOJSON_SUFFIXES = (".geojson", ".json")
 

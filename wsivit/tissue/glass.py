@@ -1,39 +1,133 @@
-"""What bare glass looks like on this slide, and optical density relative to it."""
+"""What bare glass looks like on this slide, and how much light everything else takes, relative to it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-FloatImage = NDArray[np.float32]
+from wsivit.tissue.classes import BoolMask, FloatImage
+
+BLACK = 16  # A scanner's black border is not quite 0 after JPEG.
+FIELD_BLOCKS = 24  # along the longer side, where uneven light is measured
+FIELD_STEP = 0.02  # how far, in density, a block of glass may be from what its neighbours foretell
 
 
-def glass_level(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Estimate the colour of bare glass: the mode of the slide's bright, smooth pixels.
+@dataclass(frozen=True)
+class Absorbance:
+    """A slide as optical density (natural log) over its own glass.
 
-    Parameters
+    Attributes
     ----------
-    image : uint8 ndarray, (h, w, 3)
-
-    Returns
-    -------
-    float32 ndarray, (3,)
-        Level per channel. White where nothing on the slide is smooth and bright.
+    density : float32 ndarray, (h, w, 3)
+        0 on glass, negative where brighter than it, 0 in the void.
+    void : bool ndarray, (h, w)
+        What was not scanned: blank fill, black borders.
+    glass : tuple of float
+        The level of bare glass per channel; the background of a dark field.
+    dark_field : bool
+        Whether the tissue shines on black (fluorescence) rather than darkens glass.
     """
-    luminance = image.mean(axis=2, dtype=np.float32)
-    rough = ndimage.uniform_filter(ndimage.morphological_gradient(luminance, size=3), 5)
-    bright = luminance > 100
-    if not bright.any():
-        return np.full(3, 255, np.float32)
-    smooth = bright & (rough <= max(3.0, float(np.percentile(rough[bright], 10))))
-    counts = np.bincount(luminance[smooth].astype(np.int64), minlength=256)
-    mode = int(np.argmax(counts))
-    level: NDArray[np.float32] = np.median(image[smooth & (np.abs(luminance - mode) <= 3)], axis=0)
-    return level.astype(np.float32)
+
+    density: FloatImage
+    void: BoolMask
+    glass: tuple[float, float, float]
+    dark_field: bool
 
 
-def optical_density(image: NDArray[np.uint8], glass: NDArray[np.float32]) -> FloatImage:
-    """Optical density (natural log) per channel over the glass; negative where brighter than it."""
+def absorbance(image: NDArray[np.uint8]) -> Absorbance:
+    """Measure a low-power view, uint8 (h, w, 3), against its own glass, and even out its light."""
+    if _is_dark_field(image):
+        return _dark_field(image)
+    void = _void(image)
+    smooth = _spread(image.mean(axis=2, dtype=np.float32)) <= 4.0
+    smooth &= ~ndimage.maximum_filter(void, 7)
+    glass = glass_level(image, smooth)
     table = -np.log((np.arange(256, dtype=np.float32)[:, None] + 1) / (glass + 1))
-    return np.stack([table[image[..., c], c] for c in range(3)], axis=2)
+    density = np.stack([table[image[..., c], c] for c in range(3)], axis=2)
+    density -= _uneven_light(density, smooth)
+    density[void] = 0
+    r, g, b = glass.tolist()
+    return Absorbance(density, void, (r, g, b), False)
+
+
+def _is_dark_field(image: NDArray[np.uint8]) -> bool:
+    no_glass = np.mean(image.min(axis=2) > 120) < 0.005
+    return bool(no_glass and np.median(image.max(axis=2)) < 64)
+
+
+def _dark_field(image: NDArray[np.uint8]) -> Absorbance:
+    signal = image.max(axis=2).astype(np.float32)
+    background = float(np.percentile(signal, 5))
+    # A few grey levels more on both sides, or the noise of black would look like signal.
+    density = np.log((signal + 4) / (background + 4))
+    glass = (background, background, background)
+    return Absorbance(np.repeat(density[..., None], 3, axis=2), np.zeros(signal.shape, np.bool_), glass, True)
+
+
+def _void(image: NDArray[np.uint8]) -> BoolMask:
+    extreme = (image.min(axis=2) == 255) | (image.max(axis=2) <= BLACK)
+    # A whole neighbourhood of it: single white or black pixels are glints and pigment.
+    void: BoolMask = ndimage.maximum_filter(ndimage.minimum_filter(extreme, 5), 5) & extreme
+    return void
+
+
+def _spread(grey: FloatImage) -> FloatImage:
+    spread: FloatImage = ndimage.maximum_filter(grey, 5) - ndimage.minimum_filter(grey, 5)
+    return spread
+
+
+def glass_level(image: NDArray[np.uint8], smooth: BoolMask) -> NDArray[np.float32]:
+    """Find the level of bare glass per channel, float32 (3,).
+
+    Glass is the brightest level that many `smooth` pixels share and few come near: the smooth pixels of tissue
+    spread over many levels. Where there is no such level (tissue everywhere, uneven light), the brightest of the
+    smooth pixels are taken; white where nothing is smooth.
+    """
+    grey = image.mean(axis=2)[smooth]
+    if grey.size < 25:
+        return np.full(3, 255, np.float32)
+    counts = np.bincount(np.rint(grey).astype(np.int64), minlength=256).astype(float)
+    near, around = (np.convolve(counts, np.ones(2 * reach + 1), "same") for reach in (4, 16))
+    shared = (near >= 0.02 * grey.size) & (near >= 0.6 * around) & (near >= ndimage.maximum_filter1d(near, 9))
+    level = np.flatnonzero(shared)[-1] if shared.any() else np.percentile(grey, 99)
+    chosen = image[smooth][np.abs(grey - level) <= 4]
+    glass: NDArray[np.float32] = np.median(chosen, axis=0).astype(np.float32)
+    return glass
+
+
+def _uneven_light(density: FloatImage, smooth: BoolMask) -> FloatImage:
+    """Fit a quadratic to what the glass blocks say of the light, growing from those at the glass level."""
+    height, width = smooth.shape
+    side = max(8, -(-max(height, width) // FIELD_BLOCKS))
+    x, y, levels = [], [], []
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            window = np.s_[top : top + side, left : left + side]
+            if smooth[window].mean() >= 0.1:
+                x.append((left + side / 2) / width - 0.5)
+                y.append((top + side / 2) / height - 0.5)
+                levels.append(np.percentile(density[window][smooth[window]], 30, axis=0))
+    flat = np.zeros((1, 1, 3), np.float32)
+    if len(levels) < 12:
+        return flat
+    terms, level = _quadratic(np.array(x), np.array(y)), np.array(levels)
+    glass = np.abs(level).max(axis=1) < FIELD_STEP
+    for _ in range(12):
+        if glass.sum() < 12:
+            return flat
+        fit = np.linalg.lstsq(terms[glass], level[glass], rcond=None)[0]
+        glass = np.abs(level - terms @ fit).max(axis=1) < FIELD_STEP
+    if np.ptp(terms[glass] @ fit, axis=0).max() < FIELD_STEP / 2:
+        return flat
+    rows, cols = np.mgrid[0:height, 0:width].astype(np.float32)
+    field = _quadratic((cols + 0.5) / width - 0.5, (rows + 0.5) / height - 0.5) @ fit.astype(np.float32)
+    low, high = (terms[glass] @ fit).min(axis=0), (terms[glass] @ fit).max(axis=0)
+    clipped: FloatImage = np.clip(field, low, high).astype(np.float32)
+    return clipped
+
+
+def _quadratic(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)

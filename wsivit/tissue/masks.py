@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,45 +13,14 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from wsivit.errors import UsageError
+from wsivit.tissue.auto import AutoOptions, find_auto
+from wsivit.tissue.classes import BoolMask, Tissue, TissueClass
 from wsivit.tissue.geometry import polygons_mask, tissue_fractions
-from wsivit.tissue.glass import glass_level, optical_density
 
 OVERVIEW_MPP = 8.0
 """The scale at which :func:`find_tissue` likes its overview; finer ones are reduced, up to 16 are as good."""
 
-BoolMask: TypeAlias = NDArray[np.bool_]
 Method: TypeAlias = str | Callable[[NDArray[np.uint8], float | None], BoolMask]
-
-
-class TissueClass(IntEnum):
-    """What a pixel of the class map shows."""
-
-    GLASS = 0
-    TISSUE = 1
-    FAT = 2
-    PEN = 3
-    FOLD = 4
-    BLUR = 5
-    DEBRIS = 6
-
-
-@dataclass(frozen=True)
-class Tissue:
-    """Where the tissue of a slide is.
-
-    Attributes
-    ----------
-    mask : bool ndarray, (h, w)
-        Spans the whole slide; its scale is the slide's size over its shape.
-    classes : uint8 ndarray, (h, w), or None
-        A :class:`TissueClass` per pixel; None where the method knows no classes.
-    parameters : dict
-        Everything that made the mask, plain values for JSON.
-    """
-
-    mask: BoolMask
-    classes: NDArray[np.uint8] | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def find_tissue(image: NDArray[np.uint8], mpp: float | None, method: Method = "auto") -> Tissue:
@@ -79,7 +46,7 @@ def find_tissue(image: NDArray[np.uint8], mpp: float | None, method: Method = "a
     if method == "otsu":
         return _saturation_otsu(image, mpp)
     if method == "auto":
-        return _density(image, mpp)
+        return find_auto(image, mpp, AutoOptions())
     raise UsageError(f"no tissue method {method!r}: choose auto, otsu, none, or give a callable")
 
 
@@ -95,35 +62,6 @@ def _saturation_otsu(image: NDArray[np.uint8], mpp: float | None) -> Tissue:
     saturation = ndimage.median_filter(saturation, size=7)
     threshold = int(threshold_otsu(saturation)) if np.ptp(saturation) else 255  # type: ignore[no-untyped-call]
     return Tissue(saturation > threshold, None, {"method": "otsu", "threshold": threshold, "mpp": mpp})
-
-
-def _density(image: NDArray[np.uint8], mpp: float | None) -> Tissue:
-    glass = glass_level(image)
-    um = mpp or OVERVIEW_MPP
-    density = optical_density(image, glass)
-    dark = density.mean(axis=2) > 0.03
-    dark = ndimage.binary_closing(np.pad(dark, 9), _disk(24 / um))[9:-9, 9:-9]
-    dark = ndimage.binary_opening(dark, _disk(12 / um))
-    mask = _drop_small(dark, 0.02e6 / um**2)
-    mask = ~_drop_small(~mask, 0.02e6 / um**2)
-    parameters = {"method": "auto", "mpp": mpp, "glass": glass.round(1).tolist(), "density": 0.03}
-    return Tissue(mask, None, parameters)
-
-
-def _disk(radius: float) -> BoolMask:
-    r = int(radius)
-    y, x = np.ogrid[-r : r + 1, -r : r + 1]
-    disk: BoolMask = x * x + y * y <= radius * radius
-    return disk
-
-
-def _drop_small(mask: BoolMask, min_pixels: float) -> BoolMask:
-    pieces, _ = ndimage.label(mask)
-    sizes = np.bincount(pieces.ravel())
-    keep = sizes >= min_pixels
-    keep[0] = False
-    kept: BoolMask = keep[pieces]
-    return kept
 
 
 def qc_fractions(

@@ -1,0 +1,163 @@
+"""The default tissue mask: density and texture over the slide's own glass, and what is ink, dust or film."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.filters import threshold_otsu
+
+from wsivit.tissue.classes import BoolMask, FloatImage, Tissue, TissueClass
+from wsivit.tissue.glass import Absorbance, absorbance
+from wsivit.tissue.ink import Pooled, Stain, find_ink, learn_stain, pool
+from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, smoothed
+
+ASSUMED_UM = 8.0
+ASSUMED_SIDE = 2048
+BLACK_DEPTH = 2.0  # deeper, a camera sees no colour any more
+ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
+
+
+@dataclass(frozen=True)
+class AutoOptions:
+    """What the default mask is made with; lengths in microns, areas in mm², densities in natural log."""
+
+    finest_um: float = 8.0
+    coarsest_um: float = 16.0
+    max_pixels: int = 1_600_000  # work coarser than `finest_um` above this
+    grain_um: float = 16.0  # over which density and texture are pooled
+    fill: float = 0.35  # share of the grain that must be stained
+    edge: float = 0.5  # share of the pooled density at which an outline lies
+    film: float = 0.08  # paler than this, tissue must show texture
+    min_piece_mm2: float = 0.02
+    max_hole_mm2: float = 0.02
+    min_width_um: float = 64.0
+
+
+@dataclass(frozen=True)
+class View:
+    """What the default mask looks at, at its working scale."""
+
+    um: float
+    light: Absorbance
+    pooled: Pooled
+    threshold: float
+    stained: BoolMask
+
+
+def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions) -> Tissue:
+    """Find the tissue of a whole-slide view; see :func:`wsivit.tissue.find_tissue`."""
+    work, um = _working_view(_without_rim(image), mpp, options)
+    view = _look(work, um, options)
+    solid = smoothed(view.stained, options.grain_um / um) > options.fill
+    stain = None if view.light.dark_field else learn_stain(view.pooled, solid, um)
+    ink = np.zeros_like(solid)
+    if not view.light.dark_field:
+        ink = find_ink(view.light.density, view.pooled, solid, stain, um)
+    mask, dropped = _clean(solid & ~ink & ~_grey(view, stain), view, stain, options)
+    parameters = {
+        "method": "auto",
+        "mpp": mpp,
+        **asdict(options),
+        "working_um": round(um, 4),
+        "glass": [round(level, 1) for level in view.light.glass],
+        "dark_field": view.light.dark_field,
+        "threshold": round(view.threshold, 5),
+    }
+    return Tissue(mask, _classify(mask, dropped, ink, view, stain), parameters)
+
+
+def _without_rim(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Repeat the last but one row and column: what a decoder padded shows in the last."""
+    if min(image.shape[:2]) < 16:
+        return image
+    return np.pad(image[1:-1, 1:-1], ((1, 1), (1, 1), (0, 0)), mode="edge")
+
+
+def _working_view(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions) -> tuple[NDArray[np.uint8], float]:
+    """Bring the view to its working scale by area averaging; never finer than it is."""
+    height, width = image.shape[:2]
+    if mpp is None:  # the lengths then mean pixels of a picture of at most this size
+        um, factor = ASSUMED_UM, max(1.0, max(height, width) / ASSUMED_SIDE)
+    else:
+        crowded = mpp * (height * width / options.max_pixels) ** 0.5
+        um = max(mpp, options.finest_um, min(crowded, options.coarsest_um))
+        factor = um / mpp
+    if factor <= 1.05:
+        return image, um if mpp is None else mpp
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    work = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return work, um
+
+
+def _look(work: NDArray[np.uint8], um: float, options: AutoOptions) -> View:
+    light = absorbance(work)
+    grey = light.density.mean(axis=2)
+    sigma = options.grain_um / um
+    # Root mean square: pale tissue with texture counts like denser tissue without.
+    strength = np.sqrt(smoothed((light.density**2).mean(axis=2), sigma))
+    threshold = _dark_threshold(strength) if light.dark_field else _threshold(strength[~light.void])
+    edge = options.edge * np.sqrt(smoothed(grey * grey, sigma))
+    stained = (strength > threshold) & (np.abs(grey) > np.maximum(edge, threshold / 2)) & ~light.void
+    pooled = pool(light.density, um)
+    film = (pooled.depth < options.film) & (pooled.contrast * np.maximum(pooled.depth, 0.02) < threshold / 6)
+    return View(um, light, pooled, threshold, stained & ~film)
+
+
+def _threshold(strength: FloatImage) -> float:
+    """Lie half-way, on the scale of the logarithm, between what glass and what tissue usually show."""
+    if strength.size == 0:
+        return 0.05
+    log = np.log(np.maximum(strength, 0.004))
+    cut = float(threshold_otsu(log)) if np.ptp(log) > 0 else 0.0  # type: ignore[no-untyped-call]
+    glass, tissue = log[log <= cut], log[log > cut]
+    if not glass.size or not tissue.size or np.median(glass) > np.log(0.1):
+        return 0.05
+    middle = (max(np.log(0.005), float(np.median(glass))) + float(np.median(tissue))) / 2
+    return float(np.clip(np.exp(middle), 0.02, 0.1))
+
+
+def _dark_threshold(strength: FloatImage) -> float:
+    return float(threshold_otsu(strength)) if np.ptp(strength) > 0 else np.inf  # type: ignore[no-untyped-call]
+
+
+def _grey(view: View, stain: Stain | None) -> BoolMask:
+    """Tell dust, scratches, bubbles and coverslip edges by their lack of colour, where the tissue has one."""
+    if view.light.dark_field or (stain is not None and stain.chroma < ACHROMATIC):
+        return np.zeros_like(view.stained)
+    close = pool(view.light.density, view.um, 10.0)
+    limit = ACHROMATIC if stain is None else 0.4 * stain.chroma
+    grey: BoolMask = (close.chroma() < limit) & (close.depth < BLACK_DEPTH)
+    return grey
+
+
+def _clean(candidate: BoolMask, view: View, stain: Stain | None, options: AutoOptions) -> tuple[BoolMask, BoolMask]:
+    """Close, fill and smooth; tell the pieces that are tissue from those that are dropped."""
+    um = view.um
+    mask = close_gaps(candidate, options.grain_um / um)
+    mask = fill_holes(mask, options.max_hole_mm2 * 1e6 / um**2)
+    mask = open_up(mask, options.grain_um / um)
+    numbers, sizes = pieces(mask)
+    keep = sizes * um**2 >= options.min_piece_mm2 * 1e6
+    # Without colour nothing but its width tells tissue from dirt.
+    width = options.min_width_um * (3 if stain is not None and stain.chroma < ACHROMATIC else 1)
+    wide = np.unique(numbers[erode(mask, width / 2 / um)])
+    keep &= np.isin(np.arange(len(sizes)), wide)
+    keep[0] = False
+    kept: BoolMask = keep[numbers]
+    return kept, view.stained & ~kept
+
+
+def _classify(mask: BoolMask, dropped: BoolMask, ink: BoolMask, view: View, stain: Stain | None) -> NDArray[np.uint8]:
+    classes = np.full(mask.shape, TissueClass.GLASS, np.uint8)
+    classes[dropped] = TissueClass.DEBRIS
+    classes[mask] = TissueClass.TISSUE
+    if stain is not None:
+        sparse = smoothed(view.stained, 32 / view.um) < 0.4
+        classes[mask & sparse] = TissueClass.FAT
+        folded = smoothed(view.light.density.mean(axis=2), 12 / view.um) > max(1.6 * stain.depth, 1.3 * stain.deepest)
+        classes[mask & folded] = TissueClass.FOLD
+    classes[ink] = TissueClass.PEN
+    return classes
