@@ -132,7 +132,7 @@ def test_what_cannot_be_predicted_says_why(run: Path, tmp_path: Path) -> None:
         predict(make_run(tmp_path / "pictures", mpp=None), tmp_path / "slide.tif")
     tampered = make_run(tmp_path / "tampered")
     save_classifier(create_classifier("test_vit", CLASSES, pretrained=False, image_size=32), tampered)
-    with pytest.raises(StoreMismatchError, match="weights are not the ones"):
+    with pytest.raises(StoreMismatchError, match="weights are not those"):
         predict(tampered, store.path)
 
 

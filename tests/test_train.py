@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from train_helpers import write_store
+from train_helpers import tissue, write_store
 from transformers import AutoModelForImageClassification
 
 from wsivit.errors import OutputExistsError, StoreError, UsageError
+from wsivit.evaluate import EvaluateOptions, evaluate
 from wsivit.models import load_classifier, weights_fingerprint
 from wsivit.predict import predict
 from wsivit.runs import Contract
@@ -57,7 +58,8 @@ def test_a_vit_learns_and_holds_on_another_slide(vit: RunResult, slides: tuple[T
 
 
 def test_a_resnet_learns_and_holds_on_another_slide(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
-    result = train([slides[0].path], label="region", model="test_resnet", output=tmp_path / "resnet", options=QUICK)
+    longer = replace(QUICK, epochs=6)  # batch statistics need some steps to settle
+    result = train([slides[0].path], label="region", model="test_resnet", output=tmp_path / "resnet", options=longer)
     assert accuracy(result.folder, slides[1]) > 0.95
 
 
@@ -78,8 +80,8 @@ def test_the_run_folder_is_the_contract(vit: RunResult, slides: tuple[TileStore,
     card = (vit.folder / "README.md").read_text()
     assert "stroma, tumor" in card and "0.5 microns per pixel" in card
     assert sorted(p.name for p in vit.folder.iterdir()) == [
-        "README.md", "checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors", "split.csv",
-        "wsivit.json",
+        "README.md", "augmented.png", "checkpoints", "config.json", "curves.png", "metrics.csv", "model.safetensors",
+        "split.csv", "wsivit.json",
     ]  # fmt: skip
 
 
@@ -101,27 +103,36 @@ def test_the_saved_model_is_the_one_that_was_measured(vit: RunResult) -> None:
     assert loss.item() == pytest.approx(vit.validation["loss"], rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_run(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
-    options = replace(QUICK, epochs=1, workers=1)
+def test_the_same_seed_gives_the_same_run_with_any_number_of_workers(
+    slides: tuple[TileStore, TileStore], tmp_path: Path
+) -> None:
     runs = [
-        train([slides[1].path], label="region", model="test_vit", output=tmp_path / name, options=options)
-        for name in ("a", "b")
+        train(
+            [slides[1].path],
+            label="region",
+            model="test_vit",
+            output=tmp_path / str(workers),
+            options=replace(QUICK, epochs=1, workers=workers),
+        )
+        for workers in (0, 1)
     ]
     assert runs[0].contract.model_fingerprint == runs[1].contract.model_fingerprint
+
+
+def killed_at(epoch: int) -> Callable[..., None]:
+    def stop(self: object, args: object, state: object, control: object, **more: object) -> None:
+        if state.epoch >= epoch:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
     vit: RunResult, slides: tuple[TileStore, TileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsivit.trainer import Curves
-
-    def killed(self: Curves, args: object, state: object, control: object, **kwargs: object) -> None:
-        if state.epoch >= 2:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-
     arguments = {"label": "region", "model": "test_vit", "output": tmp_path / "vit", "options": QUICK}
     with monkeypatch.context() as patch:
-        patch.setattr(Curves, "on_epoch_begin", killed, raising=False)
+        patch.setattr("wsivit.trainer.callbacks.Curves.on_epoch_begin", killed_at(2), raising=False)
         with pytest.raises(KeyboardInterrupt):
             train([slides[0].path], **arguments)
     assert not Contract.read(tmp_path / "vit").done
@@ -132,6 +143,23 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
     again = train([slides[0].path], **arguments)
     assert (tmp_path / "vit" / "metrics.csv").read_text() == (vit.folder / "metrics.csv").read_text()
     assert again.contract.model_fingerprint == vit.contract.model_fingerprint
+
+
+def test_every_option_at_once_resumes_exactly_as_well(
+    slides: tuple[TileStore, TileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(
+        QUICK, epochs=2, mixup=0.2, cutmix=0.5, ema=0.9, balance="sampling", accumulate=2, layer_decay=0.8, workers=1
+    )
+    arguments = {"label": "region", "model": "test_vit", "options": options}
+    whole = train([slides[1].path], output=tmp_path / "whole", **arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsivit.trainer.callbacks.Average.on_epoch_begin", killed_at(1), raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            train([slides[1].path], output=tmp_path / "broken", **arguments)
+    again = train([slides[1].path], output=tmp_path / "broken", **arguments)
+    assert (tmp_path / "broken" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+    assert again.contract.model_fingerprint == whole.contract.model_fingerprint
 
 
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
@@ -178,6 +206,8 @@ def test_a_finished_run_and_a_strange_folder_are_left_alone(
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"lr": -1.0}, "lr must be above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0"),
+        ({"folds": 3, "fold": 4}, "no part 4 of 3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:
@@ -197,3 +227,29 @@ def test_a_run_of_another_version_or_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "wsivit.json").write_text("{")
     with pytest.raises(StoreError, match="cannot be read"):
         Contract.read(tmp_path)
+
+
+def test_pictures_in_folders_go_through_the_same_code(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 24), ("test", 8)):
+        for kind, name in enumerate(("few", "many")):
+            (tmp_path / "set" / part / name).mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(tissue(kind, 48, rng)).save(tmp_path / "set" / part / name / f"{i}.png")
+    options = replace(QUICK, epochs=6)
+    result = train([tmp_path / "set"], model="test_vit", output=tmp_path / "run", options=options)
+    assert result.counts["test"] == {"few": 8, "many": 8}
+    assert result.contract.mpp is None
+    found = evaluate(tmp_path / "run", [tmp_path / "set"], options=EvaluateOptions(device="cpu", draws=50))
+    assert found.n == 16, "the test part alone is unseen"
+    assert found.figures["accuracy"] > 0.8
+
+
+def test_a_class_that_is_only_held_out_is_refused(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
+    store = slides[1]
+    lines = [f"two,{c}/{r},{'train' if c < 6 else 'validation'}" for c, r in zip(store.col, store.row, strict=True)]
+    (tmp_path / "split.csv").write_text("\n".join(["source,item,split", *lines]) + "\n")
+    options = replace(QUICK, split=str(tmp_path / "split.csv"), split_by="region")
+    with pytest.raises(UsageError, match="no training picture is tumor"):
+        train([store.path], label="region", model="test_vit", output=tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()

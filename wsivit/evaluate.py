@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Samples, same_scale, samples_from_stores
-from wsivit.data.splits import LEFT_OUT, TRAIN, read_split
+from wsivit.data.adapter import load_samples
+from wsivit.data.samples import Samples, same_scale
+from wsivit.data.splits import TEST, VALIDATION, read_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
 from wsivit.metrics import Measurement, bootstrap
@@ -106,7 +107,7 @@ def evaluate(
     run : path
         A run folder made by ``wsivit train``.
     data : sequence of path
-        Tile stores with the labels.
+        Labelled data, of any kind that ``train`` takes.
     output : path, optional
         Folder for the figures. Default: ``evaluation`` in the run folder.
     options : EvaluateOptions
@@ -160,7 +161,7 @@ def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -
 
 def _truth(run: Path, contract: Contract, data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
     """Collect the labelled tiles to measure on, their classes in the order of the run's."""
-    samples = samples_from_stores(data, options.label or contract.label, min_classes=1)
+    samples = load_samples(data, options.label or contract.label, side=contract.tile_size, min_classes=1)
     unknown = sorted(set(samples.classes) - set(contract.classes))
     if unknown:
         raise UsageError(f"the data have classes that the run does not know: {', '.join(unknown)}")
@@ -192,7 +193,8 @@ def _unseen(run: Path, contract: Contract, samples: Samples) -> Samples:
     if trained.any():
         seen = samples.take(trained)
         side = read_split(run / contract.split["file"], seen).side
-        keep[trained] = ~np.isin(side, (TRAIN, LEFT_OUT))
+        # The validation part chose the epoch: where there is a test part, that alone is unseen.
+        keep[trained] = side == TEST if (side == TEST).any() else side == VALIDATION
     if not keep.any():
         raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
     return samples.take(keep)

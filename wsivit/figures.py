@@ -124,3 +124,15 @@ def draw_examples(path: PathLike, pictures: NDArray[np.uint8], captions: Sequenc
         axis.imshow(picture)
         axis.set_title(text, fontsize=8, color="#1a7f37" if right else "#c1121f")
     figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_augmented(path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32]) -> None:
+    """Draw tiles as they are above what augmentation made of them (0 to 1), so that a person can judge it."""
+    n = len(before)
+    figure, axes = new_figure(1.5 * n, 3.3, n, 2)
+    for axis in np.ravel(axes):
+        axis.set_axis_off()
+    for column, (one, other) in enumerate(zip(before, after, strict=True)):
+        np.reshape(axes, (2, n))[0, column].imshow(one)
+        np.reshape(axes, (2, n))[1, column].imshow(other)
+    figure.savefig(Path(path), dpi=DPI)

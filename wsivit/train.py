@@ -1,7 +1,8 @@
-"""Fine-tune a classifier on the labelled tiles of stores."""
+"""Fine-tune a classifier on labelled tiles, or pictures."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -10,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsivit.data.adapter import PICTURE_SIDE, load_samples
 from wsivit.data.audit import require_clean
-from wsivit.data.samples import Samples, samples_from_stores
-from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, read_split, split_samples, write_split
+from wsivit.data.samples import Samples
+from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, official_split, read_split, split_samples, write_split
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.metrics import fit_temperature
 from wsivit.recipe import TrainOptions
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from wsivit.models import Classifier
-    from wsivit.trainer import Outcome, TileTrainer
+    from wsivit.trainer import Outcome, Recipe, TileTrainer
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTS, SPLIT = "checkpoints", "split.csv"
 
@@ -49,31 +53,32 @@ class RunResult:
 
 
 def train(
-    stores: Sequence[str | os.PathLike[str]],
+    data: Sequence[str | os.PathLike[str]],
     *,
-    label: str,
     model: str,
     output: str | os.PathLike[str],
+    label: str | None = None,
     options: TrainOptions = TrainOptions(),  # noqa: B008  (frozen)
     progress: bool = False,
 ) -> RunResult:
-    """Fine-tune a ViT or ResNet on the labelled tiles of stores.
+    """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.
 
     A part is held out to measure on, chosen so that no patient (within one slide: no overlapping or neighbouring tile)
-    is on both sides. The epoch with the least held-out loss is kept. Killed and run again, it goes on after the last
-    whole epoch.
+    is on both sides; data that come with a split keep it. The epoch with the least held-out loss is kept. Killed and
+    run again, it goes on after the last whole epoch, exactly as if it had not been broken off.
 
     Parameters
     ----------
-    stores : sequence of path
-        Tile stores of one scale and tile size.
-    label : str
-        Label column to learn, e.g. ``region``.
+    data : sequence of path
+        Tile stores of one scale and tile size, folders of them, or a cohort table (``.csv``: slide_id, path, patient,
+        site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or ``hf:<id>``.
     model : str
         A timm name (``vit_small_patch16_224.augreg_in21k``, ``resnet50.a1_in1k``), a hub id
         (``google/vit-base-patch16-224-in21k``, ``microsoft/resnet-50``), or a model folder.
     output : path
         The run folder to make.
+    label : str, optional
+        Label column of the stores or the table, e.g. ``region``. Folders of pictures need none.
     options : TrainOptions
         Epochs, learning rate, split, augmentation.
     progress : bool
@@ -95,7 +100,7 @@ def train(
     folder = Path(output)
     if (folder / CONTRACT).is_file() and Contract.read(folder).done:
         raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
-    samples = samples_from_stores(stores, label)
+    samples = load_samples(data, label, side=_picture_side(options))
     split = _split(samples, options)
     leaks = require_clean(samples, split, allow=options.allow_leakage)
     counts = _counts(samples, split)
@@ -106,7 +111,7 @@ def train(
     contract = Contract(
         model=model,
         classes=samples.classes,
-        label=label,
+        label=samples.label,
         mpp=samples.mpp,
         tile_size=samples.size,
         preprocessing=classifier.preprocessing,
@@ -159,15 +164,25 @@ wsivit predict {result.folder.name} slide.svs
 """
 
 
+def _picture_side(options: TrainOptions) -> int:
+    """Bring pictures of folders to a little more than the model's input, so that there is something to crop."""
+    return PICTURE_SIDE if options.image_size is None else -(-options.image_size * 8 // 7)
+
+
 def _split(samples: Samples, options: TrainOptions) -> Split:
-    if options.split is None:
-        return split_samples(samples, options.holdout, by=options.split_by, seed=options.seed)
-    split = read_split(options.split, samples)
-    for side in (TRAIN, VALIDATION):
-        present = set(samples.code[split.of(side)].tolist())
-        missing = [name for code, name in enumerate(samples.classes) if code not in present]
-        if missing:
-            raise UsageError(f"{options.split}: no {SIDES[side]} tile is {' or '.join(missing)}")
+    if options.split is not None:
+        split = read_split(options.split, samples, options.split_by)
+    elif samples.side is not None:
+        split = official_split(samples, options.holdout, by=options.split_by, seed=options.seed)
+    else:
+        fold = None if options.folds is None else (options.fold, options.folds)
+        split = split_samples(samples, options.holdout, by=options.split_by, seed=options.seed, fold=fold)
+    if not len(split.of(VALIDATION)):
+        raise UsageError(f"{split.how}: nothing is held out to measure on")
+    learned = set(samples.code[split.of(TRAIN)].tolist())
+    missing = [name for code, name in enumerate(samples.classes) if code not in learned]
+    if missing:
+        raise UsageError(f"{split.how}: no training picture is {' or '.join(missing)}, but held-out ones are")
     return split
 
 
@@ -236,14 +251,35 @@ def _trainer(
     classifier: Classifier, samples: Samples, split: Split, folder: Path, options: TrainOptions
 ) -> TileTrainer:
     from wsivit.data.dataset import TileDataset
-    from wsivit.trainer import Recipe, TileTrainer
+    from wsivit.trainer import TileTrainer
 
     train_set, held_out = (TileDataset(samples.take(split.of(side))) for side in (TRAIN, VALIDATION))
-    recipe = Recipe(options.augment, options.label_smoothing, options.freeze)
-    return TileTrainer(classifier, recipe, _arguments(folder, options, len(train_set)), train_set, held_out)
+    log.info("training on %s, balance: %s", train_set.samples.counts(), options.balance)
+    arguments = _arguments(folder, options, len(train_set))
+    return TileTrainer(classifier, _recipe(samples, options), arguments, train_set, held_out)
+
+
+def _recipe(samples: Samples, options: TrainOptions) -> Recipe:
+    from wsivit.trainer import Recipe
+
+    of_slides = any(source.patient for source in samples.sources)
+    augment = options.augment if options.augment != "auto" else "histology" if of_slides else "natural"
+    layer_decay = options.layer_decay if options.layer_decay is not None else 1.0 if options.from_scratch else 0.75
+    return Recipe(
+        augment=augment,
+        label_smoothing=options.label_smoothing,
+        freeze=options.freeze,
+        layer_decay=layer_decay,
+        mixup=options.mixup,
+        cutmix=options.cutmix,
+        ema=options.ema,
+        balance=options.balance,
+        patience=options.patience,
+    )
 
 
 def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
+    import torch
     from transformers import TrainingArguments
 
     from wsivit.models import device_for
@@ -253,17 +289,17 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(8, cores - 1)
-    import torch
-
+    steps = -(-n // options.batch_size)
     return TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=2 * options.batch_size,
+        gradient_accumulation_steps=options.accumulate,
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         lr_scheduler_type="cosine",
-        warmup_steps=options.epochs * -(-n // options.batch_size) // 10,
+        warmup_steps=options.epochs * -(-steps // options.accumulate) // 10,
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
@@ -272,6 +308,7 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        torch_compile=options.compile,
         use_cpu=device.type == "cpu",
         seed=options.seed,
         data_seed=options.seed,
@@ -280,6 +317,6 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
         dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],
-        report_to="none",
+        report_to=options.report_to,
         disable_tqdm=True,
     )

@@ -50,7 +50,7 @@ def histology(pictures: Tensor) -> Tensor:
     pictures = turn(pictures)
     pictures = zoom(pictures, 0.9, 1.1)
     pictures = blur(pictures, 0.2)
-    pictures = stain_jitter(pictures, 0.06)
+    pictures = stain_jitter(pictures, 0.2)
     return brightness(pictures, 0.08).clamp(0, 1)
 
 

@@ -127,6 +127,10 @@ class Samples:
         found = np.bincount(self.code, minlength=len(self.classes))
         return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
 
+    def frequency(self) -> NDArray[np.float64]:
+        """Share of each class among the pictures; (classes,)."""
+        return np.bincount(self.code, minlength=len(self.classes)) / max(1, len(self))
+
     def per_source(self, values: Sequence[str]) -> NDArray[np.str_]:
         """Spread one value per source over the pictures; (n,)."""
         return np.asarray(values, np.str_)[self.source]
