@@ -29,7 +29,7 @@ class Level:
     compression : str or None
         Name of the compression of its tiles, e.g. ``"jpeg"``.
     reductions : tuple of int
-        Fractions ``1 / r`` at which its tiles can be decoded at once.
+        Fractions ``1 / r`` at which its tiles can be decoded or averaged at once.
     centred : bool
         Whether a pixel so reduced lies in the middle of those it stands for, as in JPEG; else it lies on the first of
         them, as in JPEG 2000, and is only used where a resampler can put that right.
@@ -57,7 +57,8 @@ class ReadPlan:
         What the pixels really are; differs from the request within the tolerance when a level is used as it is.
     level : int
     reduce : int
-        1, 2, 4 or 8: the level is decoded at ``1 / reduce`` (DCT domain for JPEG, wavelet levels for JPEG 2000).
+        1, 2, 4 or 8: the level is decoded at ``1 / reduce`` (in the DCT domain for JPEG, by wavelet levels for
+        JPEG 2000, by averaging squares of pixels for all others).
     residual_x, residual_y : float
         Pixels of the reduced level per target pixel; exactly 1.0 where nothing is resampled.
     downsample_x, downsample_y : float

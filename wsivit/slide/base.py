@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsivit.errors import SlideError
 from wsivit.resolution import Level
@@ -34,6 +36,28 @@ class TileFailure:
 
 class UnreadableBlockError(SlideError):
     """One block of a slide cannot be read; the rest may well be."""
+
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """Something that each process has its own of, made when first asked for: handles and locks do not survive a fork.
+
+    Parameters
+    ----------
+    make : callable
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._pid: int | None = None
+
+    def get(self) -> T:
+        """Return this process's own."""
+        if self._pid != os.getpid():
+            self._value, self._pid = self._make(), os.getpid()
+        return self._value
 
 
 @dataclass(frozen=True)
@@ -103,3 +127,22 @@ def over_background(rgba: Pixels, background: Color) -> Pixels:
     weight = alpha.astype(np.uint32)
     mixed = rgba[..., :3] * weight + np.array(background, np.uint32) * (255 - weight)
     return ((mixed + 127) // 255).astype(np.uint8)
+
+
+REDUCTIONS = (1, 2, 4, 8)
+
+
+def block_size(tile_width: int | None, tile_height: int | None) -> tuple[int, int]:
+    """Width and height of blocks for a reader of regions: the file's own tiles where sensible, else 256 x 256."""
+    width, height = tile_width or 0, tile_height or 0
+    return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
+
+
+def reducible(level: Level, width: int, height: int, centred: bool = True) -> Level:
+    """The level, with the fractions at which its blocks of that size still lie edge to edge."""
+    return replace(level, reductions=tuple(r for r in REDUCTIONS if width % r == height % r == 0), centred=centred)
+
+
+def area_mean(pixels: Pixels, reduce: int) -> Pixels:
+    """Average squares of ``reduce`` pixels, for readers whose decoder cannot; what is left at the end counts alone."""
+    return pixels if reduce == 1 else np.asarray(Image.fromarray(pixels).reduce(reduce))

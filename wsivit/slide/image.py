@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import LimitError, SlideError
 from wsivit.resolution import Level
-from wsivit.slide.base import WHITE, Pixels, SlideFacts, over_background
+from wsivit.slide.base import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
 from wsivit.slide.metadata import tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
 
@@ -42,8 +42,9 @@ class ImageBackend:
             tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
             file.seek(0)
             self._pixels, form, properties = (_read_tiff if tiff else _read_picture)(file, source.name)
+        self._pixels.flags.writeable = False  # blocks are views of it
         height, width = self._pixels.shape[:2]
-        self.facts = SlideFacts(form, (Level(width, height, 1.0, 1.0),), properties)
+        self.facts = SlideFacts(form, (reducible(Level(width, height, 1.0, 1.0), _BLOCK, _BLOCK),), properties)
 
     def block_size(self, level: int) -> tuple[int, int]:
         """Pieces of 512 x 512."""
@@ -51,7 +52,8 @@ class ImageBackend:
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
         """See `Backend.block`."""
-        return self._pixels[row * _BLOCK : (row + 1) * _BLOCK, col * _BLOCK : (col + 1) * _BLOCK]
+        x, y = col * _BLOCK, row * _BLOCK
+        return area_mean(self._pixels[y : y + _BLOCK, x : x + _BLOCK], reduce)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -123,7 +123,10 @@ def _open(source: ByteSource, reader: str, color: JpegColor) -> Backend:
         return _open_openslide(source, color)
     if color != "auto":
         raise UsageError(f"jpeg_color={color!r} can be applied by the native and OpenSlide readers, not by {reader}")
-    return TiffSlideBackend(source.name) if reader == "tiffslide" else ImageBackend(source)
+    if reader == "image":
+        return ImageBackend(source)
+    witness = _try(partial(NativeBackend, source))
+    return TiffSlideBackend(source.name, None if isinstance(witness, str) else witness)
 
 
 def _open_openslide(source: ByteSource, color: JpegColor = "auto") -> OpenSlideBackend:

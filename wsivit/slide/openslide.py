@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,27 @@ from PIL import Image
 
 from wsivit.errors import SlideError, UsageError
 from wsivit.resolution import Level
-from wsivit.slide.base import WHITE, Color, JpegColor, Pixels, SlideFacts, UnreadableBlockError, over_background
+from wsivit.slide.base import (
+    WHITE,
+    Color,
+    JpegColor,
+    PerProcess,
+    Pixels,
+    SlideFacts,
+    UnreadableBlockError,
+    area_mean,
+    block_size,
+    over_background,
+    reducible,
+)
+
+
+@dataclass
+class _Handle:
+    """What one process holds of a slide."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    slide: openslide.OpenSlide | None = None
 
 
 class OpenSlideBackend:
@@ -38,9 +58,7 @@ class OpenSlideBackend:
     def __init__(self, path: Path, color: JpegColor = "auto") -> None:
         self.path = path
         self._convert = color == "ycbcr"
-        self._lock = threading.Lock()
-        self._handle: openslide.OpenSlide | None = None
-        self._pid = 0
+        self._local = PerProcess(_Handle)
         handle = self._open()
         self.facts = _facts(handle)
         self._downsamples = tuple(handle.level_downsamples)
@@ -49,24 +67,24 @@ class OpenSlideBackend:
 
     def _open(self) -> openslide.OpenSlide:
         """The handle of this process; one made before a fork is left alone."""
-        with self._lock:
-            if self._handle is None or self._pid != os.getpid():
+        local = self._local.get()
+        with local.lock:
+            if local.slide is None:
                 try:
-                    self._handle, self._pid = openslide.OpenSlide(self.path), os.getpid()
+                    local.slide = openslide.OpenSlide(self.path)
                 except (openslide.OpenSlideError, OSError) as error:
                     raise SlideError(f"{self.path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
-            return self._handle
+            return local.slide
 
     def block_size(self, level: int) -> tuple[int, int]:
-        """The file's own tiles where their size is sensible, else 256 x 256."""
+        """See `base.block_size`."""
         facts = self.facts.levels[level]
-        width, height = facts.tile_width or 0, facts.tile_height or 0
-        return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
+        return block_size(facts.tile_width, facts.tile_height)
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
         """See `Backend.block`. OpenSlide takes level-0 positions: a coarse level is right to half of their pixels."""
         width, height = self.block_size(level)
-        return self.region(level, col * width, row * height, width, height)
+        return area_mean(self.region(level, col * width, row * height, width, height), reduce)
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level, in its own pixels, cut at its end; raises as `block`."""
@@ -80,8 +98,7 @@ class OpenSlideBackend:
 
     def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
-        with self._lock:
-            self._handle = None
+        self._local.get().slide = None
         try:
             with openslide.OpenSlide(self.path) as handle:
                 return self._region(handle, place, level, size)
@@ -95,10 +112,11 @@ class OpenSlideBackend:
 
     def close(self) -> None:
         """Close the handle of this process."""
-        with self._lock:
-            if self._handle is not None and self._pid == os.getpid():
-                self._handle.close()
-            self._handle = None
+        local = self._local.get()
+        with local.lock:
+            if local.slide is not None:
+                local.slide.close()
+            local.slide = None
 
 
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:
@@ -117,7 +135,8 @@ def _level(handle: openslide.OpenSlide, properties: dict[str, str], index: int) 
     (width0, height0), (width, height) = handle.dimensions, handle.level_dimensions[index]
     tile = [properties.get(f"openslide.level[{index}].tile-{side}") for side in ("width", "height")]
     tile_width, tile_height = (int(side) if side else None for side in tile)
-    return Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
+    level = Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
+    return reducible(level, *block_size(tile_width, tile_height))
 
 
 def _color(text: str | None) -> Color:

@@ -14,6 +14,7 @@ from wsivit.slide.reading import Request, read_rectangles
 
 _BLOCK = 512
 _SMALL = 32
+_SOURCE = 2048  # side of what one block may be made of: memory stays bounded on a slide without a pyramid
 
 
 class Overview(NamedTuple):
@@ -38,7 +39,8 @@ def survey(backend: Backend, size: tuple[int, int], threads: int | None = None) 
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = backend.facts.background
     unreadable = np.zeros((height, width), np.bool_)
-    for place, part in _parts(backend, plan, (0, 0, width, height), _BLOCK, threads):
+    block = max(_SMALL, min(_BLOCK, int(_SOURCE / max(plan.residual_x, plan.residual_y))))
+    for place, part in _parts(backend, plan, (0, 0, width, height), block, threads):
         if part is not None:
             pixels[place] = part
             continue

@@ -51,6 +51,11 @@ class _Block:
     shared: bool
     pixels: Pixels | TileFailure | None = None
 
+    @property
+    def free(self) -> bool:
+        """Whether the pixels can be handed out as they are: nobody else reads them."""
+        return isinstance(self.pixels, np.ndarray) and not self.shared and self.pixels.flags.writeable
+
 
 @dataclass(eq=False)
 class _Piece:
@@ -157,7 +162,8 @@ class _Pass:
     def pieces(self) -> Iterator[_Piece]:
         """Cut the request into pieces; each block is decoded by the first that needs it and kept for the last."""
         request, (count, last) = self.request, self._uses()
-        step = max(1, _PIECE_PIXELS // (request.width * request.height))
+        source = request.width * request.height * request.plan.residual_x * request.plan.residual_y
+        step = max(1, int(_PIECE_PIXELS // source))
         room = _CACHE_BYTES // (3 * self.block[0] * self.block[1])
         known: dict[int, _Block] = {}
         for start in range(0, len(request.x), step):
@@ -239,7 +245,7 @@ class _Pass:
                 if isinstance(pixels, TileFailure):
                     return pixels
                 x, y = col * width, row * height
-                if pixels is not None and not block.shared and box == (x, y, x + pixels.shape[1], y + pixels.shape[0]):
+                if pixels is not None and box == (x, y, x + pixels.shape[1], y + pixels.shape[0]) and block.free:
                     return pixels
                 if window is None:
                     window = np.empty((bottom - top, right - left, 3), np.uint8)

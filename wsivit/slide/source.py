@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -36,19 +35,19 @@ class LocalFile:
 
     def __init__(self, path: Path) -> None:
         self.name, self.path, self.size = str(path), path, path.stat().st_size
-        self._lock = threading.Lock()
-        self._descriptor: int | None = None
+        self._open_files: dict[str, int] = {}
 
     def read(self, offset: int, count: int) -> bytes:
         """See `ByteSource.read`."""
-        return os.pread(self._descriptor or self._open(), count, offset)
+        return os.pread(self._open_files.get("") or self._open(), count, offset)
 
     def _open(self) -> int:
-        with self._lock:
-            if self._descriptor is None:
-                # Shared across a fork without harm: pread does not move the file's position.
-                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            return self._descriptor
+        """Open for this process and those that it forks: pread does not move the file's position."""
+        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        kept = self._open_files.setdefault("", descriptor)  # another thread may have been quicker; a lock may not fork
+        if kept != descriptor:
+            os.close(descriptor)
+        return kept
 
     def open(self) -> IO[bytes]:
         """See `ByteSource.open`."""
@@ -56,13 +55,12 @@ class LocalFile:
 
     def close(self) -> None:
         """See `ByteSource.close`."""
-        with self._lock:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-            self._descriptor = None
+        descriptor = self._open_files.pop("", None)
+        if descriptor is not None:
+            os.close(descriptor)
 
     def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
+        if hasattr(self, "_open_files"):
             self.close()
 
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wsivit.errors import SlideError
 from wsivit.resolution import Level
-from wsivit.slide.base import Pixels, SlideFacts, UnreadableBlockError
+from wsivit.slide.base import (
+    Backend,
+    PerProcess,
+    Pixels,
+    SlideFacts,
+    UnreadableBlockError,
+    area_mean,
+    block_size,
+    reducible,
+)
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 _ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError)
+
+
+@dataclass
+class _Handle:
+    """What one process holds of a slide."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    slide: TiffSlide | None = None
 
 
 class TiffSlideBackend:
@@ -25,6 +42,8 @@ class TiffSlideBackend:
     ----------
     url : str
         A path, or any URL that fsspec knows.
+    witness : Backend, optional
+        Asked wherever tiffslide shows nothing but black, which is also what it shows where a file is damaged.
 
     Raises
     ------
@@ -34,61 +53,64 @@ class TiffSlideBackend:
 
     name = "tiffslide"
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._lock = threading.Lock()
-        self._handle: TiffSlide | None = None
-        self._pid = 0
+    def __init__(self, url: str, witness: Backend | None = None) -> None:
+        self.url, self.witness = url, witness
+        self._local = PerProcess(_Handle)
         try:
-            handle = self._open()
-            self.facts = _facts(handle)
-            self._check(handle)
+            slide = self._open(self._local.get())
+            self.facts = _facts(slide)
+            _check(slide)
         except _ERRORS as error:
             raise SlideError(f"{url}: tiffslide cannot read it: {error}") from error
 
-    def _open(self) -> TiffSlide:
-        if self._handle is None or self._pid != os.getpid():
+    def _open(self, local: _Handle) -> TiffSlide:
+        if local.slide is None:
             from tiffslide import TiffSlide
 
-            self._handle, self._pid = TiffSlide(self.url), os.getpid()
-        return self._handle
-
-    def _check(self, handle: TiffSlide) -> None:
-        sample = handle.read_region((0, 0), 0, (1, 1), as_array=True)
-        if sample.dtype != np.uint8 or sample.shape[-1] != 3:
-            raise ValueError(f"pixels are {sample.shape[-1]} x {sample.dtype}, not 8-bit RGB")
+            local.slide = TiffSlide(self.url)
+        return local.slide
 
     def block_size(self, level: int) -> tuple[int, int]:
-        """The file's own tiles where their size is sensible, else 512 x 512."""
+        """See `base.block_size`."""
         facts = self.facts.levels[level]
-        width, height = facts.tile_width or 0, facts.tile_height or 0
-        return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (512, 512)
+        return block_size(facts.tile_width, facts.tile_height)
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
-        """See `Backend.block`. tiffslide shows black, and says nothing, where a file is damaged."""
+        """See `Backend.block`."""
         width, height = self.block_size(level)
-        facts = self.facts.levels[level]
+        facts, local = self.facts.levels[level], self._local.get()
         x, y = col * width, row * height
         size = (min(width, facts.width - x), min(height, facts.height - y))
-        with self._lock:
+        with local.lock:
             try:
-                handle = self._open()
-                ratio = handle.level_downsamples[level]
+                slide = self._open(local)
+                ratio = slide.level_downsamples[level]
                 place = (round(x * ratio), round(y * ratio))
-                return np.asarray(handle.read_region(place, level, size, as_array=True), np.uint8)
+                pixels = np.asarray(slide.read_region(place, level, size, as_array=True), np.uint8)
             except _ERRORS as error:
-                self._handle = None
+                local.slide = None
                 raise UnreadableBlockError(f"level {level}, block ({col}, {row}): {error}") from error
+        if self.witness is not None and not pixels.any() and self.witness.block_size(level) == (width, height):
+            self.witness.block(level, col, row, reduce)
+        return area_mean(pixels, reduce)
 
     def close(self) -> None:
         """Close the handle of this process."""
-        with self._lock:
-            if self._handle is not None and self._pid == os.getpid():
-                self._handle.close()
-            self._handle = None
+        local = self._local.get()
+        with local.lock:
+            if local.slide is not None:
+                local.slide.close()
+            local.slide = None
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_local"):
+            self.close()
+
+
+def _check(slide: TiffSlide) -> None:
+    sample = slide.read_region((0, 0), 0, (1, 1), as_array=True)
+    if sample.dtype != np.uint8 or sample.shape[-1] != 3:
+        raise ValueError(f"pixels are {sample.shape[-1]} x {sample.dtype}, not 8-bit RGB")
 
 
 def _facts(handle: TiffSlide) -> SlideFacts:
@@ -98,6 +120,7 @@ def _facts(handle: TiffSlide) -> SlideFacts:
     for index, (width, height) in enumerate(handle.level_dimensions):
         tile = [properties.get(f"tiffslide.level[{index}].tile-{side}") for side in ("width", "height")]
         tile_width, tile_height = (int(side) if side else None for side in tile)
-        levels.append(Level(width, height, width0 / width, height0 / height, tile_width, tile_height))
+        level = Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
+        levels.append(reducible(level, *block_size(tile_width, tile_height)))
     vendor = properties.get("tiffslide.vendor", "unknown")
     return SlideFacts(vendor, tuple(levels), properties, tuple(handle.associated_images))

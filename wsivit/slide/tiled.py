@@ -13,7 +13,16 @@ from PIL import Image
 
 from wsivit.errors import SlideError
 from wsivit.resolution import Level
-from wsivit.slide.base import WHITE, Color, JpegColor, Pixels, UnreadableBlockError, over_background
+from wsivit.slide.base import (
+    WHITE,
+    Color,
+    JpegColor,
+    Pixels,
+    UnreadableBlockError,
+    area_mean,
+    over_background,
+    reducible,
+)
 from wsivit.slide.jpeg import Normaliser, join_stripes
 from wsivit.slide.source import ByteSource
 
@@ -25,7 +34,6 @@ _CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate
 }
 _RGB = 2
 _PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
-_REDUCTIONS = (1, 2, 4, 8)
 _BLOCK_ROWS = 256
 _ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
 
@@ -108,7 +116,7 @@ class JpegTiles(TiledLevel):
     ) -> None:
         super().__init__(page, size0, source, number)
         self.normalise = Normaliser(page.jpegtables, rgb, self.block_width, self.block_height)
-        self.level = _reducible(self.level, self.block_width, self.block_height)
+        self.level = reducible(self.level, self.block_width, self.block_height)
 
     def stream(self, col: int, row: int) -> bytes | None:
         """One tile as a complete JPEG stream; None where it is blank; `ValueError`, `OSError` if it is damaged."""
@@ -135,7 +143,7 @@ class StripedTiles(TiledLevel):
         self.block_height = self.stripes * self.stripe_height
         self.n_rows = -(-self.n_stripes // self.stripes)
         self.header = Normaliser(None, rgb, page.tilewidth, page.tilelength).header(page.jpegheader or b"")
-        self.level = _reducible(self.level, self.block_width, self.block_height)
+        self.level = reducible(self.level, self.block_width, self.block_height)
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
@@ -146,7 +154,7 @@ class StripedTiles(TiledLevel):
 
 
 class CodecTiles(TiledLevel):
-    """Tiles of every other compression, through imagecodecs."""
+    """Tiles of every other compression, through imagecodecs; reduced by averaging."""
 
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
@@ -154,6 +162,7 @@ class CodecTiles(TiledLevel):
         self.compression = _CODECS[page.compression]
         super().__init__(page, size0, source, number)
         self.page, self.background = page, background
+        self.level = reducible(self.level, self.block_width, self.block_height)
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
@@ -165,7 +174,7 @@ class CodecTiles(TiledLevel):
         if pixels is None:
             raise ValueError("the tile is empty")
         pixels = pixels[0]
-        return over_background(pixels, self.background) if pixels.shape[2] == 4 else pixels
+        return area_mean(over_background(pixels, self.background) if pixels.shape[2] == 4 else pixels, reduce)
 
 
 class Jpeg2000Tiles(CodecTiles):
@@ -178,13 +187,13 @@ class Jpeg2000Tiles(CodecTiles):
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
     ) -> None:
         super().__init__(page, size0, source, number, background)
-        if page.photometric == _RGB:
-            self.level = _reducible(self.level, self.block_width, self.block_height, centred=False)
+        self.wavelets = page.photometric == _RGB and page.samplesperpixel == 3
+        self.level = replace(self.level, centred=not self.wavelets)
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
-        if reduce == 1:
-            return super().decode(col, row, 1)
+        if reduce == 1 or not self.wavelets:
+            return super().decode(col, row, reduce)
         stored = self.compressed(row * self.n_cols + col)
         if stored is None:
             return None
@@ -217,11 +226,6 @@ def tiled_level(
         raise SlideError(f"its JPEG tables are damaged: {error}") from error
     names = (getattr(value, "name", value) for value in (page.compression, page.photometric, page.planarconfig))
     raise SlideError(f"its tiles are {' '.join(map(str, names))}")
-
-
-def _reducible(level: Level, width: int, height: int, centred: bool = True) -> Level:
-    """The level, with the fractions at which its blocks still lie edge to edge."""
-    return replace(level, reductions=tuple(r for r in _REDUCTIONS if width % r == height % r == 0), centred=centred)
 
 
 def decode_jpeg(stream: bytes, width: int, height: int, reduce: int) -> Pixels:
