@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "demo": "wsivit.demo",
+    "evaluate": "wsivit.evaluate",
+    "EvaluateOptions": "wsivit.evaluate",
     "export": "wsivit.export",
     "find_tissue": "wsivit.tissue",
     "heatmap": "wsivit.heatmap",
@@ -30,7 +32,7 @@ _HOME = {
     "TileOptions": "wsivit.tiling",
     "TileStore": "wsivit.store",
     "train": "wsivit.train",
-    "TrainOptions": "wsivit.train",
+    "TrainOptions": "wsivit.recipe",
     "verify": "wsivit.store.verify",
     "WsivitError": "wsivit.errors",
 }
@@ -39,6 +41,8 @@ __all__ = sorted([*_HOME, "__version__"])
 if TYPE_CHECKING:
     from wsivit.demo import demo as demo
     from wsivit.errors import WsivitError as WsivitError
+    from wsivit.evaluate import EvaluateOptions as EvaluateOptions
+    from wsivit.evaluate import evaluate as evaluate
     from wsivit.export import export as export
     from wsivit.export import score_slides as score_slides
     from wsivit.export.options import HeatmapOptions as HeatmapOptions
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
     from wsivit.heatmap import heatmap as heatmap
     from wsivit.predict import PredictOptions as PredictOptions
     from wsivit.predict import predict as predict
+    from wsivit.recipe import TrainOptions as TrainOptions
     from wsivit.slide import Slide as Slide
     from wsivit.slide import info as info
     from wsivit.slide import open_slide as open_slide
@@ -54,7 +59,6 @@ if TYPE_CHECKING:
     from wsivit.tiling import TileOptions as TileOptions
     from wsivit.tiling import tile as tile
     from wsivit.tissue import find_tissue as find_tissue
-    from wsivit.train import TrainOptions as TrainOptions
     from wsivit.train import train as train
 
 

@@ -21,7 +21,8 @@ from wsivit.errors import UsageError, WsivitError
 VERBS = {
     "info": "Show what a slide is: format, levels, scale and where it came from.",
     "tile": "Tile a slide into a zarr store at an exact scale, where there is tissue.",
-    "train": "Fine-tune a ViT or ResNet on the labelled tiles of stores.",
+    "train": "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.",
+    "evaluate": "Measure a trained model on labelled data.",
     "predict": "Run a trained model over a store or a slide.",
     "heatmap": "Draw a run's predictions over the slide, and export them.",
     "export": "Write a run's predictions in the form of another tool.",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 
 from wsivit import demo as _demo
+from wsivit import evaluate as _evaluate
 from wsivit import export as _export
 from wsivit import heatmap as _heatmap
 from wsivit import info as _info
@@ -23,13 +24,14 @@ from wsivit import verify as _verify
 from wsivit.cli import Report
 from wsivit.demo import Demo
 from wsivit.errors import StoreError, UnreadableTilesError, UsageError
+from wsivit.evaluate import EvaluateOptions
 from wsivit.export.options import Form, HeatmapOptions
 from wsivit.heatmap import DEFAULT_FORMS
 from wsivit.predict import PredictOptions
+from wsivit.recipe import TrainOptions
 from wsivit.slide import JpegColor, Reader, Slide, SlideInfo, open_slide
 from wsivit.store import Status, TileStore
 from wsivit.tiling import TileOptions, Tiling
-from wsivit.train import TrainOptions
 
 Command = TypeVar("Command", bound=Callable[..., Report])
 Flat = Parameter(name="*")
@@ -115,17 +117,31 @@ def tile(
 
 @documented_by(_train)
 def train(
-    stores: list[str],
+    data: list[str],
     *,
-    label: str,
     model: str,
     output: Annotated[str, Output],
+    label: str | None = None,
     options: Annotated[TrainOptions, Flat] = TrainOptions(),  # noqa: B008
     quiet: Annotated[bool, Quiet] = False,
 ) -> Report:
-    done = _train(stores, label=label, model=model, output=output, options=options, progress=not quiet)
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in done.validation.items())
-    return Report(f"held out: {figures}\nrun      {done.folder}")
+    done = _train(data, model=model, output=output, label=label, options=options, progress=not quiet)
+    return Report(f"held out {_tell_figures(done.validation)}\nrun      {done.folder}")
+
+
+@documented_by(_evaluate)
+def evaluate(
+    run: str,
+    data: list[str],
+    *,
+    output: Annotated[str | None, Output] = None,
+    options: Annotated[EvaluateOptions, Flat] = EvaluateOptions(),  # noqa: B008
+    quiet: Annotated[bool, Quiet] = False,
+) -> Report:
+    done = _evaluate(run, data, output=output, options=options, progress=not quiet)
+    lines = [f"{done.n} tiles of {done.patients} patients or slides", f"measured {_tell_figures(done.figures)}"]
+    lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
+    return Report("\n".join([*lines, f"wrote    {done.folder}"]))
 
 
 @documented_by(_predict)
@@ -279,6 +295,10 @@ def _how(store: TileStore) -> str:
     if (plan["residual_x"], plan["residual_y"]) != (1.0, 1.0):
         steps.append(f"resampled by {_pair((plan['residual_x'], plan['residual_y']))}")
     return ", ".join([*steps, "lossless" if parameters.codec == "zstd" else f"JPEG quality {parameters.quality}"])
+
+
+def _tell_figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
 
 
 def _tell_label(store: TileStore, name: str) -> str:

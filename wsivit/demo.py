@@ -14,10 +14,11 @@ import numpy as np
 from wsivit.errors import OutputExistsError
 from wsivit.heatmap import heatmap
 from wsivit.predict import predict
+from wsivit.recipe import TrainOptions
 from wsivit.sample import write_sample_slide
 from wsivit.slide import info
-from wsivit.tiling import LABEL, tile
-from wsivit.train import TrainOptions, train
+from wsivit.tiling import LABEL, TileOptions, tile
+from wsivit.train import train
 
 if TYPE_CHECKING:
     from wsivit.store import TileStore
@@ -26,8 +27,10 @@ T = TypeVar("T")
 
 MODEL = "test_vit"
 """The smallest ViT that timm knows: it learns the two sample tissues in a minute on two cores, from scratch."""
-RECIPE = TrainOptions(epochs=8, lr=2e-3, image_size=96, pretrained=False)
-TRAIN_SEED, TEST_SEED = 1, 2
+RECIPE = TrainOptions(epochs=16, batch_size=16, lr=1e-3, image_size=96, pretrained=False)
+TILES = TileOptions(tile_size=128)
+SAMPLES = {"train": 1, "test": 2}
+"""Names and seeds of the two slides."""
 
 
 @dataclass(frozen=True)
@@ -119,42 +122,38 @@ class _Tour:
 
     def samples(self, size: int) -> Demo:
         """Tile two sample slides, train on the first, predict the second, draw its heatmap."""
-        tiles, run = self._folder / "tiles", self._folder / "run"
-        self._announce(f"writing two sample slides of {size} x {size} px")
-        learn, test = (
-            write_sample_slide(self._folder, seed=seed, size=size, name=name, progress=self._progress)
-            for name, seed in (("train", TRAIN_SEED), ("test", TEST_SEED))
+        learn, test = (self._tiled_sample(name, seed, size) for name, seed in SAMPLES.items())
+        run, picture = self._folder / "run", self._folder / "heatmap.png"
+        recipe = (
+            f"--epochs {RECIPE.epochs} --batch-size {RECIPE.batch_size} --lr {RECIPE.lr} "
+            f"--image-size {RECIPE.image_size} --no-pretrained"
         )
-        stores = [
-            self._step(
-                f"wsivit tile {sample.slide} --annotations {sample.annotations} -o {tiles}",
-                lambda sample=sample: tile(
-                    sample.slide, tiles, annotations=sample.annotations, progress=self._progress
-                ),
-                lambda done: (done.store.path, done.preview),
-            ).store
-            for sample in (learn, test)
-        ]
-        recipe = f"--epochs {RECIPE.epochs} --lr {RECIPE.lr} --image-size {RECIPE.image_size} --no-pretrained"
         self._step(
-            f"wsivit train {stores[0].path} --label {LABEL} --model {MODEL} {recipe} -o {run}",
-            lambda: train(
-                [stores[0].path], label=LABEL, model=MODEL, output=run, options=RECIPE, progress=self._progress
-            ),
+            f"wsivit train {learn.path} --label {LABEL} --model {MODEL} {recipe} -o {run}",
+            lambda: train([learn.path], label=LABEL, model=MODEL, output=run, options=RECIPE, progress=self._progress),
             lambda _: (run,),
         )
         self._step(
-            f"wsivit predict {run} {stores[1].path}",
-            lambda: predict(run, stores[1].path, progress=self._progress),
-            lambda _: (stores[1].path / "predictions" / run.name,),
+            f"wsivit predict {run} {test.path}",
+            lambda: predict(run, test.path, progress=self._progress),
+            lambda _: (test.path / "predictions" / run.name,),
         )
-        picture = self._folder / "heatmap.png"
         self._step(
-            f"wsivit heatmap {stores[1].path} --png {picture}",
-            lambda: heatmap(stores[1].path, png=picture),
+            f"wsivit heatmap {test.path} --png {picture}",
+            lambda: heatmap(test.path, png=picture),
             lambda made: tuple(made.paths),
         )
-        return Demo(self._folder, tuple(self._steps), *_score(stores[1], run.name))
+        return Demo(self._folder, tuple(self._steps), *_score(test, run.name))
+
+    def _tiled_sample(self, name: str, seed: int, size: int) -> TileStore:
+        self._announce(f"drawing the sample slide {self._folder / name}.tiff, {size} x {size} px")
+        sample = write_sample_slide(self._folder, seed=seed, size=size, name=name, progress=self._progress)
+        tiles = self._folder / "tiles"
+        return self._step(
+            f"wsivit tile {sample.slide} --annotations {sample.annotations} --tile-size {TILES.tile_size} -o {tiles}",
+            lambda: tile(sample.slide, tiles, TILES, annotations=sample.annotations, progress=self._progress),
+            lambda done: (done.store.path, done.preview),
+        ).store
 
     def own_slide(self, slide: Path, slide_mpp: float | None) -> Demo:
         """Describe and tile a person's own slide."""

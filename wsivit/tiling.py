@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -111,7 +111,7 @@ class Tiling:
 def tile(
     slide: str | os.PathLike[str] | Slide,
     output: str | os.PathLike[str] = ".",
-    options: TileOptions = TileOptions(),  # noqa: B008  (frozen)
+    options: TileOptions = TileOptions(),
     *,
     slide_mpp: float | None = None,
     annotations: str | os.PathLike[str] | None = None,
@@ -158,8 +158,8 @@ def tile(
     UnreadableTilesError
         With ``on_bad_tile="fail"``.
     """
-    regions = None if annotations is None else read_annotations(annotations)
     with slide if isinstance(slide, Slide) else open_slide(slide, mpp=slide_mpp) as opened:
+        regions = None if annotations is None else read_annotations(annotations, view_origin=opened.bounds[:2])
         layout = _lay_out(opened, options)
         path = Path(output) / f"{opened.id}.zarr"
         failures: dict[int, str] = {}
@@ -201,12 +201,23 @@ def _lay_out(slide: Slide, options: TileOptions) -> _Layout:
 
 
 def _find_tissue(slide: Slide, method: str) -> Tissue:
-    scale = slide.scale
-    overview = slide.overview(OVERVIEW_MPP)
+    scale, (width, height) = slide.scale, slide.dimensions
+    overview = slide.survey(OVERVIEW_MPP)
     if Path(method).suffix:
-        return read_tissue(method, overview.shape[:2], slide.dimensions)
-    mpp = scale.mpp_x * slide.dimensions[0] / overview.shape[1]
-    return find_tissue(overview, mpp, method)
+        return read_tissue(method, overview.pixels.shape[:2], slide.dimensions)
+    tissue = find_tissue(overview.pixels, scale.mpp_x * width / overview.pixels.shape[1], method)
+    if not overview.unreadable.any():
+        return tissue
+    # What the overview could not show may be tissue: its tiles are tried, and end as unreadable, not as glass.
+    damaged = tissue_fractions(overview.unreadable, _pixel_boxes(tissue.mask, (width, height)), (width, height)) > 0
+    return replace(tissue, mask=tissue.mask | damaged.reshape(tissue.mask.shape))
+
+
+def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Extents of a mask's pixels, in level-0 pixels, in reading order."""
+    (height, width), (slide_width, slide_height) = mask.shape, slide_size
+    pixels = TileGrid(1, 0, width, height, slide_width / width, slide_height / height)
+    return pixels.boxes0(*pixels.cells())
 
 
 def _choose_tiles(grid: TileGrid, tissue: Tissue, slide_size: tuple[int, int], min_tissue: float) -> TileTable:
