@@ -132,7 +132,7 @@ class _Pass:
             (request.x, request.width, plan.residual_x, self.plane[0], plan.width),
             (request.y, request.height, plan.residual_y, self.plane[1], plan.height),
         ):
-            edge = margin(residual)
+            edge = margin(residual, plan.downscale == "area")
             low = np.floor(np.clip(at, 0, target) * residual).astype(np.int64) - edge
             high = np.ceil(np.clip(at + size, 0, target) * residual).astype(np.int64) + edge
             sides += [np.clip(low, 0, limit), np.clip(high, 0, limit)]

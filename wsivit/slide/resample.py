@@ -25,9 +25,9 @@ class Box(NamedTuple):
     bottom: float
 
 
-def margin(residual: float) -> int:
-    """Pixels beside a box that the filter looks at, for so many source pixels per target pixel."""
-    return 0 if residual == 1.0 else math.ceil(_SUPPORT * max(residual, 1.0)) + 1
+def margin(residual: float, area: bool) -> int:
+    """Pixels beside a box that are looked at, for so many source pixels per target pixel: none to average an area."""
+    return 0 if residual == 1.0 or area else math.ceil(_SUPPORT * max(residual, 1.0)) + 1
 
 
 def resample(picture: Pixels, box: Box, size: tuple[int, int], *, area: bool = False) -> Pixels:
@@ -46,6 +46,10 @@ def resample(picture: Pixels, box: Box, size: tuple[int, int], *, area: bool = F
     if right > 0 or bottom > 0:
         picture = np.pad(picture, ((0, max(0, bottom)), (0, max(0, right)), (0, 0)), mode="edge")
     box = Box(box.left, box.top, min(box.right, picture.shape[1]), min(box.bottom, picture.shape[0]))
+    if area and _is_whole(box, size):
+        factors = (round((box.right - box.left) / size[0]), round((box.bottom - box.top) / size[1]))
+        left, top, right, bottom = (round(edge) for edge in box)
+        return np.array(Image.fromarray(picture).reduce(factors, box=(left, top, right, bottom)))
     if area:
         rows = _area_mean(picture, box.top, box.bottom, size[1])
         pixels = _area_mean(rows.swapaxes(0, 1), box.left, box.right, size[0]).swapaxes(0, 1)
@@ -53,6 +57,12 @@ def resample(picture: Pixels, box: Box, size: tuple[int, int], *, area: bool = F
     factor = max((box.right - box.left) / size[0], (box.bottom - box.top) / size[1])
     kernel = _SHARP if factor >= _SHARP_FROM else _SOFT
     return np.array(Image.fromarray(picture).resize(size, kernel, box=box))
+
+
+def _is_whole(box: Box, size: tuple[int, int]) -> bool:
+    """Whether every target pixel is made of whole source pixels."""
+    sides = (*box, (box.right - box.left) / size[0], (box.bottom - box.top) / size[1])
+    return all(abs(side - round(side)) < 1e-6 for side in sides)
 
 
 def _area_mean(lines: NDArray[np.generic], start: float, stop: float, n: int) -> NDArray[np.float32]:
