@@ -193,6 +193,14 @@ def test_threads_and_copies_read_the_same(store: TileStore) -> None:
     assert len(pickle.dumps(store)) < 500
 
 
+def test_many_open_stores_hold_no_files(store: TileStore) -> None:
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    stores = [TileStore(store.path) for _ in range(50)]
+    for opened in stores:
+        opened.read([0, N - 1])
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
 # Tiles that could not be read
 
 

@@ -1,4 +1,4 @@
-"""Killed at any moment and run again, a store comes out the same, byte for byte, and never looks whole before it is."""
+"""Killed at any moment, or written by many at once, a store comes out the same, byte for byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from store_helpers import N, chunks, parameters, pictures, table, tree_digest, write_store
 
-from wsivit.errors import StoreError
+from wsivit.errors import StoreError, StoreLockedError
 from wsivit.store import LabelColumn, Predictions, StoreParameters, StoreWriter, TileStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -153,3 +153,48 @@ def test_killed_while_labels_and_predictions_are_replaced(tmp_path: Path) -> Non
         if not hit:
             return
     raise AssertionError("the writing does not end")
+
+
+# Many at once
+
+
+def test_many_processes_on_one_store(tmp_path: Path) -> None:
+    many_at_once(tmp_path, processes=4, rounds=2)
+
+
+def many_at_once(folder: Path, processes: int, rounds: int) -> None:
+    """Let processes write the same store, and labels and predictions of their own and of one name, all at once."""
+    whole = tree_digest(write_store(folder / "whole.zarr"))
+    for k in range(rounds):
+        path = folder / str(k) / "a.zarr"
+        children = []
+        for process in range(processes):
+            child = os.fork()
+            if child == 0:
+                os._exit(_insist(path, process))
+            children.append(child)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
+        store = TileStore(path)
+        assert store.labels == [*(f"own-{process}" for process in range(processes)), "shared"]
+        for process in range(processes):
+            assert (store.label(f"own-{process}").codes == process).all()
+        assert len(set(store.label("shared").codes.tolist())) == 1, "a label column is one writer's, not two writers'"
+        assert len(set(store.predictions("run").probabilities[:, 0].tolist())) == 1
+        ours = {name: digest for name, digest in tree_digest(path).items() if not name.startswith(("labels", "pred"))}
+        assert ours == whole
+        assert [file.name for file in path.parent.iterdir()] == ["a.zarr"]
+
+
+def _insist(path: Path, process: int) -> int:
+    while not looks_whole(path):
+        try:
+            write_store(path)
+        except StoreLockedError as error:
+            assert "is being written by" in str(error)
+            time.sleep(0.01)
+    store = TileStore(path)
+    classes = [str(k) for k in range(process + 1)]
+    for name in (f"own-{process}", "shared"):
+        store.write_labels(name, np.full(N, process), classes)
+    store.write_predictions("run", Predictions(np.full((N, 1), process, np.float32), ("a",)))
+    return 0

@@ -40,7 +40,7 @@ class Source:
     tiles: list[int]
     x0: list[int]
     y0: list[int]
-    native: bool
+    downsample: float
     threads: int
 
 
@@ -155,9 +155,12 @@ def openslide(source: Source) -> Read:
 
     slide = OpenSlide(source.slide)
     corner = {index: (x, y) for index, x, y in zip(source.tiles, source.x0, source.y0, strict=True)}
+    level = slide.get_best_level_for_downsample(source.downsample * 1.01)
+    side = round(source.size * source.downsample / slide.level_downsamples[level])
 
     def decode(index: int, out: NDArray[np.uint8]) -> None:
-        out[...] = np.asarray(slide.read_region(corner[index], 0, (source.size, source.size)))[..., :3]
+        picture = slide.read_region(corner[index], level, (side, side)).convert("RGB")
+        out[...] = picture if side == source.size else picture.resize((source.size, source.size))
 
     return in_threads(source, decode)
 
@@ -249,7 +252,7 @@ def start(source: Source, cache: Path, names: Iterable[str]) -> Iterator[Server]
     path = Path(source.scratch) / "source.json"
     path.write_text(json.dumps(vars(source)))
     for reader in READERS:
-        if reader.name not in names or (reader.make is openslide and not source.native):
+        if reader.name not in names:
             continue
         try:
             command = [python_for(reader, cache), __file__, "--serve", reader.name, path]
@@ -273,9 +276,8 @@ def prepare(store: str, scratch: Path, threads: int) -> Source:
         (chunk,) = opened.encoded(index)
         (scratch / f"jpeg/{index}.jpg").write_bytes(chunk)
     corners = (opened.x0[tiles].tolist(), opened.y0[tiles].tolist())
-    native = opened.grid.downsample_x == opened.grid.downsample_y == 1
-    slide = opened.parameters.slide_path
-    return Source(str(store), str(scratch), slide, opened.grid.tile_size, tiles, *corners, native, threads)
+    grid, slide = opened.grid, opened.parameters.slide_path
+    return Source(str(store), str(scratch), slide, grid.tile_size, tiles, *corners, grid.downsample_x, threads)
 
 
 def table(servers: list[Server], batches: int) -> Iterator[str]:

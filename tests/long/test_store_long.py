@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from store_helpers import N, write_store
-from test_store_kill import kill_at_random_moments, kill_at_syncs, kill_while_overwriting
+from test_store_kill import kill_at_random_moments, kill_at_syncs, kill_while_overwriting, many_at_once
 from test_store_verify import damaged_files, flipped_bits
 
 from wsivit.store import Predictions, TileStore
@@ -37,6 +37,10 @@ def test_killed_at_every_sync(tmp_path: Path) -> None:
 
 def test_killed_at_every_sync_while_overwriting(tmp_path: Path) -> None:
     kill_while_overwriting(tmp_path, step=1)
+
+
+def test_8_processes_50_times(tmp_path: Path) -> None:
+    many_at_once(tmp_path, processes=8, rounds=50)
 
 
 def test_1000_flipped_bits(store: Path) -> None:
