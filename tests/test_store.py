@@ -275,6 +275,16 @@ def test_a_complete_store_is_done(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
 
 
+def test_a_lost_shard_is_made_anew(tmp_path: Path) -> None:
+    path = write_store(tmp_path / "a.zarr", unreadable=(9,))
+    TileStore(path).write_predictions("run", Predictions(np.zeros((N, 1), np.float32), ("a",)))
+    before = tree_digest(path)
+    (path / "tiles/c.1.0.0.0").unlink()
+    with StoreWriter.open(path, parameters(), table(parameters())) as writer:
+        assert (writer.done, writer.pending()) == (False, [range(8, 16)])
+    assert tree_digest(write_store(path, unreadable=(9,))) == before
+
+
 def test_other_content_is_refused_field_by_field(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.zarr")
     before = tree_digest(path)

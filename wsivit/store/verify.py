@@ -37,7 +37,7 @@ def verify(
 
     Every file is read: documents against their seals, columns against their checksums and the grid, shards against the
     journal, their chunks against their checksums, the status of each tile against what is stored of it. Nothing is
-    changed.
+    changed. To mend a damaged shard, remove its file and tile the slide again with the same options.
 
     Parameters
     ----------

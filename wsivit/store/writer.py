@@ -68,7 +68,7 @@ class StoreWriter:
         *,
         overwrite: bool = False,
     ) -> Self:
-        """Begin a store, or go on with a half-built one of the same parameters.
+        """Begin a store, or go on with a half-built one of the same parameters, or with one that lost shards.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class StoreWriter:
         if there and discard and (differences or self.done):
             self._files.remove("")
             self.done, there, differences = False, False, []
-            self._journal, self._status = {}, self._table.status.copy()
+            self._journal, self._status, self._versions = {}, self._table.status.copy(), versions()
         if differences:
             raise StoreMismatchError(
                 f"{self._files.url} is a store of other content ({'; '.join(differences)}): write to another folder, or"
@@ -156,7 +156,7 @@ class StoreWriter:
         if complete:
             journal = self._files.read(JOURNAL) if self._journal else b""
             attributes["journal_sha256"] = hashlib.sha256(journal).hexdigest()
-            attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name != "labels"]
+            attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name in DESCRIPTIONS]
         layout.write_group(self._files, "", attributes)
 
     def _look_at(self, discard: bool) -> list[str]:
@@ -175,14 +175,14 @@ class StoreWriter:
             found = [f"its {attributes['tiles']} tiles are not the {len(self._table)} asked for"]
         if found:
             return found
-        if not attributes["complete"]:
-            self._versions = attributes["versions"]
-        self.done = bool(attributes["complete"])
+        self._versions = attributes["versions"]
         for shard, entry in read_journal(self._files).items():
             if self._files.size(shard_key(shard)) == entry.bytes:
                 self._journal[shard] = entry
                 changed = np.array([int(tile) for tile in entry.status], np.int64)
                 self._status[changed] = list(entry.status.values())
+        # A shard that was lost from a complete store is made anew.
+        self.done = bool(attributes["complete"]) and not self.pending()
         return []
 
     def _shards(self) -> list[range]:
