@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train_helpers import CLASSES, write_store
+from train_helpers import CLASSES, parameters, tissue, write_store
 
-from wsivit.data.audit import audit, count_overlaps, require_clean
+from wsivit.data.audit import audit, count_overlaps, near_duplicates, require_clean, warnings_of
 from wsivit.data.samples import Samples, StoreSource, samples_from_stores
 from wsivit.data.splits import LEFT_OUT, TRAIN, VALIDATION, Split, read_split, split_samples, write_split
 from wsivit.errors import StoreMismatchError, UsageError
@@ -178,3 +178,41 @@ def test_impossible_splits_are_refused(tmp_path: Path, stores: list[Path]) -> No
     ]
     with pytest.raises(UsageError, match=r"patients per class: stroma in 1, tumor in 1"):
         split_samples(samples_from_stores(one_class_each, "region"), by="patient")
+
+
+def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path: Path) -> None:
+    from wsivit.store import StoreWriter, TileStore, TileTable
+    from wsivit.store.codec import encode_jpeg
+
+    rng = np.random.default_rng(0)
+    pictures = [tissue(i % 2, 48, rng) for i in range(20)]
+    pictures[15] = np.clip(pictures[2].astype(int) + 6, 0, 255).astype(np.uint8)  # brighter, and compressed harder
+    pictures[4] = pictures[16] = np.full((48, 48, 3), 240, np.uint8)
+    made = parameters("dup", 20, 1, 48)
+    col, row = made.grid.cells()
+    with StoreWriter.open(tmp_path / "dup.zarr", made, TileTable.from_grid(made.grid, col, row, np.ones(20))) as writer:
+        writer.write_shard(range(20), [encode_jpeg(p, 60 if i == 15 else 95) for i, p in enumerate(pictures)])
+        writer.write_mask(np.ones((1, 20), bool), (48.0, 48.0))
+        writer.write_thumbnail(np.zeros((1, 20, 3), np.uint8), (48.0, 48.0))
+        writer.finish()
+    TileStore(tmp_path / "dup.zarr").write_labels("region", np.arange(20) % 2, CLASSES)
+    samples = samples_from_stores([tmp_path / "dup.zarr"], "region")
+    side = np.where(np.arange(20) < 12, TRAIN, VALIDATION).astype(np.int8)
+    assert near_duplicates(samples, np.flatnonzero(side == TRAIN), np.flatnonzero(side == VALIDATION)) == [(15, 2)]
+    assert warnings_of(samples, Split(side, "planted", "region")) == [
+        "1 validation pictures are near duplicates of training ones: 15/0 and 2/0"
+    ]
+
+
+def test_a_label_that_follows_the_site_is_warned_of(tmp_path: Path) -> None:
+    def cohort(sites: str) -> list[str]:
+        found = []
+        for i, site in enumerate(sites):
+            name = f"{sites}{i}"
+            store = write_store(tmp_path, name, columns=4, rows=2, size=8, codes=np.full(8, i % 2, np.int16))
+            found.append(StoreSource(store.path, site=site))
+        samples = samples_from_stores(found, "region")
+        return [w for w in warnings_of(samples, split_samples(samples, 0.5)) if "site" in w]
+
+    assert ["V 1.00 over slides" in warning for warning in cohort("nsnsns")] == [True]
+    assert cohort("nnssns") == []

@@ -132,7 +132,13 @@ def evaluate(
     folder = Path(output) if output is not None else Path(run) / "evaluation"
     if (folder / METRICS).exists() and not options.overwrite:
         raise OutputExistsError(f"{folder}: holds an evaluation already; choose another output, or --overwrite it")
-    samples = _truth(Path(run), contract, data, options)
+    samples = labelled_truth(contract, data, options)
+    check_fit(contract, samples, allow=options.allow_mismatch)
+    if options.part != "all":
+        keep = unseen_by(Path(run), contract, samples)
+        if not keep.any():
+            raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
+        samples = samples.take(keep)
     logits = score_samples(
         Scorer(run, contract, options.device), samples, batch_size=options.batch_size, progress=progress
     )
@@ -159,19 +165,18 @@ def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -
             writer.writerow([source, item, patient, samples.classes[code], name, *(f"{p:.6g}" for p in row)])
 
 
-def _truth(run: Path, contract: Contract, data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
+def labelled_truth(contract: Contract, data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
     """Collect the labelled tiles to measure on, their classes in the order of the run's."""
     samples = load_samples(data, options.label or contract.label, side=contract.tile_size, min_classes=1)
     unknown = sorted(set(samples.classes) - set(contract.classes))
     if unknown:
         raise UsageError(f"the data have classes that the run does not know: {', '.join(unknown)}")
-    _check(contract, samples, allow=options.allow_mismatch)
     order = np.array([contract.classes.index(name) for name in samples.classes], np.int64)
-    samples = replace(samples, code=order[samples.code], classes=contract.classes)
-    return samples if options.part == "all" else _unseen(run, contract, samples)
+    return replace(samples, code=order[samples.code], classes=contract.classes)
 
 
-def _check(contract: Contract, samples: Samples, *, allow: bool) -> None:
+def check_fit(contract: Contract, samples: Samples, *, allow: bool) -> None:
+    """Refuse data whose scale or tile size is not the run's, unless that is allowed."""
     wrong = [
         f"{source.id} is at {source.mpp:.4g} microns per pixel, the run at {contract.mpp:.4g}"
         for source in samples.sources
@@ -185,8 +190,8 @@ def _check(contract: Contract, samples: Samples, *, allow: bool) -> None:
         )
 
 
-def _unseen(run: Path, contract: Contract, samples: Samples) -> Samples:
-    """Leave out what the run was trained on, and what lay too near to it."""
+def unseen_by(run: Path, contract: Contract, samples: Samples) -> NDArray[np.bool_]:
+    """Tell which tiles the run was neither trained on nor too near to; (n,)."""
     known = {source["fingerprint"] for source in contract.data}
     trained = np.array([source.fingerprint in known for source in samples.sources])[samples.source]
     keep = ~trained
@@ -195,9 +200,7 @@ def _unseen(run: Path, contract: Contract, samples: Samples) -> Samples:
         side = read_split(run / contract.split["file"], seen).side
         # The validation part chose the epoch: where there is a test part, that alone is unseen.
         keep[trained] = side == TEST if (side == TEST).any() else side == VALIDATION
-    if not keep.any():
-        raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
-    return samples.take(keep)
+    return keep
 
 
 def _draw(folder: Path, samples: Samples, measured: Measurement, options: EvaluateOptions) -> None:
@@ -247,13 +250,13 @@ def _write(
             {source.fingerprint for source in samples.sources} & {source["fingerprint"] for source in contract.data}
         ),
     }
-    path.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -136,3 +136,30 @@ def draw_augmented(path: PathLike, before: NDArray[np.uint8], after: NDArray[np.
         np.reshape(axes, (2, n))[0, column].imshow(one)
         np.reshape(axes, (2, n))[1, column].imshow(other)
     figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_comparison(
+    path: PathLike,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    accuracies: Sequence[tuple[str, float, tuple[float, float] | None]],
+) -> None:
+    """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
+    figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
+    for axis, key, name in (
+        (left, "validation_loss", "held-out loss"),
+        (middle, "validation_accuracy", "held-out accuracy"),
+    ):
+        for run, rows in curves.items():
+            axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False)
+    for place, (_, value, interval) in enumerate(accuracies):
+        low, high = interval or (value, value)
+        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        right.errorbar(value, place, xerr=error, fmt="o", capsize=3, color=f"C{place % 10}")
+        right.annotate(f"{value:.3f}", (value, place), textcoords="offset points", xytext=(0, 8), ha="center")
+    right.set(xlabel="accuracy on the same tiles", ylim=(len(accuracies) - 0.4, -0.6))
+    right.set_yticks(range(len(accuracies)), [run for run, _, _ in accuracies])
+    right.grid(alpha=0.25, axis="x")
+    figure.savefig(Path(path), dpi=DPI)

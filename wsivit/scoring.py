@@ -61,6 +61,20 @@ class Scorer:
         model: Any = load_classifier(run).model
         self.model = model.to(self.device).eval()
 
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Most memory taken on the GPU so far, in MB; None on the CPU."""
+        if self.device.type != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.device) / 1e6
+
     def __call__(self, tiles: NDArray[np.uint8]) -> Floats:
         """Return the logits of tiles, float32 (n, classes)."""
         import torch

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsivit.data.adapter import PICTURE_SIDE, load_samples
-from wsivit.data.audit import require_clean
+from wsivit.data.audit import require_clean, warnings_of
 from wsivit.data.samples import Samples
 from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, official_split, read_split, split_samples, write_split
 from wsivit.errors import OutputExistsError, UsageError
@@ -103,6 +103,9 @@ def train(
     samples = load_samples(data, label, side=_picture_side(options))
     split = _split(samples, options)
     leaks = require_clean(samples, split, allow=options.allow_leakage)
+    warnings = warnings_of(samples, split)
+    for warning in warnings:
+        log.warning("%s", warning)
     counts = _counts(samples, split)
 
     from wsivit.trainer import run_training
@@ -116,7 +119,7 @@ def train(
         tile_size=samples.size,
         preprocessing=classifier.preprocessing,
         data=_provenance(samples, split),
-        split={"how": split.how, "by": split.by, "leaks": leaks, "file": SPLIT},
+        split={"how": split.how, "by": split.by, "leaks": leaks, "warnings": warnings, "file": SPLIT},
         options=options.recorded(),
         versions=software_versions(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -138,6 +141,7 @@ def model_card(result: RunResult) -> str:
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in run.validation.items())
     scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
     leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
+    leaks += "".join(f"\n- **Warning:** {warning}" for warning in run.split["warnings"])
     return f"""---
 library_name: {"timm" if "/" not in run.model else "transformers"}
 pipeline_tag: image-classification

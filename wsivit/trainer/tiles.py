@@ -222,12 +222,14 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
     trainer.add_callback(Progress(progress))
     _show_batch(trainer, folder / "augmented.png")
     with quiet_transformers():
-        trainer.train(resume_from_checkpoint=checkpoint)
+        done = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
             trainer.average.take_from(str(trainer.state.best_model_checkpoint))
         held_out = trainer.predict(trainer.held_out)
     metrics = held_out.metrics or {}
     figures = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
+    if checkpoint is None:  # of a resumed training only the last part was timed
+        figures["seconds_per_epoch"] = done.metrics["train_runtime"] / float(done.metrics["epoch"])
     rows = [row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row]
     best = min(rows, key=lambda row: row["validation_loss"])
     logits = np.asarray(held_out.predictions, np.float32)
