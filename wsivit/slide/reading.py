@@ -72,6 +72,8 @@ def read_rectangles(backend: Backend, request: Request, threads: int | None = No
 
     Memory is bounded by the pieces in flight and a cache of blocks that a later rectangle needs again.
     """
+    if not len(request.x):
+        return
     work = _Pass(backend, request)
     threads = threads or available_cpus()
     if threads == 1 or len(request.x) <= 1:
@@ -118,11 +120,18 @@ class _Pass:
         self.plane = (-(-level.width // plan.reduce), -(-level.height // plan.reduce))
         width, height = backend.block_size(plan.level)
         self.block = (width // plan.reduce, height // plan.reduce)
-        self.n_cols, self.n_rows = -(-self.plane[0] // self.block[0]), -(-self.plane[1] // self.block[1])
         # Where content lies in the reduced level, against where pixels of `reduce` times the size would have it.
         self.shift = 0.0 if level.centred else 0.5 - 0.5 / plan.reduce
         self.boxes = self._source_boxes()
         self.ranges = self._block_ranges()
+        # Blocks are numbered in reading order within the smallest window that holds all that are needed.
+        first, stop = self.ranges[:, :2].min(axis=0), self.ranges[:, 2:].max(axis=0)
+        self.first_col, self.first_row = int(first[0]), int(first[1])
+        self.n_cols, self.n_rows = int(stop[0] - first[0]), int(stop[1] - first[1])
+
+    def _key(self, col: int, row: int) -> int:
+        """Number of a block, from its place in the level."""
+        return (row - self.first_row) * self.n_cols + col - self.first_col
 
     def _source_boxes(self) -> NDArray[np.int64]:
         """What each rectangle is made of: (n, 4) left, top, right, bottom in pixels of the plane, inside it."""
@@ -143,8 +152,9 @@ class _Pass:
         left, top, right, bottom = self.boxes.T
         width, height = self.block
         ranges = np.stack([left // width, top // height, -(-right // width), -(-bottom // height)], axis=1)
-        outside = (left >= right) | (top >= bottom)
-        ranges[outside] = 0
+        inside = (left < right) & (top < bottom)
+        some = ranges[inside][:1] if inside.any() else np.zeros((1, 4), np.int64)
+        ranges[~inside] = some[:, [0, 1, 0, 1]]  # none, at a place that another needs
         return ranges
 
     def _uses(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -154,7 +164,7 @@ class _Pass:
         for dc in range(int((c1 - c0).max(initial=0))):
             for dr in range(int((r1 - r0).max(initial=0))):
                 here = np.flatnonzero((c0 + dc < c1) & (r0 + dr < r1))
-                keys = (r0[here] + dr) * self.n_cols + c0[here] + dc
+                keys = (r0[here] + dr - self.first_row) * self.n_cols + c0[here] + dc - self.first_col
                 np.add.at(count, keys, 1)
                 np.maximum.at(last, keys, here)
         return count, last
@@ -172,7 +182,8 @@ class _Pass:
                 block = known.get(key)
                 if block is None:
                     row, col = divmod(key, self.n_cols)
-                    block = _Block(col, row, piece.ready, shared=count[key] > 1)
+                    place = (self.first_col + col, self.first_row + row)
+                    block = _Block(*place, piece.ready, shared=count[key] > 1)
                     piece.fresh.append(block)
                     if last[key] >= piece.span.stop and len(known) < room:
                         known[key] = block
@@ -184,7 +195,7 @@ class _Pass:
     def _keys(self, span: range) -> list[int]:
         """Blocks that the rectangles of a span need, each once, in file order."""
         keys = {
-            row * self.n_cols + col
+            self._key(col, row)
             for c0, r0, c1, r1 in self.ranges[span.start : span.stop].tolist()
             for row in range(r0, r1)
             for col in range(c0, c1)
@@ -238,7 +249,7 @@ class _Pass:
         window = None
         for row in range(ranges[1], ranges[3]):
             for col in range(ranges[0], ranges[2]):
-                block = blocks[row * self.n_cols + col]
+                block = blocks[self._key(col, row)]
                 if not block.ready.is_set():
                     block.ready.wait()
                 pixels = block.pixels
