@@ -319,6 +319,29 @@ def test_overwriting_keeps_the_old_store_until_the_new_one_is_whole(tmp_path: Pa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.zarr", "expected.zarr"]
 
 
+def test_where_folders_cannot_be_exchanged_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsivit.store.files._exchange_names", lambda one, other: False)
+    path, chosen = write_store(tmp_path / "a.zarr"), parameters(shard_tiles=N)
+    with StoreWriter.open(path, chosen, table(chosen), overwrite=True) as writer:
+        writer.write_shard(range(N), chosen_chunks := chunks(chosen, range(N)))
+        writer.finish()
+    assert TileStore(path).encoded(3) == [chosen_chunks[3]]
+
+
+QUALITY = {"": 50, "old": 60, "new": 70}
+
+
+@pytest.mark.parametrize(("left", "kept"), [(("old", "new"), "new"), (("old",), "old"), (("", "old"), "")])
+def test_a_swap_killed_between_its_renames_is_finished(tmp_path: Path, left: tuple[str, ...], kept: str) -> None:
+    places = {"": tmp_path / "a.zarr", "old": tmp_path / ".a.zarr.old", "new": tmp_path / ".a.zarr.new"}
+    digests = {name: tree_digest(write_store(places[name], parameters(quality=QUALITY[name]))) for name in left}
+    chosen = parameters(quality=QUALITY[kept])
+    with StoreWriter.open(places[""], chosen, table(chosen)) as writer:
+        assert writer.done
+    assert tree_digest(places[""]) == digests[kept]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]
+
+
 def test_what_was_built_beside_goes_when_it_is_not_wanted_any_more(tmp_path: Path) -> None:
     path = write_store(tmp_path / "a.zarr")
     StoreWriter.open(path, parameters(quality=50), table(parameters()), overwrite=True).close()
