@@ -1,9 +1,9 @@
 """A tile store as a torch dataset: batches for a training loop of your own.
 
-python store_as_torch_dataset.py slide.zarr region
-"""
+    python store_as_torch_dataset.py [STORE LABEL]
 
-from __future__ import annotations
+Without a store, it tiles a small sample slide with its regions.
+"""
 
 import sys
 
@@ -13,7 +13,16 @@ from wsivit.data.augment import augmentation, normalise, resize
 from wsivit.data.dataset import TileDataset
 
 
-def main(store: str, label: str) -> None:
+def make_store() -> str:
+    from wsivit import TileOptions, tile
+    from wsivit.sample import write_sample_slide
+
+    sample = write_sample_slide("sample", seed=3, size=2048)
+    return str(tile(sample.slide, "sample", TileOptions(tile_size=128), annotations=sample.annotations).store.path)
+
+
+def main() -> None:
+    store, label = sys.argv[1:] if len(sys.argv) > 1 else (make_store(), "region")
     dataset = TileDataset.from_stores([store], label)
     print(f"{len(dataset)} labelled tiles: {dataset.samples.counts()}")
 
@@ -27,4 +36,4 @@ def main(store: str, label: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
