@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import fsspec
+import imagecodecs
 import numpy as np
 import openslide
 import pytest
 import tifffile
+from PIL import Image
 
 from tests.slide_helpers import damage, texture, write_jpeg_slide
 from wsivit import open_slide
@@ -82,6 +84,29 @@ def test_jpeg2000_is_reduced_by_wavelets_without_a_shift(tmp_path: Path) -> None
             factor = plan.downsample_x
             box = (0, 0, plan.width * factor, plan.height * factor)
             assert shift(whole, area_reference(full, box, (plan.width, plan.height))) < 0.03, mpp
+
+
+@pytest.mark.parametrize("compression", [33003, 33005])
+def test_both_of_aperios_jpeg2000(tmp_path: Path, compression: int) -> None:
+    stored = PICTURE if compression == 33005 else np.asarray(Image.fromarray(PICTURE).convert("YCbCr"))
+    padded = np.pad(stored, ((0, 12), (0, 68), (0, 0)))
+    codes = (
+        imagecodecs.jpeg2k_encode(padded[y : y + 256, x : x + 256].copy(), level=0, codecformat="J2K", mct=False)
+        for y in (0, 256)
+        for x in (0, 256, 512)
+    )
+    path = tmp_path / "a.svs"
+    description = "Aperio Image Library v1\r\n700x500|AppMag = 20|MPP = 0.5"
+    options = {"shape": PICTURE.shape, "dtype": np.uint8, "tile": (256, 256), "compression": "jpeg2000"}
+    tifffile.imwrite(path, codes, photometric="rgb", description=description, metadata=None, software="", **options)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(compression)
+    with open_slide(path) as slide, open_slide(path, reader="openslide") as other:
+        assert slide.reader == "native", slide.reader_reason
+        plan = slide.plan(0.5)
+        pixels = slide.read(plan, 0, 0, 700, 500)
+        assert np.abs(pixels.astype(int) - other.read(plan, 0, 0, 700, 500)).max() <= 1
+        assert np.abs(pixels.astype(int) - PICTURE).mean() < 1.5
 
 
 def test_real_jpeg2000_and_ndpi_equal_openslide(real_slide) -> None:  # type: ignore[no-untyped-def]

@@ -130,6 +130,12 @@ def over_background(rgba: Pixels, background: Color) -> Pixels:
 
 
 REDUCTIONS = (1, 2, 4, 8)
+_RED, _GREEN, _BLUE = 1.402, (-0.344136, -0.714136), 1.772
+_YCBCR_TO_RGB = (
+    *(1, 0, _RED, -128 * _RED),
+    *(1, *_GREEN, -128 * sum(_GREEN)),
+    *(1, _BLUE, 0, -128 * _BLUE),
+)
 
 
 def block_size(tile_width: int | None, tile_height: int | None) -> tuple[int, int]:
@@ -146,3 +152,8 @@ def reducible(level: Level, width: int, height: int, centred: bool = True) -> Le
 def area_mean(pixels: Pixels, reduce: int) -> Pixels:
     """Average squares of ``reduce`` pixels, for readers whose decoder cannot; what is left at the end counts alone."""
     return pixels if reduce == 1 else np.asarray(Image.fromarray(pixels).reduce(reduce))
+
+
+def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
+    """Convert what a decoder handed out as stored (JPEG's YCbCr, full range); rounded, where Pillow's own truncates."""
+    return np.asarray(Image.fromarray(pixels).convert("RGB", _YCBCR_TO_RGB))

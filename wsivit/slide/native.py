@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator
 
@@ -17,6 +18,8 @@ from wsivit.slide.tiled import JpegTiles, tiled_level
 
 _TIFF_ERRORS = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
 _NDPI_FOCUS = 65424
+# What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class NativeTiles:

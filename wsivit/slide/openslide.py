@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import openslide
-from PIL import Image
 
 from wsivit.errors import SlideError, UsageError
 from wsivit.resolution import Level
@@ -24,6 +23,7 @@ from wsivit.slide.base import (
     block_size,
     over_background,
     reducible,
+    ycbcr_to_rgb,
 )
 
 
@@ -108,7 +108,7 @@ class OpenSlideBackend:
     def _region(self, handle: openslide.OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         rgba = np.asarray(handle.read_region(place, level, size))
         pixels = over_background(rgba, self.facts.background)
-        return np.asarray(Image.fromarray(pixels, "YCbCr").convert("RGB")) if self._convert else pixels
+        return ycbcr_to_rgb(pixels) if self._convert else pixels
 
     def close(self) -> None:
         """Close the handle of this process."""

@@ -22,12 +22,14 @@ from wsivit.slide.base import (
     area_mean,
     over_background,
     reducible,
+    ycbcr_to_rgb,
 )
 from wsivit.slide.jpeg import Normaliser, join_stripes
 from wsivit.slide.source import ByteSource
 
 _JPEG = 7
-_JPEG2000 = (33003, 33005, 34712)
+_APERIO_YCBCR = 33003
+_JPEG2000 = (_APERIO_YCBCR, 33005, 34712)
 _CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
     50001: "webp",
     **dict.fromkeys(_JPEG2000, "jpeg2000"),
@@ -187,13 +189,17 @@ class Jpeg2000Tiles(CodecTiles):
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
     ) -> None:
         super().__init__(page, size0, source, number, background)
+        self.ycbcr = page.compression == _APERIO_YCBCR
         self.wavelets = page.photometric == _RGB and page.samplesperpixel == 3
         self.level = replace(self.level, centred=not self.wavelets)
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
-        if reduce == 1 or not self.wavelets:
-            return super().decode(col, row, reduce)
+        pixels = self._wavelets(col, row, reduce) if reduce > 1 and self.wavelets else super().decode(col, row, reduce)
+        return ycbcr_to_rgb(pixels) if self.ycbcr and pixels is not None else pixels
+
+    def _wavelets(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """One tile without its finest wavelet levels."""
         stored = self.compressed(row * self.n_cols + col)
         if stored is None:
             return None
