@@ -10,14 +10,14 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 from wsivit.tissue.classes import BoolMask, FloatImage, Tissue, TissueClass
+from wsivit.tissue.focus import blurred
 from wsivit.tissue.glass import Absorbance, absorbance
-from wsivit.tissue.ink import Pooled, Stain, find_ink, learn_stain, pool
+from wsivit.tissue.ink import ACHROMATIC, DEEP, FAINT, Closely, Stain, find_ink, learn_stain, look_closely, pool
 from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, smoothed
 
 ASSUMED_UM = 8.0
 ASSUMED_SIDE = 2048
 BLACK_DEPTH = 2.0  # deeper, a camera sees no colour any more
-ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ class AutoOptions:
 class View:
     """What the default mask looks at, at its working scale."""
 
-    um: float
     light: Absorbance
-    pooled: Pooled
+    closely: Closely
     threshold: float
     stained: BoolMask
+
+    @property
+    def um(self) -> float:
+        """Microns per pixel."""
+        return self.closely.um
 
 
 def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions) -> Tissue:
@@ -52,11 +56,11 @@ def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions)
     work, um = _working_view(_without_rim(image), mpp, options)
     view = _look(work, um, options)
     solid = smoothed(view.stained, options.grain_um / um) > options.fill
-    stain = None if view.light.dark_field else learn_stain(view.pooled, solid, um)
-    ink = np.zeros_like(solid)
+    stain, ink = None, np.zeros_like(solid)
     if not view.light.dark_field:
-        ink = find_ink(view.light.density, view.pooled, solid, stain, um)
-    mask, dropped = _clean(solid & ~ink & ~_grey(view, stain), view, stain, options)
+        stain = learn_stain(view.closely, solid)
+        ink = find_ink(view.light, view.closely, solid, stain)
+    mask = _clean(solid & ~ink & ~_grey(view, stain), view, stain, options)
     parameters = {
         "method": "auto",
         "mpp": mpp,
@@ -66,7 +70,7 @@ def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions)
         "dark_field": view.light.dark_field,
         "threshold": round(view.threshold, 5),
     }
-    return Tissue(mask, _classify(mask, dropped, ink, view, stain), parameters)
+    return Tissue(mask, _classify(mask, ink, view, stain), parameters)
 
 
 def _without_rim(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -94,16 +98,16 @@ def _working_view(image: NDArray[np.uint8], mpp: float | None, options: AutoOpti
 
 def _look(work: NDArray[np.uint8], um: float, options: AutoOptions) -> View:
     light = absorbance(work)
-    grey = light.density.mean(axis=2)
     sigma = options.grain_um / um
     # Root mean square: pale tissue with texture counts like denser tissue without.
-    strength = np.sqrt(smoothed((light.density**2).mean(axis=2), sigma))
+    strength = np.sqrt(smoothed(np.einsum("chw,chw->hw", light.density, light.density) / 3, sigma))
     threshold = _dark_threshold(strength) if light.dark_field else _threshold(strength[~light.void])
-    edge = options.edge * np.sqrt(smoothed(grey * grey, sigma))
-    stained = (strength > threshold) & (np.abs(grey) > np.maximum(edge, threshold / 2)) & ~light.void
-    pooled = pool(light.density, um)
-    film = (pooled.depth < options.film) & (pooled.contrast * np.maximum(pooled.depth, 0.02) < threshold / 6)
-    return View(um, light, pooled, threshold, stained & ~film)
+    edge = options.edge * np.sqrt(smoothed(light.grey * light.grey, sigma))
+    stained = (strength > threshold) & (np.abs(light.grey) > np.maximum(edge, threshold / 2)) & ~light.void
+    closely = look_closely(light, um)
+    depth = np.maximum(closely.pooled.depth, FAINT)
+    film = (depth < options.film) & (closely.contrast * depth < threshold / 6)
+    return View(light, closely, threshold, stained & ~film)
 
 
 def _threshold(strength: FloatImage) -> float:
@@ -127,13 +131,13 @@ def _grey(view: View, stain: Stain | None) -> BoolMask:
     """Tell dust, scratches, bubbles and coverslip edges by their lack of colour, where the tissue has one."""
     if view.light.dark_field or (stain is not None and stain.chroma < ACHROMATIC):
         return np.zeros_like(view.stained)
-    close = pool(view.light.density, view.um, 10.0)
+    close = pool(view.light, view.um, 10.0)
     limit = ACHROMATIC if stain is None else 0.4 * stain.chroma
     grey: BoolMask = (close.chroma() < limit) & (close.depth < BLACK_DEPTH)
     return grey
 
 
-def _clean(candidate: BoolMask, view: View, stain: Stain | None, options: AutoOptions) -> tuple[BoolMask, BoolMask]:
+def _clean(candidate: BoolMask, view: View, stain: Stain | None, options: AutoOptions) -> BoolMask:
     """Close, fill and smooth; tell the pieces that are tissue from those that are dropped."""
     um = view.um
     mask = close_gaps(candidate, options.grain_um / um)
@@ -147,17 +151,17 @@ def _clean(candidate: BoolMask, view: View, stain: Stain | None, options: AutoOp
     keep &= np.isin(np.arange(len(sizes)), wide)
     keep[0] = False
     kept: BoolMask = keep[numbers]
-    return kept, view.stained & ~kept
+    return kept
 
 
-def _classify(mask: BoolMask, dropped: BoolMask, ink: BoolMask, view: View, stain: Stain | None) -> NDArray[np.uint8]:
+def _classify(mask: BoolMask, ink: BoolMask, view: View, stain: Stain | None) -> NDArray[np.uint8]:
     classes = np.full(mask.shape, TissueClass.GLASS, np.uint8)
-    classes[dropped] = TissueClass.DEBRIS
+    classes[view.stained] = TissueClass.DEBRIS
     classes[mask] = TissueClass.TISSUE
     if stain is not None:
-        sparse = smoothed(view.stained, 32 / view.um) < 0.4
-        classes[mask & sparse] = TissueClass.FAT
-        folded = smoothed(view.light.density.mean(axis=2), 12 / view.um) > max(1.6 * stain.depth, 1.3 * stain.deepest)
-        classes[mask & folded] = TissueClass.FOLD
+        classes[mask & (smoothed(view.light.grey, 32 / view.um) < 0.35 * stain.depth)] = TissueClass.FAT
+        deep = view.closely.pooled.depth > DEEP * stain.deepest
+        classes[mask & close_gaps(deep, 24 / view.um)] = TissueClass.FOLD
+    classes[mask & blurred(view.light.grey, mask, view.um)] = TissueClass.BLUR
     classes[ink] = TissueClass.PEN
     return classes

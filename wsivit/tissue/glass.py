@@ -21,8 +21,10 @@ class Absorbance:
 
     Attributes
     ----------
-    density : float32 ndarray, (h, w, 3)
-        0 on glass, negative where brighter than it, 0 in the void.
+    density : float32 ndarray, (3, h, w)
+        Per channel; 0 on glass, negative where brighter than it, 0 in the void.
+    grey : float32 ndarray, (h, w)
+        Mean over the channels.
     void : bool ndarray, (h, w)
         What was not scanned: blank fill, black borders.
     glass : tuple of float
@@ -32,6 +34,7 @@ class Absorbance:
     """
 
     density: FloatImage
+    grey: FloatImage
     void: BoolMask
     glass: tuple[float, float, float]
     dark_field: bool
@@ -42,15 +45,15 @@ def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     if _is_dark_field(image):
         return _dark_field(image)
     void = _void(image)
-    smooth = _spread(image.mean(axis=2, dtype=np.float32)) <= 4.0
+    smooth = _spread(image.max(axis=2)) <= 4
     smooth &= ~ndimage.maximum_filter(void, 7)
     glass = glass_level(image, smooth)
     table = -np.log((np.arange(256, dtype=np.float32)[:, None] + 1) / (glass + 1))
-    density = np.stack([table[image[..., c], c] for c in range(3)], axis=2)
+    density = np.stack([table[image[..., c], c] for c in range(3)])
     density -= _uneven_light(density, smooth)
-    density[void] = 0
+    density[:, void] = 0
     r, g, b = glass.tolist()
-    return Absorbance(density, void, (r, g, b), False)
+    return Absorbance(density, (density[0] + density[1] + density[2]) / 3, void, (r, g, b), False)
 
 
 def _is_dark_field(image: NDArray[np.uint8]) -> bool:
@@ -64,7 +67,7 @@ def _dark_field(image: NDArray[np.uint8]) -> Absorbance:
     # A few grey levels more on both sides, or the noise of black would look like signal.
     density = np.log((signal + 4) / (background + 4))
     glass = (background, background, background)
-    return Absorbance(np.repeat(density[..., None], 3, axis=2), np.zeros(signal.shape, np.bool_), glass, True)
+    return Absorbance(np.stack([density] * 3), density, np.zeros(signal.shape, np.bool_), glass, True)
 
 
 def _void(image: NDArray[np.uint8]) -> BoolMask:
@@ -74,8 +77,8 @@ def _void(image: NDArray[np.uint8]) -> BoolMask:
     return void
 
 
-def _spread(grey: FloatImage) -> FloatImage:
-    spread: FloatImage = ndimage.maximum_filter(grey, 5) - ndimage.minimum_filter(grey, 5)
+def _spread(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    spread: NDArray[np.uint8] = ndimage.maximum_filter(levels, 5) - ndimage.minimum_filter(levels, 5)
     return spread
 
 
@@ -86,7 +89,7 @@ def glass_level(image: NDArray[np.uint8], smooth: BoolMask) -> NDArray[np.float3
     spread over many levels. Where there is no such level (tissue everywhere, uneven light), the brightest of the
     smooth pixels are taken; white where nothing is smooth.
     """
-    grey = image.mean(axis=2)[smooth]
+    grey = image[smooth].mean(axis=1)
     if grey.size < 25:
         return np.full(3, 255, np.float32)
     counts = np.bincount(np.rint(grey).astype(np.int64), minlength=256).astype(float)
@@ -109,8 +112,8 @@ def _uneven_light(density: FloatImage, smooth: BoolMask) -> FloatImage:
             if smooth[window].mean() >= 0.1:
                 x.append((left + side / 2) / width - 0.5)
                 y.append((top + side / 2) / height - 0.5)
-                levels.append(np.percentile(density[window][smooth[window]], 30, axis=0))
-    flat = np.zeros((1, 1, 3), np.float32)
+                levels.append(np.percentile(density[:, *window][:, smooth[window]], 30, axis=1))
+    flat = np.zeros((3, 1, 1), np.float32)
     if len(levels) < 12:
         return flat
     terms, level = _quadratic(np.array(x), np.array(y)), np.array(levels)
@@ -125,8 +128,7 @@ def _uneven_light(density: FloatImage, smooth: BoolMask) -> FloatImage:
     rows, cols = np.mgrid[0:height, 0:width].astype(np.float32)
     field = _quadratic((cols + 0.5) / width - 0.5, (rows + 0.5) / height - 0.5) @ fit.astype(np.float32)
     low, high = (terms[glass] @ fit).min(axis=0), (terms[glass] @ fit).max(axis=0)
-    clipped: FloatImage = np.clip(field, low, high).astype(np.float32)
-    return clipped
+    return np.moveaxis(np.clip(field, low, high).astype(np.float32), 2, 0)
 
 
 def _quadratic(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:

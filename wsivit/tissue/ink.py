@@ -14,84 +14,99 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsivit.tissue.classes import BoolMask, FloatImage
+from wsivit.tissue.glass import Absorbance
 from wsivit.tissue.shapes import close_gaps, dilate, erode, open_up, piece_means, pieces, smoothed
 
 POOL_UM = 20.0
+FAINT = 0.02  # density: fainter, there is no colour to speak of
 RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
 ALIEN, KIN = 5.0, 3.5  # distance from the tissue's colours, in deviations: to be ink, to be followed as ink
 LEAST_SPREAD = 0.012
-DEEP = 1.5  # times the depth of the tissue's deepest tenth
+ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
+DEEP = 1.35  # times the depth of the tissue's deepest twentieth
 STROKE_UM, STROKE_MM2 = 80.0, 0.03  # the narrowest and smallest that is called ink
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a neighbourhood of `POOL_UM` is like.
+    """What a neighbourhood is like: float32 planes (h, w).
 
     Attributes
     ----------
-    depth : float32 ndarray, (h, w)
+    depth
         Mean density.
-    shares : float32 ndarray, (h, w, 2)
-        Shares of red and blue in the density: its colour, whatever its depth.
-    contrast : float32 ndarray, (h, w)
-        Deviation of the finest detail over the depth.
+    red, blue
+        Their shares in the density: its colour, whatever its depth; a third each for grey.
     """
 
     depth: FloatImage
-    shares: FloatImage
-    contrast: FloatImage
+    red: FloatImage
+    blue: FloatImage
 
     def chroma(self) -> FloatImage:
         """Standard deviation of the three shares: 0 for grey."""
-        red, blue = self.shares[..., 0], self.shares[..., 1]
-        chroma: FloatImage = np.stack([red, blue, 1 - red - blue]).std(axis=0)
+        red, blue = self.red - 1 / 3, self.blue - 1 / 3
+        chroma: FloatImage = np.sqrt((red * red + blue * blue + (red + blue) ** 2) / 3)
         return chroma
 
 
-def pool(density: FloatImage, um: float, over_um: float = POOL_UM) -> Pooled:
-    """Pool density (h, w, 3) over a neighbourhood."""
-    sigma = over_um / um
-    channels = np.stack([smoothed(density[..., c], sigma) for c in range(3)], axis=2)
-    grey = density.mean(axis=2)
-    fine = grey - smoothed(grey, 1.0)
-    depth = channels.mean(axis=2)
-    floor = np.maximum(depth, 0.02)
-    shares = channels[..., [0, 2]] / (3 * floor[..., None])
-    return Pooled(depth, shares, np.sqrt(smoothed(fine * fine, sigma)) / floor)
+def pool(light: Absorbance, um: float, over_um: float = POOL_UM) -> Pooled:
+    """Pool density over a neighbourhood of `over_um`, at `um` microns per pixel."""
+    red, green, blue = (smoothed(plane, over_um / um) for plane in light.density)
+    depth: FloatImage = (red + green + blue) / np.float32(3)
+    floor = np.maximum(depth, FAINT)
+    pad = floor - depth  # grey where nothing is
+    shares = np.stack([red + pad, blue + pad]) / (3 * floor)
+    return Pooled(depth, *shares.astype(np.float32, copy=False))
+
+
+@dataclass(frozen=True)
+class Closely:
+    """A slide looked at closely: microns per pixel, what neighbourhoods are like, and their fine contrast."""
+
+    um: float
+    pooled: Pooled
+    contrast: FloatImage
+
+
+def look_closely(light: Absorbance, um: float) -> Closely:
+    """Pool a slide's density and its fine contrast over `POOL_UM`."""
+    pooled = pool(light, um)
+    fine = light.grey - smoothed(light.grey, 1.0)
+    contrast = np.sqrt(smoothed(fine * fine, POOL_UM / um)) / np.maximum(pooled.depth, FAINT)
+    return Closely(um, pooled, contrast.astype(np.float32, copy=False))
 
 
 @dataclass(frozen=True)
 class Stain:
-    """How this slide's tissue is stained: colour (mean and covariance of shares), depth, fine contrast, chroma."""
+    """How this slide's tissue is stained: colour (mean and covariance of shares), depth, chroma."""
 
     center: NDArray[np.float64]
     spread: NDArray[np.float64]
     depth: float
     deepest: float
-    contrast: float
     chroma: float
 
-    def distance(self, shares: FloatImage) -> FloatImage:
-        """Mahalanobis distance of shares (..., 2) from the stain's."""
-        inverse = np.linalg.inv(self.spread)
-        off = shares - self.center.astype(np.float32)
-        square = inverse[0, 0] * off[..., 0] ** 2 + inverse[1, 1] * off[..., 1] ** 2
-        square += 2 * inverse[0, 1] * off[..., 0] * off[..., 1]
-        distance: FloatImage = np.sqrt(np.maximum(square, 0)).astype(np.float32)
+    def distance(self, pooled: Pooled) -> FloatImage:
+        """Mahalanobis distance of colours from the stain's."""
+        (rr, rb), (_, bb) = np.linalg.inv(self.spread).astype(np.float32)
+        red, blue = pooled.red - np.float32(self.center[0]), pooled.blue - np.float32(self.center[1])
+        distance: FloatImage = np.sqrt(rr * red * red + bb * blue * blue + 2 * rb * red * blue)
         return distance
 
 
-def learn_stain(pooled: Pooled, solid: BoolMask, um: float) -> Stain | None:
+def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
     """Learn the stain from the textured inside of what is stained; None where nothing is."""
-    core = erode(solid, RIM_UM / um)
-    textured = core & (pooled.contrast > TEXTURED)
-    if textured.sum() * um**2 < 0.1e6 or textured.sum() < 0.02 * core.sum():
+    pooled, contrast = look.pooled, look.contrast
+    core = erode(solid, RIM_UM / look.um)
+    textured = core & (contrast > TEXTURED)
+    if textured.sum() * look.um**2 < 0.1e6 or textured.sum() < 0.02 * core.sum():
         return None
-    shares, depth = pooled.shares[textured].astype(np.float64), pooled.depth[textured]
+    shares = np.stack([pooled.red[textured], pooled.blue[textured]], axis=1).astype(np.float64)
+    depth = pooled.depth[textured]
     # From the commonest colour outwards: ink over tissue is textured too, and must not widen the stain to itself.
-    center, spread = _commonest(shares, pooled.contrast[textured]), 0.03**2 * np.eye(2)
+    center, spread = _commonest(shares, contrast[textured]), 0.03**2 * np.eye(2)
     for _ in range(5):
         off = shares - center
         keep = np.einsum("ni,ij,nj->n", off, np.linalg.inv(spread), off) < 9.0
@@ -99,9 +114,11 @@ def learn_stain(pooled: Pooled, solid: BoolMask, um: float) -> Stain | None:
         spread = np.cov(shares[keep].T) + LEAST_SPREAD**2 * np.eye(2)
     red, blue = center
     chroma = float(np.std([red, blue, 1 - red - blue]))
-    deepest = float(np.percentile(depth[keep], 90))
-    contrast = float(np.median(pooled.contrast[textured]))
-    return Stain(center, spread, float(np.median(depth[keep])), deepest, contrast, chroma)
+    deepest = float(np.percentile(depth[keep], 95))
+    middle = float(np.median(depth[keep]))
+    if chroma < ACHROMATIC and middle < 0.15:
+        return None  # scratches and film, not a stain
+    return Stain(center, spread, middle, deepest, chroma)
 
 
 def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.float64]:
@@ -112,42 +129,39 @@ def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.f
     return commonest
 
 
-def find_ink(density: FloatImage, pooled: Pooled, solid: BoolMask, stain: Stain | None, um: float) -> BoolMask:
+def find_ink(light: Absorbance, look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     """Find the ink among what is stained.
 
     Parameters
     ----------
-    density : float32 ndarray, (h, w, 3)
-    pooled : Pooled
-        The same, pooled.
+    light : Absorbance
+    look : Closely
+        The same, looked at closely.
     solid : bool ndarray, (h, w)
         What is stained, gaps closed.
     stain : Stain or None
         The tissue's; None where nothing has texture, and ink must be told by smoothness and depth alone.
-    um : float
-        Microns per pixel.
     """
-    smooth = solid & (pooled.contrast < SMOOTH)
+    um, pooled = look.um, look.pooled
+    smooth = solid & (look.contrast < SMOOTH)
     if stain is None:
         return dilate(_strokes(smooth & ((pooled.depth > 0.6) | _not_a_stain(pooled)), um), (RIM_UM + 24) / um)
-    alien = smooth & (stain.distance(pooled.shares) > ALIEN) & (pooled.depth > 0.5 * stain.depth)
+    alien = smooth & (stain.distance(pooled) > ALIEN) & (pooled.depth > 0.5 * stain.depth)
     deep = smooth & (pooled.depth > DEEP * stain.deepest)
     # A deep or reddish patch inside tissue is blood, colloid or keratin; a stroke lies on glass as well.
     seeds = _strokes(alien & _not_a_stain(pooled), um) | _beside_glass(_strokes(alien | deep, um), solid, um)
     if not seeds.any():
         return seeds
-    close = pool(density, um, 8.0)
-    kin = (stain.distance(close.shares) > KIN) | (close.depth > DEEP * stain.deepest)
-    kin |= smooth & (pooled.depth > stain.deepest)
+    close = pool(light, um, 8.0)
+    kin = (stain.distance(close) > KIN) | (close.depth > DEEP * stain.deepest)
+    kin |= smooth & (pooled.depth > 1.2 * stain.depth)
     followed = ndimage.binary_propagation(seeds, mask=seeds | (solid & kin & (close.depth > 0.5 * stain.depth)))
     return dilate(close_gaps(followed, 32 / um), 24 / um)
 
 
 def _not_a_stain(pooled: Pooled) -> BoolMask:
     """Tell colours that take less green than red or blue: hematoxylin, eosin, PAS and blood do not."""
-    red, blue = pooled.shares[..., 0], pooled.shares[..., 1]
-    green = 1 - red - blue
-    other: BoolMask = green < 1.03 * np.maximum(red, blue)
+    other: BoolMask = 1 - pooled.red - pooled.blue < 1.03 * np.maximum(pooled.red, pooled.blue)
     return other
 
 
