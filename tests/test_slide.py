@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -378,6 +379,23 @@ def test_pickled_forked_and_threaded_slides_read_the_same(slide_path: Path, read
         for seed, process in enumerate(children):
             assert queues[seed].get() == expected[seed].tobytes()
             process.join()
+
+
+def test_many_slides_leave_no_files_open(slide_path: Path) -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    before = open_files()
+    for reader in ("auto", "openslide", "tiffslide") * 15:
+        with open_slide(slide_path, reader=reader) as slide:  # type: ignore[arg-type]
+            slide.thumbnail(50)
+    assert open_files() <= before + 2
+    left = [open_slide(slide_path).thumbnail(50) for _ in range(15)]  # not closed, only forgotten
+    assert len(left) == 15
+    gc.collect()
+    assert open_files() <= before + 2
 
 
 def test_a_pass_can_be_left_early(slide_path: Path) -> None:

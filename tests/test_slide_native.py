@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,20 @@ def test_a_native_reader_that_differs_steps_back(tmp_path: Path, monkeypatch: py
         assert "the native reader differs" in slide.reader_reason
     with open_slide(path, reader="native") as slide:
         assert slide.reader == "native"
+
+
+def test_a_native_reader_of_other_sizes_steps_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, levels=(1, 2))
+    init = NativeBackend.__init__
+
+    def one_pixel_wider(self, *args):  # type: ignore[no-untyped-def]
+        init(self, *args)
+        self.tiled[1].level = replace(self.tiled[1].level, width=self.tiled[1].level.width + 1)
+
+    monkeypatch.setattr(NativeBackend, "__init__", one_pixel_wider)
+    with open_slide(path) as slide:
+        assert slide.reader == "openslide"
+        assert "level 1 is 351x250" in slide.reader_reason
 
 
 def test_real_slides_equal_openslide(real_slide) -> None:  # type: ignore[no-untyped-def]

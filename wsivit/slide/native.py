@@ -108,6 +108,8 @@ class NativeBackend:
 def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """The pages that are the pyramid, finest first: tiled, and all of the first one's picture."""
     first = tiff.pages.first
+    if tiff.is_scn or tiff.is_bif or tiff.is_philips:
+        raise SlideError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
     if not first.is_tiled:
         raise SlideError("its first picture is not stored in tiles")
     if not _is_rgb(first):

@@ -24,6 +24,7 @@ from wsivit.slide.tiffslide import TiffSlideBackend
 Reader: TypeAlias = Literal["auto", "native", "openslide", "tiffslide", "image"]
 
 _SAME = 0.5  # mean difference in grey levels that two decoders of the same bytes may show
+_ALIKE = 0.05  # widths of what should be the same level
 _SHIFTED = 8.0  # and where OpenSlide's level-0 positions fall between the pixels of a coarser level
 
 
@@ -187,14 +188,17 @@ def _adopt(native: NativeBackend, other: OpenSlideBackend) -> None:
 
 
 def compare(native: NativeBackend, other: OpenSlideBackend) -> str | None:
-    """Compare a few tiles, the heaviest of each level first; None where they agree, else what differs."""
+    """Compare sizes and a few tiles, the heaviest of each level first; None where they agree, else what differs."""
     sizes = [(level.width, level.height) for level in other.facts.levels]
     for index, tiled in enumerate(native.tiled):
         size = (tiled.level.width, tiled.level.height)
         if size not in sizes:
+            if index == 0 or any(abs(size[0] / width - 1) < _ALIKE for width, _ in sizes):
+                return f"level {index} is {size[0]}x{size[1]} here, OpenSlide's are {sizes}"
             continue
         for tile in np.argsort(-tiled.counts, kind="stable")[: 3 if index == 0 else 1].tolist():
-            row, col = divmod(tile, tiled.n_cols)
+            row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
+            row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
             difference = _tile_difference(native, other, (index, sizes.index(size)), (col, row))
             if difference is not None and difference > (_SAME if index == 0 else _SHIFTED):
                 return f"level {index}, tile ({col}, {row}): by {difference:.1f} grey levels on average"

@@ -35,6 +35,9 @@ class _Handle:
     slide: openslide.OpenSlide | None = None
 
 
+_CACHE = PerProcess(lambda: openslide.OpenSlideCache(64 << 20))  # one for all slides: memory does not grow with them
+
+
 class OpenSlideBackend:
     """Reads through OpenSlide.
 
@@ -72,6 +75,7 @@ class OpenSlideBackend:
             if local.slide is None:
                 try:
                     local.slide = openslide.OpenSlide(self.path)
+                    local.slide.set_cache(_CACHE.get())
                 except (openslide.OpenSlideError, OSError) as error:
                     raise SlideError(f"{self.path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
             return local.slide
