@@ -17,7 +17,10 @@ _PRIVATE = re.compile(
     r"|scanscope id|imageid|\bid\b|uid|accession|study|series|institution|physician|slideid|host|copyright|reference",
     re.IGNORECASE,
 )
-_HARMLESS = re.compile(r"resolution|photometric|SOPClassUID|TransferSyntaxUID|ImplementationClassUID|exposure", re.I)
+_HARMLESS = re.compile(
+    r"resolution|photometric|SOPClassUID|TransferSyntaxUID|ImplementationClassUID|exposure|^openslide\.(associated|level)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ def private_items(facts: SlideFacts, values: bool) -> dict[str, str | None]:
     Control characters are escaped, so that a slide cannot write to a terminal what it likes.
     """
     found = {name: _escaped(text) if values else None for name, text in _private_texts(facts.properties).items()}
-    images: dict[str, str | None] = {f"image: {_escaped(name)}": None for name in facts.associated}
+    images: dict[str, str | None] = {
+        f"image: {_escaped(name)}": None for name in facts.associated if name != "thumbnail"
+    }
     return found | images
 
 

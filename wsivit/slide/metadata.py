@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import tifffile
 
@@ -53,3 +54,10 @@ def aperio_properties(description: str) -> dict[str, str]:
     """``|key = value`` pairs of an Aperio description, as ``aperio.key``."""
     pairs = (part.partition("=") for part in description.split("|")[1:])
     return {f"aperio.{key.strip()}": value.strip() for key, sep, value in pairs if sep}
+
+
+def aperio_associated(pages: Iterable[tifffile.TiffPage]) -> tuple[str, ...]:
+    """Which images of labels and of the whole glass stand beside an Aperio pyramid: their descriptions say so."""
+    descriptions = (page.description.splitlines() for page in pages if not page.is_tiled)
+    names = {lines[1].partition(" ")[0] for lines in descriptions if len(lines) > 1}
+    return tuple(sorted(names & {"label", "macro"}))

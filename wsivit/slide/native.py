@@ -12,7 +12,7 @@ import tifffile
 from wsivit.errors import SlideError
 from wsivit.slide.base import JpegColor, Pixels, SlideFacts, UnreadableBlockError
 from wsivit.slide.jpeg import EOI
-from wsivit.slide.metadata import tiff_format, tiff_properties
+from wsivit.slide.metadata import aperio_associated, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
 from wsivit.slide.tiled import JpegTiles, tiled_level
 
@@ -81,6 +81,7 @@ class NativeBackend:
                     format=tiff_format(tiff),
                     levels=tuple(tiled.level for tiled in self.tiled),
                     properties=tiff_properties(tiff),
+                    associated=aperio_associated(_readable_pages(tiff)) if tiff.is_svs else (),
                 )
         except _TIFF_ERRORS as error:
             raise SlideError(f"{source.name}: not a TIFF that can be read: {error}") from error

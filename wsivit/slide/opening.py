@@ -140,7 +140,8 @@ def _choose(source: ByteSource, color: JpegColor) -> tuple[Backend, str]:
     """Open with the reader that reads the slide best, and say why it is that one."""
     native, other = _try(partial(NativeBackend, source, color)), _try(partial(_open_openslide, source))
     if isinstance(native, NativeBackend):
-        reason = f"tiled {native.tiled[0].compression} TIFF, decoded directly; "
+        kind = native.tiled[0].compression
+        reason = f"{'uncompressed' if kind == 'none' else kind.upper()} tiles, decoded directly; "
         if not isinstance(other, OpenSlideBackend):
             return native, reason + "OpenSlide cannot read it to compare"
         difference = compare(native, other) if color == "auto" else None
@@ -181,7 +182,7 @@ def _adopt(native: NativeBackend, other: OpenSlideBackend) -> None:
         native.facts,
         format=native.facts.format if native.facts.format != "generic-tiff" else facts.format,
         properties={**native.facts.properties, **facts.properties},
-        associated=facts.associated,
+        associated=facts.associated or native.facts.associated,
         background=facts.background,
         bounds=facts.bounds,
     )
