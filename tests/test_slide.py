@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from tests.slide_helpers import (
 from wsivit import open_slide
 from wsivit.errors import ScaleError, SlideError, SlideNotFoundError, UnreadableTilesError, UsageError
 from wsivit.slide import Slide, TileFailure, info
+from wsivit.slide.openslide import _facts as openslide_facts
 from wsivit.slide.reading import Request, read_rectangles
 
 PICTURE = texture(700, 500)
@@ -189,6 +190,41 @@ def test_reduced_pixels_agree_with_the_area_average(real_slide, factor: float, d
     reference = area_reference(full, box, (size, size))
     assert np.abs(tile - reference).mean() < error
     assert shift(tile, reference) < 0.01
+
+
+@pytest.mark.parametrize("reader", ["openslide", "tiffslide"])
+def test_readers_that_cannot_reduce_average_exactly(slide_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
+    with open_slide(slide_path, reader=reader, mpp=0.5) as slide:
+        full = slide.read(slide.plan(0.5), 0, 0, 700, 500)
+        plan = slide.plan(2.0)
+        assert (plan.reduce, plan.resampled, plan.width, plan.height) == (4, False, 175, 125)
+        whole = slide.read(plan, 0, 0, 175, 125)
+    assert np.abs(whole - area_reference(full, (0, 0, 700, 500), (175, 125))).max() < 0.51
+
+
+class MiraxLike:
+    """What OpenSlide says of a slide that was scanned in parts."""
+
+    dimensions, level_count, level_dimensions = (1000, 800), 1, ((1000, 800),)
+    associated_images: dict[str, object] = {"label": None}  # noqa: RUF012
+    properties = {  # noqa: RUF012
+        "openslide.vendor": "mirax",
+        "openslide.background-color": "F0E1d2",
+        "openslide.bounds-x": "100",
+        "openslide.bounds-y": "50",
+        "openslide.bounds-width": "700",
+        "openslide.bounds-height": "600",
+    }
+
+
+def test_bounds_and_background_are_what_the_slide_says(slide_path: Path) -> None:
+    facts = openslide_facts(MiraxLike())  # type: ignore[arg-type]
+    assert (facts.bounds, facts.background) == ((100, 50, 700, 600), (240, 225, 210))
+    assert (facts.format, facts.associated, facts.levels[0].reductions) == ("mirax", ("label",), (1, 2, 4, 8))
+    with open_slide(slide_path) as slide:
+        assert slide.bounds == (0, 0, 700, 500)
+        slide._backend.facts = replace(slide._backend.facts, background=(240, 225, 210))  # type: ignore[misc]
+        assert (slide.read(slide.plan(0.499), -5, 0, 5, 5) == (240, 225, 210)).all()
 
 
 def test_outside_the_slide_is_background(slide_path: Path) -> None:

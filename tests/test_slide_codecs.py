@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import fsspec
@@ -16,9 +18,10 @@ from tests.slide_helpers import damage, texture, write_jpeg_slide
 from wsivit import open_slide
 from wsivit.errors import SlideError, SlideNotFoundError
 from wsivit.slide import TileFailure
-from wsivit.slide.jpeg import join_stripes, read_header
+from wsivit.slide.jpeg import Normaliser, join_stripes, read_header
 from wsivit.slide.native import NativeBackend
 from wsivit.slide.source import LocalFile
+from wsivit.slide.tiled import decode_jpeg
 
 PICTURE = texture(700, 500)
 SMOOTH = texture(700, 500, grain=2)
@@ -134,6 +137,34 @@ def test_ndpi_is_reduced_in_the_dct_domain(real_slide) -> None:  # type: ignore[
         mean = full.reshape(128, 2, -1, 2, 3).mean((1, 3))
         assert np.abs(half - mean).mean() < 1
         assert slide.native_tiles(0) is None
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_joined_stripes_are_the_picture_that_they_were_cut_from(columns: int) -> None:
+    picture = SMOOTH[:96, :256]
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", subsampling=0, restart_marker_blocks=32 // columns, quality=90)
+    whole, width = file.getvalue(), 256 // columns
+    head = read_header(whole)
+    length = int.from_bytes(whole[head.scan + 2 : head.scan + 4], "big")
+    header, scan = whole[: head.scan + 2 + length], whole[head.scan + 2 + length : -2]
+    stripes = [part + scan[at:][:2] for part, at in zip(*cut_at_restarts(scan), strict=True)]
+    stripes[-1] += b"\xff\xd9"
+    frame = header.index(b"\xff\xc0") + 5
+    header = header[:frame] + (8).to_bytes(2, "big") + width.to_bytes(2, "big") + header[frame + 4 :]
+    header = Normaliser(None, False, width, 8).header(header)
+    expected = np.asarray(Image.open(file))
+    for column in range(columns):
+        rows = stripes[column::columns][3:9]
+        found = decode_jpeg(join_stripes(header, rows, 48), width, 48, 1)
+        np.testing.assert_array_equal(found, expected[24:72, column * width : (column + 1) * width])
+
+
+def cut_at_restarts(scan: bytes) -> tuple[list[bytes], list[int]]:
+    """The parts between restart markers, and where each marker (or the end) stands."""
+    places = [match.start() for match in re.finditer(b"\xff[\xd0-\xd7]", scan)] + [len(scan)]
+    starts = [0, *(place + 2 for place in places[:-1])]
+    return [scan[start:stop] for start, stop in zip(starts, places, strict=True)], places
 
 
 def test_stripes_that_do_not_fit_together_are_refused() -> None:

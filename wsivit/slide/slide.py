@@ -27,8 +27,10 @@ from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objec
 from wsivit.slide.native import NativeBackend, NativeTiles
 from wsivit.slide.overview import Overview, survey
 from wsivit.slide.reading import Request, read_rectangles
+from wsivit.slide.source import is_url
 
 _LOOK = 256
+_REMOTE_THREADS = 16
 
 
 class Slide:
@@ -45,7 +47,7 @@ class Slide:
     reader_reason : str
         Why this reader.
     threads : int or None
-        Threads that `read_tiles` decodes with; None for as many as there are CPUs.
+        Threads that `read_tiles` decodes with; None for as many as there are CPUs. A remote slide has 16, that wait.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Slide:
         self.path = path
         self.reader = backend.name
         self.reader_reason = reason
-        self.threads: int | None = None
+        self.threads: int | None = _REMOTE_THREADS if is_url(path) else None
         self._backend = backend
         self._mpp = mpp
         self._jpeg_color = jpeg_color
