@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -197,26 +198,40 @@ def compare(native: NativeBackend, other: OpenSlideBackend) -> str | None:
             if index == 0 or any(abs(size[0] / width - 1) < _ALIKE for width, _ in sizes):
                 return f"level {index} is {size[0]}x{size[1]} here, OpenSlide's are {sizes}"
             continue
-        for tile in np.argsort(-tiled.counts, kind="stable")[: 3 if index == 0 else 1].tolist():
-            row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
-            row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
-            difference = _tile_difference(native, other, (index, sizes.index(size)), (col, row))
-            if difference is not None and difference > (_SAME if index == 0 else _SHIFTED):
-                return f"level {index}, tile ({col}, {row}): by {difference:.1f} grey levels on average"
+        differences = _differences(native, other, (index, sizes.index(size)))
+        seen = [difference for difference in differences if difference < math.inf]
+        if differences and not seen:
+            return f"level {index}: OpenSlide reads tiles that it cannot"
+        if max(seen, default=0) > (_SAME if index == 0 else _SHIFTED):
+            return f"level {index}: by {max(seen):.1f} grey levels on average"
     return None
+
+
+def _differences(native: NativeBackend, other: OpenSlideBackend, levels: tuple[int, int]) -> list[float]:
+    """Differences of the heaviest tiles of a level."""
+    tiled = native.tiled[levels[0]]
+    found = []
+    for tile in np.argsort(-tiled.counts, kind="stable")[:3].tolist():
+        row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
+        row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
+        found.append(_tile_difference(native, other, levels, (col, row)))
+    return [difference for difference in found if difference is not None]
 
 
 def _tile_difference(
     native: NativeBackend, other: OpenSlideBackend, levels: tuple[int, int], place: tuple[int, int]
 ) -> float | None:
-    """Mean difference of one tile in grey levels; None where either cannot read it."""
+    """Mean difference of one tile in grey levels; infinite where only OpenSlide reads it, None where it does not."""
     width, height = native.block_size(levels[0])
     col, row = place
     try:
-        mine = native.block(levels[0], col, row, 1)
         theirs = other.region(levels[1], col * width, row * height, width, height)
     except UnreadableBlockError:
         return None
+    try:
+        mine = native.block(levels[0], col, row, 1)
+    except UnreadableBlockError:
+        return math.inf
     if mine is None:
         return None
     mine = mine[: theirs.shape[0], : theirs.shape[1]]

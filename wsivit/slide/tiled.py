@@ -222,10 +222,11 @@ def tiled_level(
         If there is none; the text says what its tiles are.
     """
     try:
-        if page.compression == _JPEG and page.photometric in _PHOTOMETRIC and page.planarconfig == 1:
+        plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
+        if page.compression == _JPEG and plain and page.samplesperpixel == 3:
             rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
             return (StripedTiles if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
-        if page.compression in _CODECS and page.photometric in _PHOTOMETRIC and page.planarconfig == 1:
+        if page.compression in _CODECS and plain:
             kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
             return kind(page, size0, source, number, WHITE)
     except ValueError as error:
