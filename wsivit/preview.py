@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
 
 from wsivit.errors import OutputError
 from wsivit.grid import TileGrid
-from wsivit.tissue import Tissue, TissueClass, mask_polygons
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import PolyCollection
-    from matplotlib.figure import Figure
+from wsivit.tissue import Tissue, TissueClass
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
 OUTLINE = ("black", "tissue")
@@ -28,8 +25,8 @@ CLASSES = {
     TissueClass.BLUR: ("#56B4E9", "blurred"),
     TissueClass.DEBRIS: ("#009E73", "dropped: specks, dust"),
 }
-LONG_SIDE_INCHES = 12.0
-DPI = 150
+LONG_SIDE = 1600
+LEGEND_HEIGHT = 64
 
 
 def write_preview(
@@ -66,84 +63,59 @@ def write_preview(
     OutputError
         Where the file cannot be written.
     """
-    figure, axes = _canvas(slide_size)
-    axes.imshow(thumbnail, extent=(0, slide_size[0], slide_size[1], 0), interpolation="antialiased")
-    shown = _draw_classes(axes, tissue, slide_size)
-    axes.add_collection(_tiles(grid, col, row, slide_size))
-    _draw_outline(axes, tissue, slide_size)
+    scale = LONG_SIDE / max(slide_size)
+    size = max(1, round(slide_size[0] * scale)), max(1, round(slide_size[1] * scale))
+    # Drawn by Pillow, which is loaded anyway: matplotlib would take longer than tiling does.
+    picture = Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)
+    shown = _paint_classes(picture, tissue)
+    _draw_tiles(picture, grid, col, row, scale)
+    _paint_outline(picture, tissue)
     if mpp is not None:
-        _draw_scale_bar(axes, slide_size, mpp[0])
-    _draw_legend(axes, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
+        _draw_scale_bar(picture, mpp[0] / scale)
+    whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
     try:
-        figure.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.1)
+        whole.save(path, format="PNG", compress_level=1)
     except OSError as error:
         raise OutputError(f"cannot write the preview {path}: {error}") from error
     return Path(path)
 
 
-def _canvas(slide_size: tuple[int, int]) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    inches = np.array(slide_size) * LONG_SIDE_INCHES / max(slide_size)
-    figure = Figure(figsize=tuple(np.maximum(inches, 1.0)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_axis_off()
-    axes.set_xlim(0, slide_size[0])
-    axes.set_ylim(slide_size[1], 0)
-    return figure, axes
-
-
-def _draw_classes(axes: Axes, tissue: Tissue, slide_size: tuple[int, int]) -> list[tuple[str, str]]:
-    from matplotlib.colors import to_rgba
-
+def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:
     if tissue.classes is None:
         return []
     present = [kind for kind in CLASSES if (tissue.classes == kind).any()]
-    table = np.zeros((len(TissueClass), 4))
     for kind in present:
-        table[kind] = to_rgba(CLASSES[kind][0], 0.55)
-    axes.imshow(table[tissue.classes], extent=(0, slide_size[0], slide_size[1], 0), interpolation="nearest")
+        where = Image.fromarray((tissue.classes == kind).astype(np.uint8) * round(255 * 0.55))
+        picture.paste(CLASSES[kind][0], mask=where.resize(picture.size, Image.Resampling.NEAREST))
     return [CLASSES[kind] for kind in present]
 
 
-def _tiles(grid: TileGrid, col: ArrayLike, row: ArrayLike, slide_size: tuple[int, int]) -> PolyCollection:
-    from matplotlib.collections import PolyCollection
-
-    left, top, right, bottom = grid.boxes0(col, row).T
-    corners = np.stack([left, top, right, top, right, bottom, left, bottom], axis=1)
-    squares = list(corners.reshape(-1, 4, 2))
-    points = grid.tile_size * grid.downsample_x * LONG_SIDE_INCHES * 72 / max(slide_size)
-    width = min(0.7, points / 12)  # or small tiles would be all line
-    return PolyCollection(squares, facecolors="none", edgecolors=TILES[0], linewidths=width)
+def _draw_tiles(picture: Image.Image, grid: TileGrid, col: ArrayLike, row: ArrayLike, scale: float) -> None:
+    boxes = grid.boxes0(col, row) * scale
+    side = grid.tile_size * grid.downsample_x * scale
+    opacity = round(255 * min(1.0, side / 12))  # or small tiles would be all line
+    draw = ImageDraw.Draw(picture, "RGBA")
+    for box in boxes.tolist():
+        draw.rectangle(box, outline=(*ImageColor.getrgb(TILES[0]), opacity))
 
 
-def _draw_outline(axes: Axes, tissue: Tissue, slide_size: tuple[int, int]) -> None:
-    from matplotlib.collections import LineCollection
-
-    height, width = tissue.mask.shape
-    outline = mask_polygons(tissue.mask, (slide_size[0] / width, slide_size[1] / height))
-    rings = [np.asarray(ring.coords) for part in outline.geoms for ring in (part.exterior, *part.interiors)]
-    axes.add_collection(LineCollection(rings, colors=OUTLINE[0], linewidths=0.9))
+def _paint_outline(picture: Image.Image, tissue: Tissue) -> None:
+    inside = Image.fromarray(tissue.mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    inside = inside.point(lambda value: 255 * (value >= 128))
+    rim = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
+    picture.paste(OUTLINE[0], mask=Image.fromarray(rim))
 
 
-def _draw_scale_bar(axes: Axes, slide_size: tuple[int, int], mpp: float) -> None:
-    from matplotlib.patheffects import withStroke
-
-    length_um = _round_length(slide_size[0] * mpp / 5)
+def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:
+    """Draw a bar of about a fifth of the width; `mpp` is the picture's."""
+    length_um = _round_length(picture.width * mpp / 5)
     label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
-    right, y = slide_size[0] * 0.97, slide_size[1] * 0.97
-    left = right - length_um / mpp
-    halo = [withStroke(linewidth=5, foreground="white")]
-    axes.plot([left, right], [y, y], color="black", linewidth=3, solid_capstyle="butt", path_effects=halo)
-    axes.annotate(
-        label,
-        ((left + right) / 2, y),
-        (0, 5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        path_effects=halo,
-    )
+    right, bottom = picture.width * 0.97, picture.height * 0.97
+    left, draw = right - length_um / mpp, ImageDraw.Draw(picture)
+    draw.rectangle((left - 3, bottom - 8, right + 3, bottom + 3), fill="white")
+    draw.rectangle((left, bottom - 5, right, bottom), fill="black")
+    middle = ((left + right) / 2, bottom - 12)
+    draw.text(middle, label, "black", _font(), anchor="mb", stroke_width=3, stroke_fill="white")
 
 
 def _round_length(about: float) -> float:
@@ -152,11 +124,28 @@ def _round_length(about: float) -> float:
     return max(step * unit for step in (1, 2, 5) if step * unit <= about)
 
 
-def _draw_legend(axes: Axes, entries: list[tuple[str, str]], title: str) -> None:
-    from matplotlib.patches import Patch
+def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: str) -> Image.Image:
+    """Put a strip below the picture that names its colours; lines are shown as frames, areas as filled."""
+    font, draw = _font(), ImageDraw.Draw(picture)
+    widths = [draw.textlength(text, font) for _, text in entries]
+    needed = round(draw.textlength(title, font) + sum(widths) + 64 * len(entries) + 32)
+    whole = Image.new("RGB", (max(picture.width, needed), picture.height + LEGEND_HEIGHT), "white")
+    whole.paste(picture, ((whole.width - picture.width) // 2, 0))
+    draw, middle = ImageDraw.Draw(whole), picture.height + LEGEND_HEIGHT / 2
+    draw.text((16, middle), title, "black", font, anchor="lm")
+    x = 16 + draw.textlength(title, font) + 32
+    for entry, width in zip(entries, widths, strict=True):
+        fill = None if entry in (TILES, OUTLINE) else entry[0]
+        draw.rectangle((x, middle - 10, x + 20, middle + 10), fill=fill, outline=entry[0], width=3)
+        draw.text((x + 28, middle), entry[1], "black", font, anchor="lm")
+        x += 64 + width
+    return whole
 
-    lines = {TILES, OUTLINE}
-    handles = [
-        Patch(facecolor="none" if entry in lines else entry[0], edgecolor=entry[0], label=entry[1]) for entry in entries
-    ]
-    axes.legend(handles=handles, title=title, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, frameon=False)
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has a µ (Pillow's has not), found without importing matplotlib."""
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 24)

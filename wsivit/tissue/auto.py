@@ -12,7 +12,7 @@ from skimage.filters import threshold_otsu
 from wsivit.tissue.classes import BoolMask, FloatImage, Tissue, TissueClass
 from wsivit.tissue.focus import blurred
 from wsivit.tissue.glass import Absorbance, absorbance
-from wsivit.tissue.ink import ACHROMATIC, DEEP, FAINT, Closely, Stain, find_ink, learn_stain, look_closely, pool
+from wsivit.tissue.ink import ACHROMATIC, DEEP, FAINT, Closely, Stain, find_ink, learn_stain, look_closely
 from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, smoothed
 
 ASSUMED_UM = 8.0
@@ -59,7 +59,7 @@ def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions)
     stain, ink = None, np.zeros_like(solid)
     if not view.light.dark_field:
         stain = learn_stain(view.closely, solid)
-        ink = find_ink(view.light, view.closely, solid, stain)
+        ink = find_ink(view.closely, solid, stain)
     mask = _clean(solid & ~ink & ~_grey(view, stain), view, stain, options)
     parameters = {
         "method": "auto",
@@ -131,7 +131,7 @@ def _grey(view: View, stain: Stain | None) -> BoolMask:
     """Tell dust, scratches, bubbles and coverslip edges by their lack of colour, where the tissue has one."""
     if view.light.dark_field or (stain is not None and stain.chroma < ACHROMATIC):
         return np.zeros_like(view.stained)
-    close = pool(view.light, view.um, 10.0)
+    close = view.closely.close
     limit = ACHROMATIC if stain is None else 0.4 * stain.chroma
     grey: BoolMask = (close.chroma() < limit) & (close.depth < BLACK_DEPTH)
     return grey

@@ -42,10 +42,12 @@ class Absorbance:
 
 def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     """Measure a low-power view, uint8 (h, w, 3), against its own glass, and even out its light."""
-    if _is_dark_field(image):
-        return _dark_field(image)
-    void = _void(image)
-    smooth = _spread(image.max(axis=2)) <= 4
+    low = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
+    high = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
+    if np.median(high) < 64 and np.mean(low > 120) < 0.005:  # black, and no glass anywhere
+        return _dark_field(high)
+    void = _void(low, high)
+    smooth = _spread(high) <= 4
     smooth &= ~ndimage.maximum_filter(void, 7)
     glass = glass_level(image, smooth)
     table = -np.log((np.arange(256, dtype=np.float32)[:, None] + 1) / (glass + 1))
@@ -56,13 +58,8 @@ def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     return Absorbance(density, (density[0] + density[1] + density[2]) / 3, void, (r, g, b), False)
 
 
-def _is_dark_field(image: NDArray[np.uint8]) -> bool:
-    no_glass = np.mean(image.min(axis=2) > 120) < 0.005
-    return bool(no_glass and np.median(image.max(axis=2)) < 64)
-
-
-def _dark_field(image: NDArray[np.uint8]) -> Absorbance:
-    signal = image.max(axis=2).astype(np.float32)
+def _dark_field(levels: NDArray[np.uint8]) -> Absorbance:
+    signal = levels.astype(np.float32)
     background = float(np.percentile(signal, 5))
     # A few grey levels more on both sides, or the noise of black would look like signal.
     density = np.log((signal + 4) / (background + 4))
@@ -70,8 +67,8 @@ def _dark_field(image: NDArray[np.uint8]) -> Absorbance:
     return Absorbance(np.stack([density] * 3), density, np.zeros(signal.shape, np.bool_), glass, True)
 
 
-def _void(image: NDArray[np.uint8]) -> BoolMask:
-    extreme = (image.min(axis=2) == 255) | (image.max(axis=2) <= BLACK)
+def _void(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> BoolMask:
+    extreme = (low == 255) | (high <= BLACK)
     # A whole neighbourhood of it: single white or black pixels are glints and pigment.
     void: BoolMask = ndimage.maximum_filter(ndimage.minimum_filter(extreme, 5), 5) & extreme
     return void

@@ -17,7 +17,7 @@ from wsivit.tissue.classes import BoolMask, FloatImage
 from wsivit.tissue.glass import Absorbance
 from wsivit.tissue.shapes import close_gaps, dilate, erode, open_up, piece_means, pieces, smoothed
 
-POOL_UM = 20.0
+POOL_UM, CLOSE_UM = 20.0, 10.0
 FAINT = 0.02  # density: fainter, there is no colour to speak of
 RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
@@ -51,7 +51,7 @@ class Pooled:
         return chroma
 
 
-def pool(light: Absorbance, um: float, over_um: float = POOL_UM) -> Pooled:
+def pool(light: Absorbance, um: float, over_um: float) -> Pooled:
     """Pool density over a neighbourhood of `over_um`, at `um` microns per pixel."""
     red, green, blue = (smoothed(plane, over_um / um) for plane in light.density)
     depth: FloatImage = (red + green + blue) / np.float32(3)
@@ -63,19 +63,30 @@ def pool(light: Absorbance, um: float, over_um: float = POOL_UM) -> Pooled:
 
 @dataclass(frozen=True)
 class Closely:
-    """A slide looked at closely: microns per pixel, what neighbourhoods are like, and their fine contrast."""
+    """A slide looked at closely.
+
+    Attributes
+    ----------
+    um : float
+        Microns per pixel.
+    pooled, close : Pooled
+        What neighbourhoods of `POOL_UM` and of `CLOSE_UM` are like.
+    contrast : float32 ndarray, (h, w)
+        Deviation of the finest detail over the depth.
+    """
 
     um: float
     pooled: Pooled
+    close: Pooled
     contrast: FloatImage
 
 
 def look_closely(light: Absorbance, um: float) -> Closely:
-    """Pool a slide's density and its fine contrast over `POOL_UM`."""
-    pooled = pool(light, um)
+    """Pool a slide's density, and its fine contrast."""
+    pooled = pool(light, um, POOL_UM)
     fine = light.grey - smoothed(light.grey, 1.0)
     contrast = np.sqrt(smoothed(fine * fine, POOL_UM / um)) / np.maximum(pooled.depth, FAINT)
-    return Closely(um, pooled, contrast.astype(np.float32, copy=False))
+    return Closely(um, pooled, pool(light, um, CLOSE_UM), contrast.astype(np.float32, copy=False))
 
 
 @dataclass(frozen=True)
@@ -114,10 +125,12 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
         spread = np.cov(shares[keep].T) + LEAST_SPREAD**2 * np.eye(2)
     red, blue = center
     chroma = float(np.std([red, blue, 1 - red - blue]))
-    deepest = float(np.percentile(depth[keep], 95))
+    # Ink over tissue of its own colour is smoother than tissue, for its depth.
+    bare = keep & (contrast[textured] > 0.5 * np.median(contrast[textured][keep]))
+    deepest = float(np.percentile(depth[bare], 95))
     middle = float(np.median(depth[keep]))
-    if chroma < ACHROMATIC and middle < 0.15:
-        return None  # scratches and film, not a stain
+    if chroma < ACHROMATIC and middle < 0.15 and textured.sum() * look.um**2 < 1e6:
+        return None  # scratches and film, not a stain scanned in grey
     return Stain(center, spread, middle, deepest, chroma)
 
 
@@ -129,14 +142,12 @@ def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.f
     return commonest
 
 
-def find_ink(light: Absorbance, look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
+def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     """Find the ink among what is stained.
 
     Parameters
     ----------
-    light : Absorbance
     look : Closely
-        The same, looked at closely.
     solid : bool ndarray, (h, w)
         What is stained, gaps closed.
     stain : Stain or None
@@ -152,7 +163,7 @@ def find_ink(light: Absorbance, look: Closely, solid: BoolMask, stain: Stain | N
     seeds = _strokes(alien & _not_a_stain(pooled), um) | _beside_glass(_strokes(alien | deep, um), solid, um)
     if not seeds.any():
         return seeds
-    close = pool(light, um, 8.0)
+    close = look.close
     kin = (stain.distance(close) > KIN) | (close.depth > DEEP * stain.deepest)
     kin |= smooth & (pooled.depth > 1.2 * stain.depth)
     followed = ndimage.binary_propagation(seeds, mask=seeds | (solid & kin & (close.depth > 0.5 * stain.depth)))
