@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "compare": "wsivit.compare",
     "demo": "wsivit.demo",
     "evaluate": "wsivit.evaluate",
     "EvaluateOptions": "wsivit.evaluate",
@@ -39,6 +40,7 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
+    from wsivit.compare import compare as compare
     from wsivit.demo import demo as demo
     from wsivit.errors import WsivitError as WsivitError
     from wsivit.evaluate import EvaluateOptions as EvaluateOptions

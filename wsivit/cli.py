@@ -19,17 +19,19 @@ from wsivit import __version__
 from wsivit.errors import UsageError, WsivitError
 
 VERBS = {
-    "info": "Show what a slide is: format, levels, scale and where it came from.",
-    "tile": "Tile a slide into a zarr store at an exact scale, where there is tissue.",
-    "train": "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.",
-    "evaluate": "Measure a trained model on labelled data.",
-    "predict": "Run a trained model over a store or a slide.",
-    "heatmap": "Draw a run's predictions over the slide, and export them.",
-    "export": "Write a run's predictions in the form of another tool.",
-    "score_slides": "Sum slides up in one table.",
-    "verify": "Check a store against its journal and checksums.",
-    "demo": "Show the whole way on a sample slide: tile, train, predict, heatmap.",
+    "info": ("slides", "Show what a slide is: format, levels, scale and where it came from."),
+    "tile": ("slides", "Tile a slide into a zarr store at an exact scale, where there is tissue."),
+    "train": ("models", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures."),
+    "evaluate": ("models", "Measure a trained model on labelled data."),
+    "compare": ("models", "Measure two or more runs on the same data."),
+    "predict": ("models", "Run a trained model over a store or a slide."),
+    "heatmap": ("results", "Draw a run's predictions over the slide, and export them."),
+    "export": ("results", "Write a run's predictions in the form of another tool."),
+    "score_slides": ("results", "Sum slides up in one table."),
+    "verify": ("stores", "Check a store against its journal and checksums."),
+    "demo": ("demo", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
 }
+"""Each verb, the module of `wsivit.commands` that it is in, and the line that lists it."""
 EPILOGUE = (
     "Exit codes: 0 done, 2 wrong use, 3 slide unreadable, 4 done but some tiles unreadable, 5 scale unknown, "
     "6 refused by a limit, 7 cannot write, 8 store invalid, locked or mismatched, 130 interrupted."
@@ -57,9 +59,9 @@ def build(called: Collection[str] = ()) -> App:
         help_flags=["--help", "-h"],
         suppress_keyboard_interrupt=False,
     )
-    for verb, help_text in VERBS.items():
+    for verb, (module, help_text) in VERBS.items():
         name = verb.replace("_", "-")
-        app.command(f"wsivit.commands:{verb}", name=name, help=help_text, help_epilogue="")
+        app.command(f"wsivit.commands.{module}:{verb}", name=name, help=help_text, help_epilogue="")
         if name in called:
             app[name].help = None
     return app

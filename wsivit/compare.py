@@ -83,7 +83,7 @@ def compare(
     data: Sequence[PathLike],
     *,
     output: PathLike = "comparison",
-    options: EvaluateOptions = EvaluateOptions(),  # noqa: B008  (frozen)
+    options: EvaluateOptions = EvaluateOptions(),
     progress: bool = False,
 ) -> Comparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.

@@ -57,7 +57,7 @@ def heatmap(
     png: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     forms: Sequence[Form] = DEFAULT_FORMS,
-    options: HeatmapOptions = HeatmapOptions(),  # noqa: B008  (frozen)
+    options: HeatmapOptions = HeatmapOptions(),
 ) -> HeatmapOutputs:
     """Draw a run's predictions over the slide, and export them for QuPath and image tools.
 

@@ -30,6 +30,7 @@ Chunks: TypeAlias = list[bytes]
 
 LABEL = "region"
 """Name of the label column that annotations fill."""
+PADDED = int(Status.PADDED)
 THUMBNAIL_SIDE = 2048
 """Longer side of the thumbnail kept in the store, in pixels."""
 SHARD_BYTES = 32 << 20
@@ -285,13 +286,17 @@ class _TileSource:
             yield from self._copied(tiles, self._native)
 
     def _copied(self, tiles: range, native: NativeTiles) -> Iterator[Chunks | TileFailure]:
+        # Plain lists: reading a numpy scalar costs as much as copying the tile.
         table = self._layout.table
-        for i in tiles:
-            if table.status[i] == Status.PADDED:
+        col, row, status = (
+            getattr(table, name)[tiles.start : tiles.stop].tolist() for name in ("col", "row", "status")
+        )
+        for i, x, y, state in zip(tiles, col, row, status, strict=True):
+            if state == PADDED:
                 # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
                 yield from self._encoded(np.array([i]))
             else:
-                yield self._copy(native, int(table.col[i]), int(table.row[i]))
+                yield self._copy(native, x, y)
 
     def _copy(self, native: NativeTiles, col: int, row: int) -> Chunks | TileFailure:
         grid = self._layout.grid

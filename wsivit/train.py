@@ -58,7 +58,7 @@ def train(
     model: str,
     output: str | os.PathLike[str],
     label: str | None = None,
-    options: TrainOptions = TrainOptions(),  # noqa: B008  (frozen)
+    options: TrainOptions = TrainOptions(),
     progress: bool = False,
 ) -> RunResult:
     """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.

@@ -30,7 +30,7 @@ def export(
     output: str | os.PathLike[str] | None = None,
     *,
     run: str | None = None,
-    options: HeatmapOptions = HeatmapOptions(),  # noqa: B008  (frozen)
+    options: HeatmapOptions = HeatmapOptions(),
 ) -> Path:
     """Write a run's predictions in the form of another tool.
 
@@ -88,7 +88,7 @@ def score_slides(
     *,
     run: str | None = None,
     top_k: int = 10,
-    options: HeatmapOptions = HeatmapOptions(),  # noqa: B008  (frozen)
+    options: HeatmapOptions = HeatmapOptions(),
 ) -> Path:
     """Sum slides up in one table: mean, top-k mean, noisy-or, area fraction and largest focus of every class.
 

@@ -1,0 +1,32 @@
+"""``wsivit demo``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from wsivit import demo as _demo
+from wsivit.cli import Report
+from wsivit.commands.shared import OUTPUT, QUIET, documented_by
+from wsivit.demo import Demo
+
+
+@documented_by(_demo)
+def demo(
+    *,
+    output: Annotated[str, OUTPUT] = "wsivit-demo",
+    slide: str | None = None,
+    slide_mpp: float | None = None,
+    size: int = 8192,
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    return Report(_tell_demo(_demo(output, slide=slide, slide_mpp=slide_mpp, size=size, progress=not quiet)))
+
+
+def _tell_demo(done: Demo) -> str:
+    lines = [f"$ {step.command}\n    " + "\n    ".join(map(str, step.made)) for step in done.steps]
+    if done.accuracy is not None:
+        lines.append(
+            f"On {done.tiles} tiles of the test slide that lie in a known region: "
+            f"accuracy {done.accuracy:.3f}, AUROC {done.auroc:.3f}."
+        )
+    return "\n".join(lines)

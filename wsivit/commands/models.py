@@ -1,0 +1,80 @@
+"""``wsivit train``, ``evaluate``, ``compare`` and ``predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from wsivit import compare as _compare
+from wsivit import evaluate as _evaluate
+from wsivit import predict as _predict
+from wsivit import train as _train
+from wsivit.cli import Report
+from wsivit.commands.shared import FLAT, MANY, OUTPUT, QUIET, Opening, documented_by
+from wsivit.evaluate import EvaluateOptions
+from wsivit.predict import PredictOptions
+from wsivit.recipe import TrainOptions
+from wsivit.store import TileStore
+
+
+@documented_by(_train)
+def train(
+    data: Annotated[list[str], MANY],
+    *,
+    model: str,
+    output: Annotated[str, OUTPUT],
+    label: str | None = None,
+    options: Annotated[TrainOptions, FLAT] = TrainOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _train(data, model=model, output=output, label=label, options=options, progress=not quiet)
+    return Report(f"held out {_tell_figures(done.validation)}\nrun      {done.folder}")
+
+
+@documented_by(_evaluate)
+def evaluate(
+    run: str,
+    data: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _evaluate(run, data, output=output, options=options, progress=not quiet)
+    lines = [f"{done.n} tiles of {done.patients} patients or slides", f"measured {_tell_figures(done.figures)}"]
+    lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
+    return Report("\n".join([*lines, f"wrote    {done.folder}"]))
+
+
+@documented_by(_compare)
+def compare(
+    runs: Annotated[list[str], MANY],
+    *,
+    data: Annotated[list[str], MANY],
+    output: Annotated[str, OUTPUT] = "comparison",
+    options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _compare(runs, data, output=output, options=options, progress=not quiet)
+    return Report((done.folder / "comparison.md").read_text().rstrip() + f"\nwrote    {done.folder}")
+
+
+@documented_by(_predict)
+def predict(
+    run: str,
+    source: str,
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    name: str | None = None,
+    options: Annotated[PredictOptions, FLAT] = PredictOptions(),
+    opening: Annotated[Opening, FLAT] = Opening(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    slide = source if TileStore.is_store(source) else opening.open(source)
+    store = _predict(run, slide, output=output, name=name, options=options, progress=not quiet)
+    predicted = name or Path(run).resolve().name
+    return Report(f"{len(store)} tiles predicted as {predicted}\nstore    {store.path}")
+
+
+def _tell_figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,0 +1,55 @@
+"""``wsivit heatmap``, ``export`` and ``score-slides``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from wsivit import export as _export
+from wsivit import heatmap as _heatmap
+from wsivit import score_slides as _score_slides
+from wsivit.cli import Report
+from wsivit.commands.shared import FLAT, MANY, OUTPUT, documented_by
+from wsivit.export.options import Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMS
+
+FORMS = Parameter(name="--form", negative=(), consume_multiple=False)
+
+
+@documented_by(_heatmap)
+def heatmap(
+    store: str,
+    *,
+    run: str | None = None,
+    png: str | None = None,
+    output: Annotated[str | None, OUTPUT] = None,
+    forms: Annotated[tuple[Form, ...], FORMS] = DEFAULT_FORMS,
+    options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
+) -> Report:
+    made = _heatmap(store, run=run, png=png, output=output, forms=forms, options=options)
+    return Report("\n".join([f"class    {made.class_name}", *(f"wrote    {path}" for path in made.paths)]))
+
+
+@documented_by(_export)
+def export(
+    store: str,
+    form: Form,
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    run: str | None = None,
+    options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
+) -> Report:
+    return Report(f"wrote    {_export(store, form, output, run=run, options=options)}")
+
+
+@documented_by(_score_slides)
+def score_slides(
+    stores: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str, OUTPUT] = "slide_scores.csv",
+    run: str | None = None,
+    top_k: int = 10,
+    options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
+) -> Report:
+    return Report(f"wrote    {_score_slides(stores, output, run=run, top_k=top_k, options=options)}")

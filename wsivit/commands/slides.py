@@ -1,0 +1,139 @@
+"""``wsivit info`` and ``wsivit tile``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from wsivit import info as _info
+from wsivit import tile as _tile
+from wsivit.cli import Report
+from wsivit.commands.shared import FLAG, FLAT, OUTPUT, QUIET, Opening, documented_by, pair
+from wsivit.errors import UnreadableTilesError, UsageError
+from wsivit.slide import SlideInfo
+from wsivit.store import Status, TileStore
+from wsivit.tiling import TileOptions, Tiling
+
+JSON = Parameter(name="--json", negative=(), help="Print JSON.")
+MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
+MICRONS_AT_1X = 10.0
+
+
+@documented_by(_info)
+def info(
+    slide: str,
+    *,
+    opening: Annotated[Opening, FLAT] = Opening(),
+    private: Annotated[bool, FLAG] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> Report:
+    found = _info(slide, **asdict(opening), private=private)
+    return Report(json.dumps(asdict(found), indent=2) if as_json else _describe(found))
+
+
+@documented_by(_tile)
+def tile(
+    slide: str,
+    *,
+    output: Annotated[str, OUTPUT] = ".",
+    options: Annotated[TileOptions, FLAT] = TileOptions(),
+    mag: Annotated[float | None, MAG] = None,
+    opening: Annotated[Opening, FLAT] = Opening(),
+    annotations: str | None = None,
+    on_bad_tile: Literal["skip", "fail"] = "skip",
+    overwrite: Annotated[bool, FLAG] = False,
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _tile(
+        opening.open(slide),
+        output,
+        _at_magnification(options, mag),
+        annotations=annotations,
+        on_bad_tile=on_bad_tile,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    unreadable = (done.store.status == Status.UNREADABLE).any()
+    return Report(_tell_tiling(done), UnreadableTilesError.exit_code if unreadable else 0)
+
+
+def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:
+    if mag is None:
+        return options
+    if options.mpp != TileOptions.mpp:
+        raise UsageError("give --mpp or --mag, not both")
+    if mag <= 0:
+        raise UsageError(f"--mag must be above 0, not {mag}")
+    return replace(options, mpp=MICRONS_AT_1X / mag)
+
+
+def _describe(found: SlideInfo) -> str:
+    width, height = found.dimensions
+    levels = ", ".join(f"{level.width} x {level.height} (1/{level.downsample_x:.4g})" for level in found.levels)
+    lines = [
+        found.path,
+        f"format       {found.format}, read by {found.reader}: {found.reader_reason}",
+        f"size         {width} x {height} px",
+        f"levels       {levels}",
+        f"tiles        {pair(found.tile_size)} px, {found.compression or 'compression unknown'}",
+        f"objective    {f'{found.objective:g}x' if found.objective else 'not said'}",
+        f"scale        {_describe_scale(found)}",
+    ]
+    lines += [f"  {source.name}: {pair((source.mpp_x, source.mpp_y))} {source.note}" for source in found.scale_sources]
+    lines += [f"warning      {warning}" for warning in found.warnings]
+    lines += [f"private      {name}" + (f" = {value}" if value else "") for name, value in found.private.items()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_scale(found: SlideInfo) -> str:
+    if found.scale is None:
+        return f"unknown: {found.scale_error}"
+    scale = found.scale
+    size = f"{pair((scale.mpp_x, scale.mpp_y))} µm/px"
+    return "; ".join([f"{size} from {scale.source} ({scale.confidence}: {scale.reason})", *scale.warnings])
+
+
+def _tell_tiling(done: Tiling) -> str:
+    store, parameters = done.store, done.store.parameters
+    count = Counter(store.status.tolist())
+    lines = [
+        f"{len(store)} tiles of {parameters.grid.tile_size} px at {pair(parameters.mpp)} µm/px: {_how(store)}",
+        f"store    {store.path}",
+        f"preview  {done.preview}",
+    ]
+    if len(store) == 0:
+        lines.insert(1, "no tile has enough tissue: look at the preview; --min-tissue 0 or --tissue none keeps more")
+    if count[Status.PADDED]:
+        lines.insert(1, f"{count[Status.PADDED]} of them reach past the slide and are padded")
+    if count[Status.UNREADABLE]:
+        lines.insert(1, f"{count[Status.UNREADABLE]} of them cannot be read and are marked so")
+    lines += [_tell_label(store, name) for name in store.labels]
+    lines += [
+        f"tile {index} (col {store.col[index]}, row {store.row[index]}): {why}" for index, why in done.failures.items()
+    ]
+    return "\n".join(lines)
+
+
+def _how(store: TileStore) -> str:
+    parameters, plan = store.parameters, store.parameters.plan
+    if not store.has_pixels:
+        return "coordinates only, pixels stay in the slide"
+    if parameters.encoding == "copied":
+        return "the slide's own JPEG tiles, copied"
+    steps = [f"level {plan['level']}"]
+    if plan["reduce"] > 1:
+        steps.append(f"decoded at 1/{plan['reduce']}")
+    if (plan["residual_x"], plan["residual_y"]) != (1.0, 1.0):
+        steps.append(f"resampled by {pair((plan['residual_x'], plan['residual_y']))}")
+    return ", ".join([*steps, "lossless" if parameters.codec == "zstd" else f"JPEG quality {parameters.quality}"])
+
+
+def _tell_label(store: TileStore, name: str) -> str:
+    column = store.label(name)
+    tiles = Counter(column.codes.tolist())
+    counts = ", ".join(f"{title} {tiles[code]}" for code, title in enumerate(column.classes))
+    return f"label    {name}: {counts}, none {tiles[-1]}"
