@@ -43,23 +43,17 @@ class Request:
 
 @dataclass(eq=False)
 class _Block:
-    """One block of the slide on its way: `ready` is set when `pixels` is there; `shared` if several tiles need it."""
+    """One block that several rectangles need: `ready` is set when `pixels` is there."""
 
     col: int
     row: int
     ready: Event
-    shared: bool
     pixels: Pixels | TileFailure | None = None
-
-    @property
-    def free(self) -> bool:
-        """Whether the pixels can be handed out as they are: nobody else reads them."""
-        return isinstance(self.pixels, np.ndarray) and not self.shared and self.pixels.flags.writeable
 
 
 @dataclass(eq=False)
 class _Piece:
-    """A run of rectangles that one thread makes, and the blocks that it is the first to need."""
+    """A run of rectangles that one thread makes, with the shared blocks that it needs and is the first to need."""
 
     span: range
     ready: Event = field(default_factory=Event)
@@ -170,7 +164,7 @@ class _Pass:
         return count, last
 
     def pieces(self) -> Iterator[_Piece]:
-        """Cut the request into pieces; each block is decoded by the first that needs it and kept for the last."""
+        """Cut the request into pieces; a shared block is decoded by the first that needs it and kept for the last."""
         request, (count, last) = self.request, self._uses()
         source = request.width * request.height * request.plan.residual_x * request.plan.residual_y
         step = max(1, int(_PIECE_PIXELS // source))
@@ -179,11 +173,12 @@ class _Pass:
         for start in range(0, len(request.x), step):
             piece = _Piece(range(start, min(start + step, len(request.x))))
             for key in self._keys(piece.span):
+                if count[key] == 1:
+                    continue  # decoded where it is used, while its pixels are in the processor's cache
                 block = known.get(key)
                 if block is None:
                     row, col = divmod(key, self.n_cols)
-                    place = (self.first_col + col, self.first_row + row)
-                    block = _Block(*place, piece.ready, shared=count[key] > 1)
+                    block = _Block(self.first_col + col, self.first_row + row, piece.ready)
                     piece.fresh.append(block)
                     if last[key] >= piece.span.stop and len(known) < room:
                         known[key] = block
@@ -203,20 +198,28 @@ class _Pass:
         return sorted(keys)
 
     def make(self, piece: _Piece) -> list[Pixels | TileFailure]:
-        """Decode a piece's own blocks, wait for those of others, and make its rectangles."""
+        """Decode what others need too, wait for what others decode, and make the rectangles."""
         try:
             for block in piece.fresh:
-                block.pixels = self._decode(block)
+                block.pixels = self._decode(block.col, block.row)
         finally:
             piece.ready.set()
         return [self._rectangle(index, piece.blocks) for index in piece.span]
 
-    def _decode(self, block: _Block) -> Pixels | TileFailure | None:
+    def _decode(self, col: int, row: int) -> Pixels | TileFailure | None:
         plan = self.request.plan
         try:
-            return self.backend.block(plan.level, block.col, block.row, plan.reduce)
+            return self.backend.block(plan.level, col, row, plan.reduce)
         except UnreadableBlockError as error:
             return TileFailure(str(error))
+
+    def _pixels(self, block: _Block | None, col: int, row: int) -> Pixels | TileFailure | None:
+        """Pixels of a block, shared or not."""
+        if block is None:
+            return self._decode(col, row)
+        if not block.ready.is_set():
+            block.ready.wait()
+        return block.pixels
 
     def _rectangle(self, index: int, blocks: Mapping[int, _Block]) -> Pixels | TileFailure:
         request, plan = self.request, self.request.plan
@@ -249,14 +252,13 @@ class _Pass:
         window = None
         for row in range(ranges[1], ranges[3]):
             for col in range(ranges[0], ranges[2]):
-                block = blocks[self._key(col, row)]
-                if not block.ready.is_set():
-                    block.ready.wait()
-                pixels = block.pixels
+                block = blocks.get(self._key(col, row))
+                pixels = self._pixels(block, col, row)
                 if isinstance(pixels, TileFailure):
                     return pixels
                 x, y = col * width, row * height
-                if pixels is not None and box == (x, y, x + pixels.shape[1], y + pixels.shape[0]) and block.free:
+                whole = pixels is not None and box == (x, y, x + pixels.shape[1], y + pixels.shape[0])
+                if pixels is not None and whole and block is None and pixels.flags.writeable:
                     return pixels
                 if window is None:
                     window = np.empty((bottom - top, right - left, 3), np.uint8)
