@@ -124,14 +124,18 @@ def train(
         versions=software_versions(),
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
     )
-    checkpoint = _begin(folder, contract)
-    write_split(folder / SPLIT, samples, split)
-    trainer = _trainer(classifier, samples, split, folder, options)
+    arguments = _arguments(folder, options, len(split.of(TRAIN)))
+    # Of several processes (torchrun) the first alone writes; the others find what it wrote.
+    with arguments.main_process_first(local=False):
+        checkpoint = _begin(folder, contract)
+    if arguments.process_index == 0:
+        write_split(folder / SPLIT, samples, split)
+    trainer = _trainer(classifier, samples, split, arguments, options)
     outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
-    contract = _finish(folder, contract, classifier, outcome)
-    result = RunResult(folder, contract, outcome.validation, counts)
-    (folder / "README.md").write_text(model_card(result), encoding="utf-8")
-    return result
+    if arguments.process_index == 0:
+        contract = _finish(folder, contract, classifier, outcome)
+        (folder / "README.md").write_text(model_card(RunResult(folder, contract, outcome.validation, counts)))
+    return RunResult(folder, contract, outcome.validation, counts)
 
 
 def model_card(result: RunResult) -> str:
@@ -252,14 +256,13 @@ def _finish(folder: Path, contract: Contract, classifier: Classifier, outcome: O
 
 
 def _trainer(
-    classifier: Classifier, samples: Samples, split: Split, folder: Path, options: TrainOptions
+    classifier: Classifier, samples: Samples, split: Split, arguments: TrainingArguments, options: TrainOptions
 ) -> TileTrainer:
     from wsivit.data.dataset import TileDataset
     from wsivit.trainer import TileTrainer
 
     train_set, held_out = (TileDataset(samples.take(split.of(side))) for side in (TRAIN, VALIDATION))
     log.info("training on %s, balance: %s", train_set.samples.counts(), options.balance)
-    arguments = _arguments(folder, options, len(train_set))
     return TileTrainer(classifier, _recipe(samples, options), arguments, train_set, held_out)
 
 
@@ -293,7 +296,7 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(8, cores - 1)
-    steps = -(-n // options.batch_size)
+    steps = -(-n // (options.batch_size * int(os.environ.get("WORLD_SIZE", "1"))))  # torchrun sets it
     return TrainingArguments(
         output_dir=str(folder / CHECKPOINTS),
         num_train_epochs=options.epochs,

@@ -220,7 +220,8 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
         trainer.add_callback(EarlyStoppingCallback(trainer.recipe.patience))
     trainer.add_callback(Curves(folder))
     trainer.add_callback(Progress(progress))
-    _show_batch(trainer, folder / "augmented.png")
+    if trainer.is_world_process_zero():
+        _show_batch(trainer, folder / "augmented.png")
     with quiet_transformers():
         done = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
