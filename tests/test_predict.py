@@ -18,7 +18,7 @@ from wsivit.errors import OutputExistsError, ScaleError, StoreError, StoreMismat
 from wsivit.models import create_classifier, save_classifier
 from wsivit.predict import PredictOptions, predict
 from wsivit.runs import Contract
-from wsivit.scoring import softmax
+from wsivit.scoring import Scorer, softmax
 from wsivit.slide import open_slide
 from wsivit.store import TileStore
 
@@ -68,6 +68,33 @@ def test_a_second_run_of_the_same_does_nothing(run: Path, tmp_path: Path, monkey
     predict(run, store.path, options=CPU)
     monkeypatch.setattr(sys.modules[predict.__module__], "_score", None)
     predict(run, store.path, options=CPU)
+
+
+def test_what_was_killed_goes_on_after_the_last_whole_block(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsivit.store.predictions.BLOCK", 16)
+    whole = write_store(tmp_path, "whole", columns=10, rows=6, unreadable=(3, 40))
+    wanted = predict(run, whole, options=CPU).predictions("vit")
+    broken = write_store(tmp_path, "broken", columns=10, rows=6, unreadable=(3, 40))
+    calls = []
+
+    def scored(self: Scorer, tiles: np.ndarray) -> np.ndarray:
+        calls.append(len(tiles))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return score(self, tiles)
+
+    score = Scorer.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "__call__", scored)
+        with pytest.raises(KeyboardInterrupt):
+            predict(run, broken, options=CPU)
+        assert broken.runs == []
+        found = predict(run, broken, options=CPU).predictions("vit")
+    assert calls == [10, 5, 10, 6, 10, *[10, 5, 10, 2]], "the first two blocks of sixteen are not read again"
+    np.testing.assert_array_equal(found.probabilities, wanted.probabilities)
+    np.testing.assert_array_equal(found.logits, wanted.logits)
 
 
 def test_predictions_of_another_model_are_not_replaced_unasked(run: Path, tmp_path: Path) -> None:

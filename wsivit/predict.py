@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,9 @@ from wsivit.progress import progress_bar
 from wsivit.runs import Contract, software_versions
 from wsivit.scoring import Scorer, finished_run, run_name, softmax
 from wsivit.slide import Slide
-from wsivit.store import Predictions, TileStore
+from wsivit.store import PredictionsWriter, TileStore
 
 PathLike = str | os.PathLike[str]
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def predict(
 
     Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. From a slide, a store of
     coordinates is made first, at the run's scale and tile size, and the pixels are read from the slide as they are
-    needed. Done already, it does nothing.
+    needed. Killed and run again, it goes on after the last whole block of tiles; done already, it does nothing.
 
     Parameters
     ----------
@@ -100,7 +100,6 @@ def predict(
     if _is_done(store, name, contract, options):
         return store
     scorer = Scorer(run, contract, options.device)
-    probabilities, logits = _score(store, scorer, options.batch_size, progress)
     attrs = {
         "run": run_name(run),
         "model": contract.model,
@@ -110,7 +109,9 @@ def predict(
         "device": scorer.device.type,
         "versions": software_versions(),
     }
-    store.write_predictions(name, Predictions(probabilities, contract.classes, attrs, logits=logits))
+    with store.predictions_writer(name, contract.classes, attrs) as writer:
+        _score(store, scorer, writer, options.batch_size, progress)
+        writer.finish()
     return TileStore(store.url)
 
 
@@ -160,19 +161,24 @@ def _is_done(store: TileStore, name: str, contract: Contract, options: PredictOp
     return False
 
 
-def _score(store: TileStore, scorer: Scorer, step: int, progress: bool) -> tuple[Floats, Floats]:
-    """Run the model over every readable tile, reading ahead; float32 (n, classes) probabilities and logits."""
-    logits = np.full((len(store), len(scorer.contract.classes)), np.nan, np.float32)
-    batches = [store.readable[i : i + step] for i in range(0, len(store.readable), step)]
+def _score(store: TileStore, scorer: Scorer, writer: PredictionsWriter, step: int, progress: bool) -> None:
+    """Run the model over every readable tile of the blocks that are not written yet, reading ahead."""
+    blocks = writer.pending()
+    readable = store.readable
+    todo = [readable[(readable >= block.start) & (readable < block.stop)] for block in blocks]
+    batches = [tiles[i : i + step] for tiles in todo for i in range(0, len(tiles), step)]
     with (
-        progress_bar(len(store.readable), "predicting", "tile", show=progress) as advance,
+        progress_bar(sum(map(len, todo)), "predicting", "tile", show=progress) as advance,
         ThreadPoolExecutor(1) as reader,
     ):
-        for tiles, pixels in map_ordered(reader, lambda batch: _read(store, batch), batches, ahead=3):
-            if len(tiles):
-                logits[tiles] = scorer(pixels)
-            advance(len(tiles))
-    return softmax(logits / scorer.contract.temperature), logits
+        ahead = map_ordered(reader, lambda batch: _read(store, batch), batches, ahead=3)
+        for block, tiles in zip(blocks, todo, strict=True):
+            logits = np.full((len(block), len(scorer.contract.classes)), np.nan, np.float32)
+            for read, pixels in islice(ahead, -(-len(tiles) // step)):
+                if len(read):
+                    logits[read - block.start] = scorer(pixels)
+                advance(len(read))
+            writer.write(block, softmax(logits / scorer.contract.temperature), logits)
 
 
 def _read(store: TileStore, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

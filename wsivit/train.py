@@ -134,7 +134,8 @@ def train(
     outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
     if arguments.process_index == 0:
         contract = _finish(folder, contract, classifier, outcome)
-        (folder / "README.md").write_text(model_card(RunResult(folder, contract, outcome.validation, counts)))
+        card = model_card(RunResult(folder, contract, outcome.validation, counts))
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return RunResult(folder, contract, outcome.validation, counts)
 
 
