@@ -12,11 +12,13 @@ from skimage.filters import threshold_otsu
 from wsivit.tissue.classes import BoolMask, FloatImage, Tissue, TissueClass
 from wsivit.tissue.focus import blurred
 from wsivit.tissue.glass import Absorbance, absorbance
-from wsivit.tissue.ink import ACHROMATIC, DEEP, FAINT, Closely, Stain, find_ink, learn_stain, look_closely
+from wsivit.tissue.ink import ACHROMATIC, FAINT, Closely, Stain, find_ink, learn_stain, look_closely
 from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, smoothed
 
 ASSUMED_UM = 8.0
 ASSUMED_SIDE = 2048
+FOLDED = 1.25  # times the depth of the tissue's deepest twentieth
+DARK = 0.7  # and darker than this, or the portal tracts of a pale liver would be folds
 BLACK_DEPTH = 2.0  # deeper, a camera sees no colour any more
 
 
@@ -149,6 +151,7 @@ def _clean(candidate: BoolMask, view: View, stain: Stain | None, options: AutoOp
     width = options.min_width_um * (3 if stain is not None and stain.chroma < ACHROMATIC else 1)
     wide = np.unique(numbers[erode(mask, width / 2 / um)])
     keep &= np.isin(np.arange(len(sizes)), wide)
+    keep |= sizes > 0.5 * mask.size  # a slide smaller than a speck
     keep[0] = False
     kept: BoolMask = keep[numbers]
     return kept
@@ -160,7 +163,7 @@ def _classify(mask: BoolMask, ink: BoolMask, view: View, stain: Stain | None) ->
     classes[mask] = TissueClass.TISSUE
     if stain is not None:
         classes[mask & (smoothed(view.light.grey, 32 / view.um) < 0.35 * stain.depth)] = TissueClass.FAT
-        deep = view.closely.pooled.depth > DEEP * stain.deepest
+        deep = view.closely.close.depth > max(FOLDED * stain.deepest, DARK)
         classes[mask & close_gaps(deep, 24 / view.um)] = TissueClass.FOLD
     classes[mask & blurred(view.light.grey, mask, view.um)] = TissueClass.BLUR
     classes[ink] = TissueClass.PEN

@@ -1,0 +1,145 @@
+"""The default mask on procedural slides with exact truth, on real ones with truth drawn by eye, and at its limits."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from tissue_truth.procedural import UM, Scene, make_scene
+from tissue_truth.scorer import IGNORE, TISSUE, DrawnSlide, Score, drawn_slides, ignore_band, score
+
+from wsivit.slide import open_slide
+from wsivit.tissue import Tissue, TissueClass, find_tissue, qc_fractions
+from wsivit.tissue.focus import blur_scores, sharpness
+
+SHAPE = (500, 680)
+RGB_UNDER_A_YCBCR_LABEL = "sarcoma-liver-10x.tiff"
+
+
+def judge(scene: Scene, tissue: Tissue) -> Score:
+    truth = np.where(scene.tissue, TISSUE, 0).astype(np.uint8)
+    truth[scene.unjudged | (scene.pen & scene.tissue)] = IGNORE
+    return score(tissue.mask, ignore_band(truth, UM), UM)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pale", "smooth pale", "dark", "pasd", "ihc negative", "trichrome", "silver", "grey glass", "tinted glass",
+        "uneven light", "dirty", "dirty pale", "black border", "white fill", "all pale tissue", "crumbs",
+    ],
+)  # fmt: skip
+def test_keeps_the_tissue_and_nothing_else(name: str) -> None:
+    scene = make_scene(name, seed=1, shape=SHAPE)
+    result = judge(scene, find_tissue(scene.render(), UM))
+    assert result.iou > 0.96, result
+    assert result.tissue_tiles_kept > 0.98 and result.glass_tiles_kept < 0.01, result
+
+
+@pytest.mark.parametrize("colour", ["green", "blue", "black", "red", "purple", "over tissue", ", small biopsy"])
+def test_drops_pen_of_any_colour(colour: str) -> None:
+    scene = make_scene(f"pen{colour}" if colour[0] == "," else f"pen {colour}", seed=1, shape=SHAPE)
+    tissue = find_tissue(scene.render(), UM)
+    assert tissue.mask[scene.pen].mean() < 0.1
+    assert judge(scene, tissue).recall > 0.85
+    assert tissue.classes is not None and (tissue.classes[scene.pen] == TissueClass.PEN).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing but dirt", "nothing but pen"])
+def test_finds_nothing_where_there_is_none(name: str) -> None:
+    scene = make_scene(name, seed=1, shape=SHAPE)
+    assert not find_tissue(scene.render(), UM).mask.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "least"),
+    [("fold", TissueClass.FOLD, 0.3), ("fat", TissueClass.FAT, 0.8), ("blur", TissueClass.BLUR, 0.6)],
+)
+def test_tells_folds_fat_and_blur(name: str, kind: TissueClass, least: float) -> None:
+    scene = make_scene(name, seed=1, shape=SHAPE)
+    tissue = find_tissue(scene.render(), UM)
+    assert tissue.classes is not None
+    planted = getattr(scene, kind.name.lower()) & tissue.mask
+    found = tissue.classes == kind
+    assert (found & planted).sum() > least * planted.sum()
+    assert (found & ~ndimage.binary_dilation(planted, iterations=6)).sum() < 0.2 * found.sum() + 50
+    clean = find_tissue(make_scene("plain", seed=1, shape=SHAPE).render(), UM)
+    assert clean.classes is not None and (clean.classes == kind).mean() < 0.01
+
+
+@pytest.mark.parametrize("name", sorted(drawn_slides()))
+def test_agrees_with_truth_drawn_by_eye(name: str, real_slide: Callable[[str], Path]) -> None:
+    drawn: DrawnSlide = drawn_slides()[name]
+    mpp = min(drawn.mpp, 14.0)
+    color = "rgb" if name == RGB_UNDER_A_YCBCR_LABEL else "auto"
+    with open_slide(real_slide(drawn.file), mpp=mpp, jpeg_color=color) as slide:
+        view = slide.overview(max(8.0, mpp))
+    result = score(find_tissue(view, drawn.raster_um).mask, drawn.raster(), drawn.raster_um)
+    assert result.iou > 0.97, result
+    assert result.tissue_tiles_kept >= 0.98 and result.glass_tiles_kept <= 0.03, result
+
+
+def test_is_the_same_at_any_scale_and_says_what_it_did() -> None:
+    view = make_scene("dirty", seed=2, shape=SHAPE).render()
+    fine = find_tissue(np.kron(view, np.ones((2, 2, 1), np.uint8)), UM / 2)
+    same = find_tissue(view, UM)
+    assert fine.mask.shape == same.mask.shape == SHAPE
+    assert (fine.mask != same.mask).mean() < 0.002
+    again = find_tissue(view, UM)
+    assert np.array_equal(again.mask, same.mask) and again.parameters == same.parameters
+    assert json.loads(json.dumps(same.parameters)) == same.parameters
+    assert find_tissue(view, None).mask.shape == SHAPE
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (100, 100, 3), (3, 400, 3)])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_blank_pictures_of_any_size_are_empty(shape: tuple[int, ...], level: int) -> None:
+    assert not find_tissue(np.full(shape, level, np.uint8), UM).mask.any()
+
+
+def test_a_tiny_slide_is_judged_too() -> None:
+    view = make_scene("all tissue", seed=3, shape=(100, 100)).render()
+    assert find_tissue(view, 0.5).mask.mean() > 0.95
+    assert find_tissue(view, UM).mask.mean() > 0.95
+
+
+def test_the_largest_slide_is_quick_and_small() -> None:
+    piece = make_scene("dirty", seed=4, shape=(430, 610)).render()
+    view = np.tile(piece, (4, 6, 1))  # 117,000 x 55,000 pixels at 0.25, seen at 8 microns per pixel
+    started = time.process_time()
+    find_tissue(view, 8.0)
+    assert time.process_time() - started < 4  # two seconds on a machine that does nothing else
+    tracemalloc.start()
+    find_tissue(view, 8.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+
+
+def test_fractions_of_a_box_by_class() -> None:
+    classes = np.zeros((10, 10), np.uint8)
+    classes[:5, :5] = TissueClass.PEN
+    classes[5:, :5] = TissueClass.BLUR
+    tissue = Tissue(classes > 0, classes)
+    fractions = qc_fractions(tissue, np.array([[0.0, 0.0, 100.0, 50.0], [0.0, 0.0, 50.0, 100.0]]), (100, 100))
+    assert fractions["pen"].tolist() == [0.5, 0.5] and fractions["blur"].tolist() == [0.0, 0.5]
+    assert set(fractions) == {"pen", "blur", "fold", "fat"} and fractions["fat"].dtype == np.float32
+    assert qc_fractions(Tissue(tissue.mask), np.zeros((1, 4)), (100, 100)) == {}
+
+
+def test_blurred_tiles_stand_out_from_the_slide() -> None:
+    rng = np.random.default_rng(0)
+    grain = ndimage.gaussian_filter(rng.normal(0, 1, (12, 96, 96)), (0, 1.2, 1.2))
+    tiles = np.clip(170 + 90 * grain[..., None].repeat(3, axis=3), 0, 255)
+    tiles[8:11] = ndimage.gaussian_filter(tiles[8:11], (0, 3, 3, 0))
+    tiles[11] = 243
+    measured = sharpness(tiles.astype(np.uint8))
+    assert np.isnan(measured[11]) and measured[:8].min() > 1.2 * measured[8:11].max()
+    scores = blur_scores(measured)
+    assert scores.dtype == np.float32 and (scores[8:11] > 0.5).all() and (scores[:8] < 0.3).all() and scores[11] == 0
