@@ -28,7 +28,7 @@ class AutoOptions:
 
     finest_um: float = 8.0
     coarsest_um: float = 16.0
-    max_pixels: int = 1_600_000  # work coarser than `finest_um` above this
+    max_pixels: int = 600_000  # work coarser than `finest_um` above this
     grain_um: float = 16.0  # over which density and texture are pooled
     fill: float = 0.35  # share of the grain that must be stained
     edge: float = 0.5  # share of the pooled density at which an outline lies

@@ -23,9 +23,10 @@ RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
 ALIEN, KIN = 5.0, 3.5  # distance from the tissue's colours, in deviations: to be ink, to be followed as ink
 LEAST_SPREAD = 0.012
+SAMPLES = 50_000
 ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
 DEEP = 1.35  # times the depth of the tissue's deepest twentieth
-STROKE_UM, STROKE_MM2 = 80.0, 0.03  # the narrowest and smallest that is called ink
+STROKE_UM, STROKE_MM2 = 32.0, 0.02  # the narrowest and smallest inside of a stroke, rims not counted
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Stain:
     spread: NDArray[np.float64]
     depth: float
     deepest: float
+    contrast: float
     chroma: float
 
     def distance(self, pooled: Pooled) -> FloatImage:
@@ -114,10 +116,11 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
     textured = core & (contrast > TEXTURED)
     if textured.sum() * look.um**2 < 0.1e6 or textured.sum() < 0.02 * core.sum():
         return None
-    shares = np.stack([pooled.red[textured], pooled.blue[textured]], axis=1).astype(np.float64)
-    depth = pooled.depth[textured]
+    some = np.flatnonzero(textured)[:: max(1, int(textured.sum()) // SAMPLES)]
+    shares = np.stack([pooled.red.ravel()[some], pooled.blue.ravel()[some]], axis=1).astype(np.float64)
+    depth, contrast = pooled.depth.ravel()[some], contrast.ravel()[some]
     # From the commonest colour outwards: ink over tissue is textured too, and must not widen the stain to itself.
-    center, spread = _commonest(shares, contrast[textured]), 0.03**2 * np.eye(2)
+    center, spread = _commonest(shares, contrast), 0.03**2 * np.eye(2)
     for _ in range(5):
         off = shares - center
         keep = np.einsum("ni,ij,nj->n", off, np.linalg.inv(spread), off) < 9.0
@@ -126,12 +129,13 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
     red, blue = center
     chroma = float(np.std([red, blue, 1 - red - blue]))
     # Ink over tissue of its own colour is smoother than tissue, for its depth.
-    bare = keep & (contrast[textured] > 0.5 * np.median(contrast[textured][keep]))
+    usual = float(np.median(contrast[keep]))
+    bare = keep & (contrast > 0.5 * usual)
     deepest = float(np.percentile(depth[bare], 95))
     middle = float(np.median(depth[keep]))
     if chroma < ACHROMATIC and middle < 0.15 and textured.sum() * look.um**2 < 1e6:
         return None  # scratches and film, not a stain scanned in grey
-    return Stain(center, spread, middle, deepest, chroma)
+    return Stain(center, spread, middle, deepest, usual, chroma)
 
 
 def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.float64]:
@@ -160,7 +164,10 @@ def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     alien = smooth & (stain.distance(pooled) > ALIEN) & (pooled.depth > 0.5 * stain.depth)
     deep = smooth & (pooled.depth > DEEP * stain.deepest)
     # A deep or reddish patch inside tissue is blood, colloid or keratin; a stroke lies on glass as well.
-    seeds = _strokes(alien & _not_a_stain(pooled), um) | _beside_glass(_strokes(alien | deep, um), solid, um)
+    streaked = solid & _blue_or_green(pooled) & (stain.distance(pooled) > ALIEN) & (pooled.depth > stain.deepest)
+    streaked &= look.contrast < 0.5 * stain.contrast
+    seeds = _strokes(alien & _not_a_stain(pooled), um)
+    seeds |= _beside_glass(_strokes(alien | deep | streaked, um), solid, um)
     if not seeds.any():
         return seeds
     close = look.close
@@ -174,6 +181,12 @@ def _not_a_stain(pooled: Pooled) -> BoolMask:
     """Tell colours that take less green than red or blue: hematoxylin, eosin, PAS and blood do not."""
     other: BoolMask = 1 - pooled.red - pooled.blue < 1.03 * np.maximum(pooled.red, pooled.blue)
     return other
+
+
+def _blue_or_green(pooled: Pooled) -> BoolMask:
+    """Tell colours that take most light from red, as blue and green markers do; brown and pink stains do not."""
+    blue_or_green: BoolMask = pooled.red > 1.15 * np.maximum(1 - pooled.red - pooled.blue, pooled.blue)
+    return blue_or_green
 
 
 def _strokes(mask: BoolMask, um: float) -> BoolMask:
