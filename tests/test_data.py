@@ -199,7 +199,7 @@ def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path:
     samples = samples_from_stores([tmp_path / "dup.zarr"], "region")
     side = np.where(np.arange(20) < 12, TRAIN, VALIDATION).astype(np.int8)
     assert near_duplicates(samples, np.flatnonzero(side == TRAIN), np.flatnonzero(side == VALIDATION)) == [(15, 2)]
-    assert warnings_of(samples, Split(side, "planted", "region")) == [
+    assert warnings_of(samples, Split(side, "planted", "region", (VALIDATION,))) == [
         "1 validation pictures are near duplicates of training ones: 15/0 and 2/0"
     ]
 

@@ -141,6 +141,16 @@ def test_a_cohort_table_labels_whole_slides_and_names_patients(tmp_path: Path) -
     assert sides(by_tile) == {TRAIN: 18, TEST: 6}
 
 
+def test_a_patient_in_the_tables_training_and_test_part_is_caught(tmp_path: Path) -> None:
+    for i, name in enumerate(("s1", "s2")):
+        write_store(tmp_path, name, columns=12, rows=8, size=16, seed=i)
+    (tmp_path / "cohort.csv").write_text("slide,patient,split\ns1,p,train\ns2,p,test\n")
+    samples = load_samples([tmp_path / "cohort.csv"], "region")
+    split = official_split(samples)
+    assert "by region" in split.how
+    assert audit(samples, split) == ["patient p in train and test (1 in all)"]
+
+
 def test_a_cohort_that_cannot_be_used_names_the_line(tmp_path: Path) -> None:
     table = tmp_path / "cohort.csv"
     for text, message in (
@@ -195,7 +205,7 @@ def test_folds_are_a_partition(tmp_path: Path) -> None:
 def test_a_file_may_split_regions_on_purpose(tmp_path: Path) -> None:
     store = write_store(tmp_path, "s", columns=8, rows=8, size=16)
     samples = load_samples([store.path], "region")
-    lines = [f"s,{item},{'train' if int(item.split('/')[1]) < 4 else 'validation'}" for item in samples.items()]
+    lines = [f"s,{item},{'train' if int(item.split('/')[1]) < 4 else 'test'}" for item in samples.items()]
     (tmp_path / "halves.csv").write_text("\n".join(["source,item,split", *lines]) + "\n")
     assert [leak.split()[0] for leak in audit(samples, read_split(tmp_path / "halves.csv", samples))] == [
         "patient",

@@ -102,28 +102,12 @@ def train(
         raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
     samples = load_samples(data, label, side=_picture_side(options))
     split = _split(samples, options)
-    leaks = require_clean(samples, split, allow=options.allow_leakage)
-    warnings = warnings_of(samples, split)
-    for warning in warnings:
-        log.warning("%s", warning)
-    counts = _counts(samples, split)
+    audited = _audit(samples, split, options)
 
     from wsivit.trainer import run_training
 
     classifier = _classifier(model, samples, options)
-    contract = Contract(
-        model=model,
-        classes=samples.classes,
-        label=samples.label,
-        mpp=samples.mpp,
-        tile_size=samples.size,
-        preprocessing=classifier.preprocessing,
-        data=_provenance(samples, split),
-        split={"how": split.how, "by": split.by, "leaks": leaks, "warnings": warnings, "file": SPLIT},
-        options=options.recorded(),
-        versions=software_versions(),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-    )
+    contract = _contract(model, samples, split, classifier, options, audited)
     arguments = _arguments(folder, options, len(split.of(TRAIN)))
     # Of several processes (torchrun) the first alone writes; the others find what it wrote.
     with arguments.main_process_first(local=False):
@@ -132,6 +116,7 @@ def train(
         write_split(folder / SPLIT, samples, split)
     trainer = _trainer(classifier, samples, split, arguments, options)
     outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
+    counts = _counts(samples, split)
     if arguments.process_index == 0:
         contract = _finish(folder, contract, classifier, outcome)
         card = model_card(RunResult(folder, contract, outcome.validation, counts))
@@ -193,6 +178,38 @@ def _split(samples: Samples, options: TrainOptions) -> Split:
     if missing:
         raise UsageError(f"{split.how}: no training picture is {' or '.join(missing)}, but held-out ones are")
     return split
+
+
+def _audit(samples: Samples, split: Split, options: TrainOptions) -> dict[str, list[str]]:
+    """Refuse leaks, unless they are allowed; tell what else looks wrong; return both, to be recorded."""
+    leaks = require_clean(samples, split, allow=options.allow_leakage)
+    warnings = warnings_of(samples, split)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return {"leaks": leaks, "warnings": warnings}
+
+
+def _contract(
+    model: str,
+    samples: Samples,
+    split: Split,
+    classifier: Classifier,
+    options: TrainOptions,
+    audited: dict[str, list[str]],
+) -> Contract:
+    return Contract(
+        model=model,
+        classes=samples.classes,
+        label=samples.label,
+        mpp=samples.mpp,
+        tile_size=samples.size,
+        preprocessing=classifier.preprocessing,
+        data=_provenance(samples, split),
+        split={"how": split.how, "by": split.by, **audited, "file": SPLIT},
+        options=options.recorded(),
+        versions=software_versions(),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
 
 
 def _counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.samples import Samples, StoreSource
-from wsivit.data.splits import LEFT_OUT, SIDES, TRAIN, VALIDATION, Split
+from wsivit.data.splits import LEFT_OUT, SIDES, TRAIN, Split
 from wsivit.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def audit(samples: Samples, split: Split) -> list[str]:
     leaks = []
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         held = split.of(side)
-        if split.by != "region" or side != VALIDATION:
+        if side not in split.by_region:
             leaks += _shared("patient", samples.patients, train, held, SIDES[side])
             leaks += _shared("slide", samples.slides, train, held, SIDES[side], _names(samples))
         overlaps = count_overlaps(samples, train, held)

@@ -32,12 +32,15 @@ class Split:
     how : str
         How it was made, in words.
     by : str
-        What was kept whole: ``patient``, ``slide``, ``site``, ``region``, or ``file``.
+        What was kept whole: ``patient``, ``slide``, ``site``, ``region``; or whose split it is: ``official``, ``file``.
+    by_region : tuple of int
+        Sides that are other regions of the slides trained on, on purpose.
     """
 
     side: Sides
     how: str
     by: str
+    by_region: tuple[int, ...] = ()
 
     def of(self, side: int) -> NDArray[np.int64]:
         """Return the places of one side's pictures."""
@@ -99,14 +102,14 @@ def official_split(samples: Samples, fraction: float = 0.2, *, by: By = "auto", 
     The test part is never touched: the epoch that is kept must not be chosen on it.
     """
     assert samples.side is not None
-    side = samples.side.astype(np.int8)
-    how, inner_by = "the split that came with the data", "official"
-    if not (side == VALIDATION).any():
-        train = np.flatnonzero(side == TRAIN)
-        inner = split_samples(samples.take(train), fraction, by=by, seed=seed)
-        side[train] = inner.side
-        how, inner_by = f"{how}; of its training part, {inner.how}", inner.by
-    return Split(side, how, "official" if inner_by != "region" else inner_by)
+    split = Split(samples.side.astype(np.int8), "the split that came with the data", "official")
+    if (split.side == VALIDATION).any():
+        return split
+    train = split.of(TRAIN)
+    inner = split_samples(samples.take(train), fraction, by=by, seed=seed)
+    side = split.side.copy()
+    side[train] = inner.side
+    return Split(side, f"{split.how}; of its training part, {inner.how}", "official", inner.by_region)
 
 
 def write_split(path: str | os.PathLike[str], samples: Samples, split: Split) -> None:
@@ -143,7 +146,8 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
         raise UsageError(
             f"{path}: says nothing about {len(missing)} pictures, the first is {missing[0][1]} of {missing[0][0]}"
         )
-    return Split(np.array(sides, np.int8), f"read from {Path(path).name}", "file" if by == "auto" else by)
+    by_region = (VALIDATION, TEST) if by == "region" else ()
+    return Split(np.array(sides, np.int8), f"read from {Path(path).name}", "file", by_region)
 
 
 def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
@@ -242,7 +246,7 @@ def _split_regions(samples: Samples, choice: _Choice, gap: int) -> Split:
         f"by region: blocks of {block} x {block} tiles{_part(choice.fold)}, "
         f"{int(near[0].sum())} tiles within {gap} tile left out"
     )
-    return Split(side, how, "region")
+    return Split(side, how, "region", (VALIDATION,))
 
 
 def _cells(samples: Samples) -> NDArray[np.int64]:
