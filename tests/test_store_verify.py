@@ -43,7 +43,7 @@ def test_a_whole_store_has_no_problems(store: Path, tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_is_found(store: Path) -> None:
-    flipped_bits(store, 150, seed=0)
+    flipped_bits(store, 80, seed=0)
 
 
 def flipped_bits(store: Path, times: int, seed: int) -> None:
