@@ -27,7 +27,10 @@ from tissue_truth.scorer import IGNORE, TISSUE, Score, Truth, drawn_slides, igno
 from wsivit.slide import open_slide
 from wsivit.tissue import find_tissue
 
-FLUORESCENCE = "test3-TRITC-2-560.ndpi"
+LEFT_OUT = {
+    "test3-TRITC-2-560.ndpi",  # fluorescence: no peer means to read it
+    "cmu-1-small-region-dicom",  # the same tissue as CMU-1-Small-Region.svs
+}
 MISREAD = {"sarcoma-liver-10x.tiff": "rgb"}  # its tiles hold RGB under a YCbCr label
 COARSE = "multiframe_camelyon_challenge_image.dcm"  # its only level is coarser than a slide may be
 
@@ -42,6 +45,7 @@ class Case:
     mpp: float
     truth: Truth
     truth_um: float
+    large: NDArray[np.uint8]  # longest side 2000, or the view where the slide has no more
     pen: NDArray[np.bool_] | None = None
 
 
@@ -52,8 +56,8 @@ def real_cases() -> Iterator[Case]:
             continue
         mpp = min(drawn.mpp, 14.0) if name == COARSE else drawn.mpp
         with open_slide(path, mpp=mpp, jpeg_color=MISREAD.get(name, "auto")) as slide:
-            view = slide.overview(max(8.0, mpp))
-        yield Case(name, view, drawn.raster_um, drawn.mpp, drawn.raster(), drawn.raster_um)
+            view, large = slide.overview(max(8.0, mpp)), slide.thumbnail(2000)
+        yield Case(name, view, drawn.raster_um, drawn.mpp, drawn.raster(), drawn.raster_um, large)
 
 
 def procedural_cases(seeds: int) -> Iterator[Case]:
@@ -63,7 +67,7 @@ def procedural_cases(seeds: int) -> Iterator[Case]:
             view = scene.render()
             truth = np.where(scene.tissue, TISSUE, 0).astype(np.uint8)
             truth[scene.unjudged | (scene.pen & scene.tissue)] = IGNORE
-            yield Case(f"{name} {seed}", view, UM, 0.5, ignore_band(truth, UM), UM, scene.pen)
+            yield Case(f"{name} {seed}", view, UM, 0.5, ignore_band(truth, UM), UM, view, scene.pen)
 
 
 def own_masks(cases: list[Case]) -> dict[str, list[NDArray[np.bool_]]]:
@@ -76,7 +80,7 @@ def peer_masks(cases: list[Case], python: str) -> dict[str, list[NDArray[np.bool
         views, masks = Path(folder, "views"), Path(folder, "masks")
         views.mkdir()
         for i, case in enumerate(cases):
-            np.savez_compressed(views / f"{i:04}.npz", view=case.view, um=case.um, mpp=case.mpp)
+            np.savez_compressed(views / f"{i:04}.npz", view=case.view, um=case.um, mpp=case.mpp, large=case.large)
         script = Path(__file__).with_name("tissue_peers.py")
         subprocess.run([python, str(script), str(views), str(masks)], check=True)
         names = json.loads((masks / "names.json").read_text())
@@ -127,7 +131,7 @@ def main() -> None:
     parser.add_argument("--peers", help="python of an environment that has the peers")
     parser.add_argument("--seeds", type=int, default=1, help="of each procedural scene")
     options = parser.parse_args()
-    real = [case for case in real_cases() if case.name != FLUORESCENCE]
+    real = [case for case in real_cases() if case.name not in LEFT_OUT]
     scenes = list(procedural_cases(options.seeds))
     for title, cases in (("Real slides, truth drawn by eye", real), ("Procedural scenes, exact truth", scenes)):
         masks = own_masks(cases) | (peer_masks(cases, options.peers) if options.peers else {})

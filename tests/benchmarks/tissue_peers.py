@@ -3,7 +3,8 @@
 Runs in an environment of its own, made by::
 
     python -m venv peers
-    peers/bin/pip install --only-binary :all: numpy pillow scipy scikit-image opencv-python-headless openslide-bin openslide-python
+    peers/bin/pip install --only-binary :all: numpy pillow scipy scikit-image opencv-python-headless
+    peers/bin/pip install openslide-bin openslide-python
     peers/bin/pip install --no-deps histolab==0.7.0 tiatoolbox==2.1.3 hs2p==6.1.0
 
 Each method gets the slide at the scale that it would read itself. histolab, TIAToolbox and hs2p run their own code
@@ -114,8 +115,12 @@ PEERS: dict[str, tuple[Callable[[np.ndarray, float], Mask], Callable[[float], fl
 }
 
 
-def rescale(view: np.ndarray, um: float, wanted: float) -> tuple[np.ndarray, float]:
-    factor = max(1.0, wanted / um) if wanted else max(1.0, max(view.shape) / 2000)
+def rescale(stored: np.lib.npyio.NpzFile, wanted: float) -> tuple[np.ndarray, float]:
+    """Bring a view to the scale wanted, 0 for the 2000-pixel one; a slide with nothing finer is read as it is."""
+    if not wanted:
+        return stored["large"], float(stored["um"]) * max(stored["view"].shape) / max(stored["large"].shape)
+    view, um = stored["view"], float(stored["um"])
+    factor = max(1.0, wanted / um) if stored["mpp"] < 8 else 1.0
     size = (max(1, round(view.shape[1] / factor)), max(1, round(view.shape[0] / factor)))
     return np.asarray(Image.fromarray(view).resize(size, Image.Resampling.BOX)), um * factor
 
@@ -126,7 +131,7 @@ def main() -> None:
     for index, (method, scale) in enumerate(PEERS.values()):
         for path in sorted(views.glob("*.npz")):
             with np.load(path) as stored:
-                view, um = rescale(stored["view"], float(stored["um"]), scale(float(stored["mpp"])))
+                view, um = rescale(stored, scale(float(stored["mpp"])))
             np.savez_compressed(masks / f"{index}-{path.stem}.npz", mask=np.asarray(method(view, um), bool))
     (masks / "names.json").write_text(json.dumps(list(PEERS)))
 
