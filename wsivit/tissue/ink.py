@@ -92,7 +92,7 @@ def look_closely(light: Absorbance, um: float) -> Closely:
 
 @dataclass(frozen=True)
 class Stain:
-    """How this slide's tissue is stained: colour (mean and covariance of shares), depth, chroma."""
+    """How this slide's tissue is stained: colour (mean and covariance of shares), depth, fine contrast, chroma."""
 
     center: NDArray[np.float64]
     spread: NDArray[np.float64]
