@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     signal.signal(signal.SIGTERM, _interrupt)
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    _show_warnings()
     try:
         code = _run([word for word in words if word != "--debug"])
     except WsivitError as error:
@@ -100,6 +100,12 @@ def _run(words: list[str]) -> int:
         sys.stdout.write(result.text + "\n")
         return result.exit_code
     return 0
+
+
+def _show_warnings() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("wsivit: warning: %(message)s"))
+    logging.getLogger("wsivit").addHandler(handler)
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, read_tissue, tissue
 Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
 Pixels: TypeAlias = NDArray[np.uint8]
 Chunks: TypeAlias = list[bytes]
+
+_log = logging.getLogger(__name__)
 
 LABEL = "region"
 """Name of the label column that annotations fill."""
@@ -162,21 +165,26 @@ def tile(
     with slide if isinstance(slide, Slide) else open_slide(slide, mpp=slide_mpp) as opened:
         regions = None if annotations is None else read_annotations(annotations, view_origin=opened.bounds[:2])
         layout = _lay_out(opened, options)
-        path = Path(output) / f"{opened.id}.zarr"
-        failures: dict[int, str] = {}
+        path = _checked_folder(output) / f"{opened.id}.zarr"
+        _warn(opened)
         with StoreWriter.open(path, layout.parameters, layout.table, overwrite=overwrite) as writer:
-            todo = [] if writer.done else writer.pending()
-            resumed = writer.n_shards - len(todo)
-            if not writer.done:
-                _write_pictures(writer, opened, layout.tissue)
-                failures = _write_tiles(writer, _TileSource(opened, layout, options), todo, on_bad_tile, progress)
-                writer.finish()
+            failures, resumed = _fill(writer, _TileSource(opened, layout, options), on_bad_tile, progress)
         store = TileStore(path)
         if regions is not None:
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
-        preview = path.with_name(f"{opened.id}-preview.png")
-        _draw(preview, store, layout)
+        preview = _draw(path.with_name(f"{opened.id}-preview.png"), store, layout)
     return Tiling(store, preview, failures, resumed)
+
+
+def _checked_folder(output: str | os.PathLike[str]) -> Path:
+    if "://" in str(output):
+        raise UsageError(f"{output}: tiles go to a local folder; copy the finished store, which reads from any URL")
+    return Path(output)
+
+
+def _warn(slide: Slide) -> None:
+    for warning in dict.fromkeys([*slide.info().warnings, *slide.scale.warnings]):
+        _log.warning("%s: %s", slide.path, warning)
 
 
 @dataclass(frozen=True)
@@ -278,6 +286,13 @@ class _TileSource:
         copied = layout.parameters.encoding == "copied"
         self._native = slide.native_tiles(layout.plan.level) if copied else None
 
+    def write_pictures(self, writer: StoreWriter) -> None:
+        """Write the tissue mask and the thumbnail."""
+        (width, height), mask = self._slide.dimensions, self._layout.tissue.mask
+        writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
+        thumbnail = self._slide.thumbnail(THUMBNAIL_SIDE)
+        writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
+
     def chunks(self, tiles: range) -> Iterator[Chunks | TileFailure]:
         """Yield the inner chunks of each tile, or why it cannot be read."""
         if self._native is None:
@@ -335,17 +350,14 @@ class _TileSource:
         return encode_zstd(pixels) if self._options.codec == "zstd" else encode_jpeg(pixels, self._options.quality)
 
 
-def _write_tiles(
-    writer: StoreWriter,
-    source: _TileSource,
-    todo: list[range],
-    on_bad_tile: str,
-    progress: bool,
-) -> dict[int, str]:
+def _fill(writer: StoreWriter, source: _TileSource, on_bad_tile: str, progress: bool) -> tuple[dict[int, str], int]:
+    """Write what is missing; return why tiles failed, by index, and how many shards were there already."""
+    if writer.done:
+        return {}, writer.n_shards
+    todo = writer.pending()
+    source.write_pictures(writer)
     failures: dict[int, str] = {}
-    if writer.parameters.codec == "none":
-        return failures
-    with progress_bar(sum(map(len, todo)), "tiling", "tile", show=progress) as advance:
+    with progress_bar(sum(map(len, todo)), "tiling", "tile", show=progress and bool(todo)) as advance:
         for tiles in todo:
             bad: dict[int, str] = {}
             writer.write_shard(tiles, _shard(source, tiles, writer.parameters.chunks_per_tile, bad, advance))
@@ -353,7 +365,8 @@ def _write_tiles(
             if bad and on_bad_tile == "fail":
                 index, reason = next(iter(bad.items()))
                 raise UnreadableTilesError(f"{writer.parameters.slide_path}: tile {index} cannot be read: {reason}")
-    return failures
+    writer.finish()
+    return failures, writer.n_shards - len(todo)
 
 
 def _shard(
@@ -369,15 +382,8 @@ def _shard(
         advance(1)
 
 
-def _write_pictures(writer: StoreWriter, slide: Slide, tissue: Tissue) -> None:
-    width, height = slide.dimensions
-    writer.write_mask(tissue.mask, (width / tissue.mask.shape[1], height / tissue.mask.shape[0]))
-    thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
-    writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
-
-
-def _draw(path: Path, store: TileStore, layout: _Layout) -> None:
-    write_preview(
+def _draw(path: Path, store: TileStore, layout: _Layout) -> Path:
+    return write_preview(
         path,
         store.thumbnail[0],
         layout.tissue,

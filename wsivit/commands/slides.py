@@ -94,7 +94,8 @@ def _describe_scale(found: SlideInfo) -> str:
         return f"unknown: {found.scale_error}"
     scale = found.scale
     size = f"{pair((scale.mpp_x, scale.mpp_y))} µm/px"
-    return "; ".join([f"{size} from {scale.source} ({scale.confidence}: {scale.reason})", *scale.warnings])
+    known = "as given" if scale.confidence == "given" else f"({scale.confidence} confidence: {scale.reason})"
+    return "; ".join([f"{size} {known}", *scale.warnings])
 
 
 def _tell_tiling(done: Tiling) -> str:

@@ -141,12 +141,21 @@ class StoreParameters:
 
     def differences(self, other: StoreParameters) -> list[str]:
         """Name each field in which another set of parameters would make another store, with both values."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         return [
-            f"{name}: {_short(mine[name])} there, {_short(theirs[name])} asked for"
-            for name in mine
-            if name != "slide_path" and mine[name] != theirs[name]
+            f"{name}: {_short(mine.get(name))} there, {_short(theirs.get(name))} asked for"
+            for name in dict.fromkeys([*mine, *theirs])
+            if name != "slide_path" and mine.get(name) != theirs.get(name)
         ]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the entries of dictionaries too, ``tissue.method``, so that a difference is told by its own name."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        flat |= {name: value} if inner is None else {f"{name}.{key}": entry for key, entry in inner.items()}
+    return flat
 
 
 def _short(value: object) -> str:
