@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import ScaleError, SlideError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.store import Status, TileStore
+from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions, tile
 
 SIDE = 1024
@@ -116,6 +117,24 @@ def test_min_tissue_keeps_tiles_by_their_tissue_and_their_identity(slide: Path, 
     assert 0 < keep.sum() < len(every)
     for column in ("col", "row", "x0", "y0", "tissue_fraction"):
         assert np.array_equal(getattr(every, column)[keep], getattr(some, column))
+
+
+def test_quality_control_is_stored_and_can_choose_tiles(tmp_path: Path) -> None:
+    picture = tissue_picture(5000, 4000).astype(np.int16)
+    grain = np.random.default_rng(1).normal(0, 20, (400, 500, 1)).repeat(10, axis=0).repeat(10, axis=1)
+    picture = np.where(picture < 240, picture + grain, picture)  # cells, so that ink is smoother than tissue
+    picture[1800:2100, 100:4900] = [20, 60, 200]  # a stroke of blue marker, from glass to glass across the tissue
+    path = write_slide(tmp_path / "pen.tiff", np.clip(picture, 0, 255).astype(np.uint8), mpp=1.0)
+    every = tile(path, tmp_path / "all", TileOptions(mpp=1.0, tile_size=100, codec="none", tissue="none")).store
+    ours = TileOptions(mpp=1.0, tile_size=100, codec="none", max_pen=0.1)
+    clean = tile(path, tmp_path / "clean", ours).store
+    assert every.qc == {}  # without a search for tissue nothing is known of ink
+    assert set(clean.qc) == {"pen", "blur", "fold", "fat"}
+    assert verify(clean.path) == []
+    assert (clean.qc["pen"] <= 0.1).all()
+    in_stroke = (clean.y0 >= 1800) & (clean.y0 < 2100)
+    assert in_stroke.sum() <= 0.1 * 3 * 38
+    assert len(clean) > 600
 
 
 def test_a_second_run_changes_nothing(slide: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure, open_slide
 from wsivit.store import Status, StoreParameters, StoreWriter, TileStore, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
-from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, read_tissue, tissue_fractions
+from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, qc_fractions, read_tissue, tissue_fractions
 
 Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -54,6 +54,9 @@ class TileOptions:
         Pixels that neighbouring tiles share.
     min_tissue : float
         Smallest fraction of a tile that must be tissue, 0 to 1. 0 keeps every tile.
+    max_pen, max_blur, max_fold, max_fat : float
+        Largest fraction of a tile that may be pen ink, out of focus, folded or fat, 0 to 1. 1 leaves it to training:
+        the fractions are in the store under ``qc`` either way.
     tissue : str
         How tissue is found: ``auto``, ``otsu`` (saturation), ``none`` (everything is tissue), or the path of a mask
         image or GeoJSON of your own.
@@ -74,6 +77,10 @@ class TileOptions:
     tile_size: int = 256
     overlap: int = 0
     min_tissue: float = 0.5
+    max_pen: float = 1.0
+    max_blur: float = 1.0
+    max_fold: float = 1.0
+    max_fat: float = 1.0
     tissue: str = "auto"
     edge: Edge = "pad"
     codec: Codec = "jpeg"
@@ -82,12 +89,17 @@ class TileOptions:
     downscale: Literal["dct", "area"] = "dct"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_tissue <= 1:
-            raise UsageError(f"min_tissue must be between 0 and 1, not {self.min_tissue}")
+        for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"quality must be between 1 and 100, not {self.quality}")
         if self.codec not in ("jpeg", "zstd", "none"):
             raise UsageError(f"codec must be jpeg, zstd or none, not {self.codec!r}")
+
+    def limits(self) -> dict[str, float]:
+        """How much of a tile may be what, by the name in ``qc``."""
+        return {"pen": self.max_pen, "blur": self.max_blur, "fold": self.max_fold, "fat": self.max_fat}
 
 
 @dataclass(frozen=True)
@@ -195,6 +207,7 @@ class _Layout:
     grid: TileGrid
     tissue: Tissue
     table: TileTable
+    qc: dict[str, NDArray[np.float32]]
     parameters: StoreParameters
 
     def boxes(self) -> NDArray[np.float64]:
@@ -205,8 +218,8 @@ def _lay_out(slide: Slide, options: TileOptions) -> _Layout:
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
     grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     tissue = _find_tissue(slide, options.tissue)
-    table = _choose_tiles(grid, tissue, slide.dimensions, options.min_tissue)
-    return _Layout(plan, grid, tissue, table, _parameters(slide, plan, grid, tissue, options))
+    table, qc = _choose_tiles(grid, tissue, slide.dimensions, options)
+    return _Layout(plan, grid, tissue, table, qc, _parameters(slide, plan, grid, tissue, options))
 
 
 def _find_tissue(slide: Slide, method: str) -> Tissue:
@@ -229,11 +242,18 @@ def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArra
     return pixels.boxes0(*pixels.cells())
 
 
-def _choose_tiles(grid: TileGrid, tissue: Tissue, slide_size: tuple[int, int], min_tissue: float) -> TileTable:
+def _choose_tiles(
+    grid: TileGrid, tissue: Tissue, slide_size: tuple[int, int], options: TileOptions
+) -> tuple[TileTable, dict[str, NDArray[np.float32]]]:
     col, row = grid.cells()
-    fraction = tissue_fractions(tissue.mask, grid.boxes0(col, row), slide_size)
-    keep = fraction >= min_tissue
-    return TileTable.from_grid(grid, col[keep], row[keep], fraction[keep])
+    boxes = grid.boxes0(col, row)
+    fraction, qc = tissue_fractions(tissue.mask, boxes, slide_size), qc_fractions(tissue, boxes, slide_size)
+    keep = fraction >= options.min_tissue
+    for name, limit in options.limits().items():
+        if name in qc:
+            keep &= qc[name] <= limit
+    kept = {name: values[keep] for name, values in qc.items()}
+    return TileTable.from_grid(grid, col[keep], row[keep], fraction[keep]), kept
 
 
 def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions) -> StoreParameters:
@@ -250,7 +270,7 @@ def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, op
         mpp=(plan.mpp_x, plan.mpp_y),
         plan=asdict(plan),
         grid=grid,
-        tissue=tissue.parameters,
+        tissue={**tissue.parameters, "limits": options.limits()},
         min_tissue=options.min_tissue,
         codec=options.codec,
         quality=options.quality,
@@ -286,8 +306,10 @@ class _TileSource:
         copied = layout.parameters.encoding == "copied"
         self._native = slide.native_tiles(layout.plan.level) if copied else None
 
-    def write_pictures(self, writer: StoreWriter) -> None:
-        """Write the tissue mask and the thumbnail."""
+    def write_overview(self, writer: StoreWriter) -> None:
+        """Write what is known at low power: tissue mask, quality control, thumbnail."""
+        for name, values in self._layout.qc.items():
+            writer.write_qc(name, values)
         (width, height), mask = self._slide.dimensions, self._layout.tissue.mask
         writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
         thumbnail = self._slide.thumbnail(THUMBNAIL_SIDE)
@@ -355,7 +377,7 @@ def _fill(writer: StoreWriter, source: _TileSource, on_bad_tile: str, progress: 
     if writer.done:
         return {}, writer.n_shards
     todo = writer.pending()
-    source.write_pictures(writer)
+    source.write_overview(writer)
     failures: dict[int, str] = {}
     with progress_bar(sum(map(len, todo)), "tiling", "tile", show=progress and bool(todo)) as advance:
         for tiles in todo:

@@ -169,6 +169,11 @@ class TileStore:
         x, y = layout.attribute(self.files, name, "downsample")
         return layout.read_array(self.files, name), (x, y)
 
+    @property
+    def qc(self) -> dict[str, NDArray[np.float32]]:
+        """Quality control by name (``pen``, ``blur``, ``fold``, ``fat``): float32 (n,), a fraction of each tile."""
+        return {name: layout.read_array(self.files, f"qc/{name}") for name in layout.nodes(self.files, "qc")}
+
     # Labels and predictions
 
     @property

@@ -80,7 +80,7 @@ def _documents(store: TileStore) -> Iterator[str]:
     root = read_root(files)
     missing = set(root["arrays"]) - set(layout.nodes(files, ""))
     yield from (f"{store.url}/{name} is missing" for name in sorted(missing))
-    groups = [group for group in ("labels", "predictions") if files.list(group)]
+    groups = [group for group in ("qc", "labels", "predictions") if files.list(group)]
     columns = [f"{group}/{name}" for group in groups for name in layout.names(files, group)]
     of_runs = [
         f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in layout.names(files, run)
@@ -127,6 +127,11 @@ def _columns(store: TileStore) -> Iterator[str]:
 
 
 def _results(store: TileStore) -> Iterator[str]:
+    try:
+        short = [name for name, values in store.qc.items() if len(values) != len(store)]
+        yield from (f"{store.url}/qc/{name} has another number of rows than the {len(store)} tiles" for name in short)
+    except StoreError as error:
+        yield str(error)
     for kind, names, read in (("labels", store.labels, store.label), ("predictions", store.runs, store.predictions)):
         for name in names:
             try:

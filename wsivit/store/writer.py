@@ -302,6 +302,13 @@ class StoreWriter:
         layout.ensure_group(self._files, "labels")
         write_label_column(self._files, f"labels/{check_name('labels', name)}", column, len(self._table))
 
+    def write_qc(self, name: str, values: NDArray[np.float32]) -> None:
+        """Write a column of quality control, ``qc/<name>``: float32 (n,), a fraction of each tile, 0 to 1."""
+        if values.shape != (len(self._table),):
+            raise StoreError(f"qc/{name} for {self._files.url} must have {len(self._table)} values, not {values.shape}")
+        layout.ensure_group(self._files, "qc")
+        layout.write_array(self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {})
+
     def finish(self) -> None:
         """Write the columns, then mark the store as complete; with ``overwrite``, put it in its place.
 
