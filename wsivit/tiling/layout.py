@@ -1,0 +1,120 @@
+"""What is decided before the first tile is read: the plan, the grid, the tissue, and so the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.grid import TileGrid
+from wsivit.resolution import ReadPlan
+from wsivit.slide import NativeTiles, Slide
+from wsivit.store import StoreParameters, TileTable
+from wsivit.tiling.options import TileOptions
+from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, qc_fractions, read_tissue, tissue_fractions
+
+SHARD_BYTES = 32 << 20
+"""Shards are cut so that they hold about this much; a JPEG tile is taken for an eighth of its raw size."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is decided before the first tile is read."""
+
+    plan: ReadPlan
+    grid: TileGrid
+    tissue: Tissue
+    table: TileTable
+    qc: dict[str, NDArray[np.float32]]
+    parameters: StoreParameters
+
+    def boxes(self) -> NDArray[np.float64]:
+        """Extents of the chosen tiles, as `TileGrid.boxes0` gives them."""
+        return self.grid.boxes0(self.table.col, self.table.row)
+
+
+def lay_out(slide: Slide, options: TileOptions) -> Layout:
+    """Decide which tiles of a slide are made, and how."""
+    plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
+    grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
+    tissue = _find_tissue(slide, options.tissue)
+    table, qc = _choose_tiles(grid, tissue, slide.dimensions, options)
+    return Layout(plan, grid, tissue, table, qc, _parameters(slide, plan, grid, tissue, options))
+
+
+def _find_tissue(slide: Slide, method: str) -> Tissue:
+    scale, (width, height) = slide.scale, slide.dimensions
+    overview = slide.survey(OVERVIEW_MPP)
+    if Path(method).suffix:
+        return read_tissue(method, overview.pixels.shape[:2], slide.dimensions)
+    tissue = find_tissue(overview.pixels, scale.mpp_x * width / overview.pixels.shape[1], method)
+    if not overview.unreadable.any():
+        return tissue
+    # What the overview could not show may be tissue: its tiles are tried, and end as unreadable, not as glass.
+    damaged = tissue_fractions(overview.unreadable, _pixel_boxes(tissue.mask, (width, height)), (width, height)) > 0
+    return replace(tissue, mask=tissue.mask | damaged.reshape(tissue.mask.shape))
+
+
+def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArray[np.float64]:
+    """Extents of a mask's pixels, in level-0 pixels, in reading order."""
+    (height, width), (slide_width, slide_height) = mask.shape, slide_size
+    pixels = TileGrid(1, 0, width, height, slide_width / width, slide_height / height)
+    return pixels.boxes0(*pixels.cells())
+
+
+def _choose_tiles(
+    grid: TileGrid, tissue: Tissue, slide_size: tuple[int, int], options: TileOptions
+) -> tuple[TileTable, dict[str, NDArray[np.float32]]]:
+    col, row = grid.cells()
+    boxes = grid.boxes0(col, row)
+    fraction, qc = tissue_fractions(tissue.mask, boxes, slide_size), qc_fractions(tissue, boxes, slide_size)
+    keep = fraction >= options.min_tissue
+    for name, limit in options.limits().items():
+        if name in qc:
+            keep &= qc[name] <= limit
+    kept = {name: values[keep] for name, values in qc.items()}
+    return TileTable.from_grid(grid, col[keep], row[keep], fraction[keep]), kept
+
+
+def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions) -> StoreParameters:
+    native = _copyable(slide, plan, grid) if options.codec == "jpeg" else None
+    chunk = (grid.tile_size,) * 2 if native is None else (native.tile_height, native.tile_width)
+    return StoreParameters(
+        slide_id=slide.id,
+        slide_path=slide.path,
+        slide_fingerprint=slide.fingerprint,
+        slide_size=slide.dimensions,
+        slide_mpp=(slide.scale.mpp_x, slide.scale.mpp_y),
+        scale=asdict(slide.scale),
+        requested_mpp=options.mpp,
+        mpp=(plan.mpp_x, plan.mpp_y),
+        plan=asdict(plan),
+        grid=grid,
+        tissue={**tissue.parameters, "limits": options.limits()},
+        min_tissue=options.min_tissue,
+        codec=options.codec,
+        quality=options.quality,
+        encoding="encoded" if native is None else "copied",
+        chunk=chunk,
+        shard_tiles=_shard_tiles(options),
+        opening=slide.opening,
+        slide_bounds=slide.bounds,
+    )
+
+
+def _shard_tiles(options: TileOptions) -> int:
+    raw = options.tile_size**2 * 3
+    per_shard = SHARD_BYTES * (8 if options.codec == "jpeg" else 2) // raw
+    return int(np.clip(1 << max(0, per_shard.bit_length() - 1), 16, 2048))
+
+
+def _copyable(slide: Slide, plan: ReadPlan, grid: TileGrid) -> NativeTiles | None:
+    """Return the slide's compressed tiles if a tile of the grid is a whole number of them."""
+    native = slide.native_tiles(plan.level) if plan.native else None
+    if native is None:
+        return None
+    sides = (native.tile_width, native.tile_height)
+    fits = all(grid.step % side == 0 and grid.tile_size % side == 0 for side in sides)
+    return native if fits else None

@@ -1,0 +1,73 @@
+"""How a slide is tiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from wsivit.errors import UsageError
+from wsivit.grid import Edge
+
+Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How a slide is tiled.
+
+    Parameters
+    ----------
+    mpp : float
+        Scale of the tiles, in microns per pixel.
+    tile_size : int
+        Side of a tile, in pixels at that scale.
+    overlap : int
+        Pixels that neighbouring tiles share.
+    min_tissue : float
+        Smallest fraction of a tile that must be tissue, 0 to 1. 0 keeps every tile.
+    max_pen, max_blur, max_fold, max_fat : float
+        Largest fraction of a tile that may be pen ink, out of focus, folded or fat, 0 to 1. 1 leaves it to training:
+        the fractions are in the store under ``qc`` either way.
+    tissue : str
+        How tissue is found: ``auto``, ``otsu`` (saturation), ``none`` (everything is tissue), or the path of a mask
+        image or GeoJSON of your own.
+    edge : {"pad", "drop"}
+        Tiles that reach past the slide are padded with background (and say so in ``status``), or left out.
+    codec : {"jpeg", "zstd", "none"}
+        How pixels are kept. ``jpeg`` copies the slide's own compressed tiles where scale and grid allow it; ``zstd`` is
+        lossless; ``none`` keeps coordinates only and reads pixels from the slide when they are needed.
+    quality : int
+        JPEG quality (4:4:4) of tiles that have to be encoded again, 1 to 100.
+    mpp_tolerance : float
+        Use a level as it is when its scale is within this fraction of the one asked for; 0 forces exact resampling.
+    downscale : {"dct", "area"}
+        Halve inside the JPEG decoder (fast), or decode in full and average (exact).
+    """
+
+    mpp: float = 0.5
+    tile_size: int = 256
+    overlap: int = 0
+    min_tissue: float = 0.5
+    max_pen: float = 1.0
+    max_blur: float = 1.0
+    max_fold: float = 1.0
+    max_fat: float = 1.0
+    tissue: str = "auto"
+    edge: Edge = "pad"
+    codec: Codec = "jpeg"
+    quality: int = 90
+    mpp_tolerance: float = 0.02
+    downscale: Literal["dct", "area"] = "dct"
+
+    def __post_init__(self) -> None:
+        for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"quality must be between 1 and 100, not {self.quality}")
+        if self.codec not in ("jpeg", "zstd", "none"):
+            raise UsageError(f"codec must be jpeg, zstd or none, not {self.codec!r}")
+
+    def limits(self) -> dict[str, float]:
+        """How much of a tile may be what, by the name in ``qc``."""
+        return {"pen": self.max_pen, "blur": self.max_blur, "fold": self.max_fold, "fat": self.max_fat}

@@ -1,0 +1,99 @@
+"""The encoded chunks of tiles: copied from the slide, or read and encoded in threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.parallel import map_ordered
+from wsivit.slide import NativeTiles, Slide, TileFailure
+from wsivit.store import Status, StoreWriter
+from wsivit.store.codec import encode_jpeg, encode_zstd
+from wsivit.tiling.layout import Layout
+from wsivit.tiling.options import TileOptions
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Chunks: TypeAlias = list[bytes]
+
+PADDED = int(Status.PADDED)
+THUMBNAIL_SIDE = 2048
+"""Longer side of the thumbnail kept in the store, in pixels."""
+
+
+class TileSource:
+    """The encoded chunks of any run of tiles, in order."""
+
+    def __init__(self, slide: Slide, layout: Layout, options: TileOptions) -> None:
+        self._slide, self._layout, self._options = slide, layout, options
+        copied = layout.parameters.encoding == "copied"
+        self._native = slide.native_tiles(layout.plan.level) if copied else None
+
+    def write_overview(self, writer: StoreWriter) -> None:
+        """Write what is known at low power: tissue mask, quality control, thumbnail."""
+        for name, values in self._layout.qc.items():
+            writer.write_qc(name, values)
+        (width, height), mask = self._slide.dimensions, self._layout.tissue.mask
+        writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
+        thumbnail = self._slide.thumbnail(THUMBNAIL_SIDE)
+        writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
+
+    def chunks(self, tiles: range) -> Iterator[Chunks | TileFailure]:
+        """Yield the inner chunks of each tile, or why it cannot be read."""
+        if self._native is None:
+            yield from self._encoded(np.asarray(tiles))
+        else:
+            yield from self._copied(tiles, self._native)
+
+    def _copied(self, tiles: range, native: NativeTiles) -> Iterator[Chunks | TileFailure]:
+        # Plain lists: reading a numpy scalar costs as much as copying the tile.
+        table = self._layout.table
+        col, row, status = (
+            getattr(table, name)[tiles.start : tiles.stop].tolist() for name in ("col", "row", "status")
+        )
+        for i, x, y, state in zip(tiles, col, row, status, strict=True):
+            if state == PADDED:
+                # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
+                yield from self._encoded(np.array([i]))
+            else:
+                yield self._copy(native, x, y)
+
+    def _copy(self, native: NativeTiles, col: int, row: int) -> Chunks | TileFailure:
+        grid = self._layout.grid
+        x, y = col * grid.step // native.tile_width, row * grid.step // native.tile_height
+        nx, ny = grid.tile_size // native.tile_width, grid.tile_size // native.tile_height
+        try:
+            return [
+                native.jpeg(x + dx, y + dy) or self._blank(native.tile_height, native.tile_width)
+                for dy in range(ny)
+                for dx in range(nx)
+            ]
+        except OSError as error:
+            return TileFailure(str(error))
+
+    def _blank(self, height: int, width: int) -> bytes:
+        return self._encode(np.full((height, width, 3), self._slide.background, np.uint8))
+
+    def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
+        table, grid = self._layout.table, self._layout.grid
+        x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
+        pixels = self._slide.read_tiles(self._layout.plan, grid.tile_size, x, y)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from map_ordered(pool, self._encode_tile, pixels)
+
+    def _encode_tile(self, pixels: Pixels | TileFailure) -> Chunks | TileFailure:
+        if isinstance(pixels, TileFailure):
+            return pixels
+        height, width = self._layout.parameters.chunk
+        rows = range(0, pixels.shape[0], height)
+        return [
+            self._encode(pixels[y : y + height, x : x + width]) for y in rows for x in range(0, pixels.shape[1], width)
+        ]
+
+    def _encode(self, pixels: Pixels) -> bytes:
+        pixels = np.ascontiguousarray(pixels)
+        return encode_zstd(pixels) if self._options.codec == "zstd" else encode_jpeg(pixels, self._options.quality)
