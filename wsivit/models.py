@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -360,6 +361,9 @@ def _unknown(name: str) -> str:
 @contextmanager
 def _fetching(name: str) -> Iterator[None]:
     """Turn every way in which weights cannot be had into one error that says what can be done."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it tells of every attempt to reach the hub
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
@@ -370,6 +374,8 @@ def _fetching(name: str) -> Iterator[None]:
             "model.safetensors as the model, or a .safetensors file as the weights; (3) start from scratch "
             "(--no-pretrained)"
         ) from error
+    finally:
+        hub.setLevel(level)
 
 
 @contextmanager

@@ -23,8 +23,13 @@ def demo(
 
 
 def _tell_demo(done: Demo) -> str:
-    lines = [f"$ {step.command}\n    " + "\n    ".join(map(str, step.made)) for step in done.steps]
-    if done.accuracy is not None:
+    lines = ["\n    ".join([f"$ {step.command}", *map(str, step.made)]) for step in done.steps]
+    if done.accuracy is None:
+        lines.append(
+            "Look at the preview. To go on, draw regions in QuPath, export them as GeoJSON, and tile again with "
+            "--annotations; then wsivit train, predict and heatmap, as the demo without --slide shows."
+        )
+    else:
         lines.append(
             f"On {done.tiles} tiles of the test slide that lie in a known region: "
             f"accuracy {done.accuracy:.3f}, AUROC {done.auroc:.3f}."

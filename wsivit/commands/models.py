@@ -41,7 +41,8 @@ def evaluate(
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     done = _evaluate(run, data, output=output, options=options, progress=not quiet)
-    lines = [f"{done.n} tiles of {done.patients} patients or slides", f"measured {_tell_figures(done.figures)}"]
+    whose = "one patient or slide: no intervals" if done.patients == 1 else f"{done.patients} patients or slides"
+    lines = [f"{done.n} tiles of {whose}", f"measured {_tell_figures(done.figures)}"]
     lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
     return Report("\n".join([*lines, f"wrote    {done.folder}"]))
 

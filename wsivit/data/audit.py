@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.samples import Samples, StoreSource
-from wsivit.data.splits import LEFT_OUT, SIDES, TRAIN, Split
+from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
 from wsivit.errors import UsageError
 
 MOST = 20_000
@@ -55,6 +55,8 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
     Reads pictures of both sides, evenly picked where there are more than :data:`MOST` of one: some seconds.
     """
     found = [*_confounded(samples)]
+    if TEST in split.by_region and (split.side == TEST).any():
+        found.append("test tiles are other regions of slides that are trained on: they say nothing of other patients")
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
         if pairs:
