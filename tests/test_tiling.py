@@ -14,6 +14,7 @@ from conftest import tissue_picture, write_slide
 from numpy.typing import NDArray
 
 from wsivit.errors import ScaleError, SlideError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.slide import open_slide
 from wsivit.store import Status, TileStore
 from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions, tile
@@ -159,6 +160,13 @@ def test_unknown_scale_is_refused_and_names_the_flag(tmp_path: Path) -> None:
         tile(path, tmp_path)
     assert not (tmp_path / "unscaled.zarr").exists()
     assert tile(path, tmp_path, slide_mpp=0.5).store.parameters.slide_mpp == (0.5, 0.5)
+
+
+def test_what_would_be_ignored_is_refused(slide: Path, tmp_path: Path) -> None:
+    with open_slide(slide) as opened, pytest.raises(UsageError, match="open already"):
+        tile(opened, tmp_path, slide_mpp=1.0)
+    with pytest.raises(UsageError, match="local folder"):
+        tile(slide, "s3://bucket/tiles")
 
 
 def test_finer_than_the_slide_is_refused(slide: Path, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def tile(
     ------
     SlideError
         The slide cannot be read.
+    UsageError
+        With a scale for a slide that is open already, or an output that is no local folder.
     ScaleError
         Its scale is unknown or absurd, or coarser than the one asked for.
     StoreMismatchError
@@ -97,10 +99,11 @@ def tile(
     UnreadableTilesError
         With ``on_bad_tile="fail"``.
     """
-    with slide if isinstance(slide, Slide) else open_slide(slide, mpp=slide_mpp) as opened:
+    folder = _checked_folder(output)
+    with _opened(slide, slide_mpp) as opened:
         regions = None if annotations is None else read_annotations(annotations, view_origin=opened.bounds[:2])
         layout = lay_out(opened, options)
-        path = _checked_folder(output) / f"{opened.id}.zarr"
+        path = folder / f"{opened.id}.zarr"
         _warn(opened)
         with StoreWriter.open(path, layout.parameters, layout.table, overwrite=overwrite) as writer:
             failures, resumed = _fill(writer, TileSource(opened, layout, options), on_bad_tile, progress)
@@ -109,6 +112,14 @@ def tile(
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
         preview = _draw(path.with_name(f"{opened.id}-preview.png"), store, layout)
     return Tiling(store, preview, failures, resumed)
+
+
+def _opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
+    if not isinstance(slide, Slide):
+        return open_slide(slide, mpp=slide_mpp)
+    if slide_mpp is not None:
+        raise UsageError(f"{slide.path} is open already: give its scale to open_slide(…, mpp={slide_mpp:g})")
+    return slide
 
 
 def _checked_folder(output: str | os.PathLike[str]) -> Path:
