@@ -93,3 +93,11 @@ def test_every_verb_is_in_the_readme() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert target.startswith(("http://", "https://")) or (page.parent / target).exists(), target
+
+
+def test_every_option_has_a_text_of_its_own() -> None:
+    """Parameters documented together (``a, b : float``) would lose theirs to that of the group they are in."""
+    for section in (ROOT / "docs" / "cli.md").read_text().split("\n## wsivit "):
+        options = [line for line in section.splitlines() if line.startswith("* `-")]
+        texts = [line.partition(": ")[2].partition(" *[")[0] for line in options]
+        assert len(set(texts)) == len(texts), section.partition("\n")[0]

@@ -69,7 +69,8 @@ def predict(
     run : path
         A run folder made by ``wsivit train``.
     source : path, Slide or TileStore
-        A tile store, or a slide; one whose file does not tell its scale as ``open_slide(path, mpp=…)``.
+        A tile store or a slide. A slide whose file does not tell its scale: with ``--slide-mpp`` on the command line,
+        as ``open_slide(path, mpp=…)`` in Python.
     output : path, optional
         Folder for the store of a slide. Default: where the command runs.
     name : str, optional

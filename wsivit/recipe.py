@@ -57,8 +57,10 @@ class TrainOptions:
     layer_decay : float, optional
         Each layer of a transformer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune, 1 (off)
         from scratch.
-    mixup, cutmix : float
-        Mix pairs of pictures; the parameter of the beta distribution, 0 is off.
+    mixup : float
+        Blend each training picture with another; the parameter of the beta distribution of their shares, 0 is off.
+    cutmix : float
+        Paste a box of another picture into each; the parameter of the beta distribution of its area, 0 is off.
     ema : float
         Decay of a running average of the weights, which is then what is measured and kept; 0 is off, 0.999 usual.
     balance : {"none", "weights", "sampling"}

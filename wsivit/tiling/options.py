@@ -25,9 +25,15 @@ class TileOptions:
         Pixels that neighbouring tiles share.
     min_tissue : float
         Smallest fraction of a tile that must be tissue, 0 to 1. 0 keeps every tile.
-    max_pen, max_blur, max_fold, max_fat : float
-        Largest fraction of a tile that may be pen ink, out of focus, folded or fat, 0 to 1. 1 leaves it to training:
-        the fractions are in the store under ``qc`` either way.
+    max_pen : float
+        Largest fraction of a tile that may be pen ink, 0 to 1. 1, here and below, leaves it to training: the fractions
+        are in the store under ``qc`` either way.
+    max_blur : float
+        Largest fraction of a tile that may be out of focus.
+    max_fold : float
+        Largest fraction of a tile that may be folded.
+    max_fat : float
+        Largest fraction of a tile that may be fat.
     tissue : str
         How tissue is found: ``auto``, ``otsu`` (saturation), ``none`` (everything is tissue), or the path of a mask
         image or GeoJSON of your own.
