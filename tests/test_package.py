@@ -14,7 +14,7 @@ import wsivit
 PACKAGE = Path(wsivit.__file__).parent
 HOUSE = [
     "errors", "parallel", "progress", "resolution", "grid", "slide", "tissue", "annotations", "preview", "store",
-    "tiling", "data", "runs", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate",
+    "manifest", "tiling", "data", "runs", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate",
     "compare", "predict", "aggregate", "export", "heatmap", "sample", "demo", "cli", "commands", "__main__",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "transformers", "torchvision", "accelerate", "datasets"}

@@ -1,8 +1,7 @@
-"""A cohort table: which slides there are, of whom, and what is known about each. No torch."""
+"""The slides of a cohort table as labelled tiles. No torch."""
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +10,8 @@ import numpy as np
 from wsivit.data.images import SPLIT_FOLDERS
 from wsivit.data.samples import Labelled, StoreSource, label_from_store, readable_tiles
 from wsivit.errors import UsageError
+from wsivit.manifest import Line, read_manifest
 from wsivit.store import TileStore
-
-ALIASES = {
-    "slide": ("slide_id", "slide", "wsi", "image_id", "filename"),
-    "path": ("path", "store", "slide_path"),
-    "patient": ("patient", "patient_id", "case_id", "case", "submitter_id"),
-    "site": ("site", "centre", "center", "institution", "hospital"),
-    "split": ("split", "set", "partition"),
-}
 
 
 @dataclass(frozen=True)
@@ -50,25 +42,15 @@ class CohortRow:
 def read_cohort(path: Path) -> list[CohortRow]:
     """Read a cohort CSV.
 
-    Columns (any of their usual names): ``slide_id|slide|wsi``, ``path`` (of the store; else ``<slide>.zarr`` beside
-    the table), ``patient|case_id``, ``site``, ``split``; every other column can be a label.
+    Columns (any of their usual names): ``slide_id|slide|wsi``, ``store`` or ``path`` (of the store; else
+    ``<slide>.zarr`` beside the table), ``patient|case_id``, ``site``, ``split``; every other column can be a label.
 
     Raises
     ------
     UsageError
         Naming the line that cannot be used.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a readable CSV: {error}") from error
-    if not lines:
-        raise UsageError(f"{path}: the cohort is empty")
-    names = {key: next((c for c in lines[0] if c and c.strip().lower() in known), "") for key, known in ALIASES.items()}
-    if not (names["slide"] or names["path"]):
-        raise UsageError(f"{path}: needs a column slide_id or path; it has {', '.join(lines[0])}")
-    return [_row(path, number, line, names) for number, line in enumerate(lines, 2)]
+    return [_row(path, line) for line in read_manifest(str(path))]
 
 
 def labelled_cohort(path: Path, label: str) -> list[Labelled]:
@@ -95,23 +77,18 @@ def _whole_slide(source: StoreSource, value: str) -> Labelled:
     return Labelled(source, index, np.zeros(len(index), np.int64), (value,))
 
 
-def _row(path: Path, number: int, line: dict[str, str], names: dict[str, str]) -> CohortRow:
-    def cell(key: str) -> str:
-        return (line.get(names[key]) or "").strip() if names[key] else ""
-
-    slide = cell("slide") or Path(cell("path")).stem
-    store = path.parent / (cell("path") or f"{slide}.zarr")
-    if not slide:
-        raise UsageError(f"{path}, line {number}: neither slide nor path")
+def _row(path: Path, line: Line) -> CohortRow:
+    where = line.store or line.path
+    slide = line.slide or Path(where).stem
+    store = path.parent / (where or f"{slide}.zarr")
     if not TileStore.is_store(store):
         what = (
             "is a slide: tile it first (wsivit tile, with --codec none to copy no pixels)"
             if store.is_file()
             else ("is no tile store")
         )
-        raise UsageError(f"{path}, line {number}: {store} {what}")
-    split = cell("split").lower()
+        raise UsageError(f"{path}, line {line.number}: {store} {what}")
+    split = line.split.lower()
     if split and split not in SPLIT_FOLDERS:
-        raise UsageError(f"{path}, line {number}: split {split!r} is none of {', '.join(SPLIT_FOLDERS)}")
-    values = {key: (value or "").strip() for key, value in line.items() if key}
-    return CohortRow(slide, store, cell("patient"), cell("site"), SPLIT_FOLDERS.get(split), values)
+        raise UsageError(f"{path}, line {line.number}: split {split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+    return CohortRow(slide, store, line.patient, line.site, SPLIT_FOLDERS.get(split), line.values)
