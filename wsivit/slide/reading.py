@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from wsivit.slide.resample import Box, margin, resample
 _CACHE_BYTES = 192 << 20
 _KEEP_BYTES = 31 << 20
 _PIECE_PIXELS = 1 << 20
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -62,25 +64,37 @@ class _Piece:
 
 
 def read_rectangles(backend: Backend, request: Request, threads: int | None = None) -> Iterator[Pixels | TileFailure]:
-    """Yield each rectangle in the order asked for, or why it cannot be read.
+    """Yield each rectangle in the order asked for, or why it cannot be read; see `map_rectangles`."""
+    return map_rectangles(lambda pixels: pixels, backend, request, threads)
 
-    Memory is bounded by the pieces in flight and a cache of blocks that a later rectangle needs again.
+
+def map_rectangles(
+    function: Callable[[Pixels], T], backend: Backend, request: Request, threads: int | None = None
+) -> Iterator[T | TileFailure]:
+    """Yield ``function(pixels)`` of each rectangle in the order asked for, or why it cannot be read.
+
+    It is called in the thread that made the pixels, while they are in its processor's cache. Memory is bounded by the
+    pieces in flight and a cache of blocks that a later rectangle needs again.
     """
     if not len(request.x):
         return
     work = _Pass(backend, request)
+
+    def make(piece: _Piece) -> list[T | TileFailure]:
+        return [made if isinstance(made, TileFailure) else function(made) for made in work.make(piece)]
+
     threads = threads or available_cpus()
     if threads == 1 or len(request.x) <= 1:
         for piece in work.pieces():
-            yield from work.make(piece)
+            yield from make(piece)
         return
     _keep_freed_memory()
     with ThreadPoolExecutor(threads) as pool:
         # Started in order, so that a piece only ever waits for blocks of pieces that are already running.
-        flying: deque[Future[list[Pixels | TileFailure]]] = deque()
+        flying: deque[Future[list[T | TileFailure]]] = deque()
         try:
             for piece in work.pieces():
-                flying.append(pool.submit(work.make, piece))
+                flying.append(pool.submit(make, piece))
                 if len(flying) > threads + 1:
                     yield from flying.popleft().result()
             while flying:
@@ -197,14 +211,15 @@ class _Pass:
         }
         return sorted(keys)
 
-    def make(self, piece: _Piece) -> list[Pixels | TileFailure]:
-        """Decode what others need too, wait for what others decode, and make the rectangles."""
+    def make(self, piece: _Piece) -> Iterator[Pixels | TileFailure]:
+        """Decode what others need too, wait for what others decode, and make the rectangles one by one."""
         try:
             for block in piece.fresh:
                 block.pixels = self._decode(block.col, block.row)
         finally:
             piece.ready.set()
-        return [self._rectangle(index, piece.blocks) for index in piece.span]
+        for index in piece.span:
+            yield self._rectangle(index, piece.blocks)
 
     def _decode(self, col: int, row: int) -> Pixels | TileFailure | None:
         plan = self.request.plan

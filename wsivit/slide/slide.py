@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,11 +26,12 @@ from wsivit.slide.identity import slide_id
 from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objective, private_items
 from wsivit.slide.native import NativeBackend, NativeTiles
 from wsivit.slide.overview import Overview, survey
-from wsivit.slide.reading import Request, read_rectangles
+from wsivit.slide.reading import Request, map_rectangles, read_rectangles
 from wsivit.slide.source import is_url
 
 _LOOK = 256
 _REMOTE_THREADS = 16
+T = TypeVar("T")
 
 
 class Slide:
@@ -221,10 +222,13 @@ class Slide:
         ndarray of uint8, (size, size, 3), or TileFailure
             In the order asked for.
         """
-        if size < 1:
-            raise UsageError(f"tile size must be at least 1 pixel, not {size}")
-        request = Request(plan, size, size, np.asarray(x, np.int64).ravel(), np.asarray(y, np.int64).ravel())
-        return read_rectangles(self._backend, request, self.threads)
+        return read_rectangles(self._backend, _tiles(plan, size, x, y), self.threads)
+
+    def map_tiles(
+        self, function: Callable[[Pixels], T], plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike
+    ) -> Iterator[T | TileFailure]:
+        """Read many tiles and yield ``function(tile)`` of each, called in the thread that read it; see `read_tiles`."""
+        return map_rectangles(function, self._backend, _tiles(plan, size, x, y), self.threads)
 
     def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
         """Read the whole slide, small: the pixels of `survey`.
@@ -261,3 +265,9 @@ class Slide:
     def native_tiles(self, level: int) -> NativeTiles | None:
         """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""
         return self._backend.native_tiles(level) if isinstance(self._backend, NativeBackend) else None
+
+
+def _tiles(plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike) -> Request:
+    if size < 1:
+        raise UsageError(f"tile size must be at least 1 pixel, not {size}")
+    return Request(plan, size, size, np.asarray(x, np.int64).ravel(), np.asarray(y, np.int64).ravel())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from wsivit.annotations import label_tiles, read_annotations
 from wsivit.errors import UnreadableTilesError, UsageError
@@ -140,10 +143,14 @@ def _fill(writer: StoreWriter, source: TileSource, on_bad_tile: str, progress: b
     todo = writer.pending()
     source.write_overview(writer)
     failures: dict[int, str] = {}
-    with progress_bar(sum(map(len, todo)), "tiling", "tile", show=progress and bool(todo)) as advance:
-        for tiles in todo:
+    # One pass over all shards: what two of them need is decoded once, and no thread waits where one ends.
+    tiles = np.concatenate([np.arange(0), *map(np.asarray, todo)])
+    stream = zip(tiles.tolist(), source.chunks(tiles), strict=True)
+    with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(todo)) as advance:
+        for shard in todo:
             bad: dict[int, str] = {}
-            writer.write_shard(tiles, _shard(source, tiles, writer.parameters.chunks_per_tile, bad, advance))
+            parts = _parts(islice(stream, len(shard)), writer.parameters.chunks_per_tile, bad, advance)
+            writer.write_shard(shard, parts)
             failures |= bad
             if bad and on_bad_tile == "fail":
                 index, reason = next(iter(bad.items()))
@@ -152,11 +159,14 @@ def _fill(writer: StoreWriter, source: TileSource, on_bad_tile: str, progress: b
     return failures, writer.n_shards - len(todo)
 
 
-def _shard(
-    source: TileSource, tiles: range, per_tile: int, bad: dict[int, str], advance: Callable[[int], object]
+def _parts(
+    tiles: Iterable[tuple[int, list[bytes] | TileFailure]],
+    per_tile: int,
+    bad: dict[int, str],
+    advance: Callable[[int], object],
 ) -> Iterator[bytes | None]:
-    """Yield the shard's chunks in C order; None for those of an unreadable tile, whose reason goes to `bad`."""
-    for index, chunks in zip(tiles, source.chunks(tiles), strict=True):
+    """Yield a shard's chunks in C order; None for those of an unreadable tile, whose reason goes to `bad`."""
+    for index, chunks in tiles:
         if isinstance(chunks, TileFailure):
             bad[index] = chunks.reason
             yield from [None] * per_tile

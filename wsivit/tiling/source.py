@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.parallel import map_ordered
 from wsivit.slide import NativeTiles, Slide, TileFailure
 from wsivit.store import Status, StoreWriter
 from wsivit.store.codec import encode_jpeg, encode_zstd
@@ -42,20 +39,15 @@ class TileSource:
         thumbnail = self._slide.thumbnail(THUMBNAIL_SIDE)
         writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
-    def chunks(self, tiles: range) -> Iterator[Chunks | TileFailure]:
+    def chunks(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
         """Yield the inner chunks of each tile, or why it cannot be read."""
-        if self._native is None:
-            yield from self._encoded(np.asarray(tiles))
-        else:
-            yield from self._copied(tiles, self._native)
+        return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
-    def _copied(self, tiles: range, native: NativeTiles) -> Iterator[Chunks | TileFailure]:
+    def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[Chunks | TileFailure]:
         # Plain lists: reading a numpy scalar costs as much as copying the tile.
         table = self._layout.table
-        col, row, status = (
-            getattr(table, name)[tiles.start : tiles.stop].tolist() for name in ("col", "row", "status")
-        )
-        for i, x, y, state in zip(tiles, col, row, status, strict=True):
+        columns = (values[tiles].tolist() for values in (table.col, table.row, table.status))
+        for i, x, y, state in zip(tiles.tolist(), *columns, strict=True):
             if state == PADDED:
                 # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
                 yield from self._encoded(np.array([i]))
@@ -81,13 +73,9 @@ class TileSource:
     def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
         table, grid = self._layout.table, self._layout.grid
         x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
-        pixels = self._slide.read_tiles(self._layout.plan, grid.tile_size, x, y)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from map_ordered(pool, self._encode_tile, pixels)
+        return self._slide.map_tiles(self._encode_tile, self._layout.plan, grid.tile_size, x, y)
 
-    def _encode_tile(self, pixels: Pixels | TileFailure) -> Chunks | TileFailure:
-        if isinstance(pixels, TileFailure):
-            return pixels
+    def _encode_tile(self, pixels: Pixels) -> Chunks:
         height, width = self._layout.parameters.chunk
         rows = range(0, pixels.shape[0], height)
         return [
