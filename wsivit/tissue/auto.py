@@ -7,19 +7,20 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.filters import threshold_otsu
 
 from wsivit.tissue.classes import BoolMask, FloatImage, Tissue, TissueClass
 from wsivit.tissue.focus import blurred
 from wsivit.tissue.glass import Absorbance, absorbance
 from wsivit.tissue.ink import ACHROMATIC, FAINT, Closely, Stain, find_ink, learn_stain, look_closely
-from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, smoothed
+from wsivit.tissue.planes import otsu, smoothed
+from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces
 
 ASSUMED_UM = 8.0
 ASSUMED_SIDE = 2048
 FOLDED = 1.25  # times the depth of the tissue's deepest twentieth
 DARK = 0.7  # and darker than this, or the portal tracts of a pale liver would be folds
 BLACK_DEPTH = 2.0  # deeper, a camera sees no colour any more
+SAMPLES = 200_000  # pixels that tell a threshold
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def _without_rim(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Repeat the last but one row and column: what a decoder padded shows in the last."""
     if min(image.shape[:2]) < 16:
         return image
-    return np.pad(image[1:-1, 1:-1], ((1, 1), (1, 1), (0, 0)), mode="edge")
+    inner = image.copy()
+    inner[0], inner[-1] = inner[1], inner[-2]
+    inner[:, 0], inner[:, -1] = inner[:, 1], inner[:, -2]
+    return inner
 
 
 def _working_view(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions) -> tuple[NDArray[np.uint8], float]:
@@ -102,10 +106,11 @@ def _look(work: NDArray[np.uint8], um: float, options: AutoOptions) -> View:
     light = absorbance(work)
     sigma = options.grain_um / um
     # Root mean square: pale tissue with texture counts like denser tissue without.
-    strength = np.sqrt(smoothed(np.einsum("chw,chw->hw", light.density, light.density) / 3, sigma))
+    squares = light.squares()
+    strength = np.sqrt(smoothed(squares, sigma))
     threshold = _dark_threshold(strength) if light.dark_field else _threshold(strength[~light.void])
-    edge = options.edge * np.sqrt(smoothed(light.grey * light.grey, sigma))
-    stained = (strength > threshold) & (np.abs(light.grey) > np.maximum(edge, threshold / 2)) & ~light.void
+    edge = np.maximum(np.float32(options.edge) * strength, np.float32(threshold / 2))
+    stained = (strength > threshold) & (squares > edge * edge) & ~light.void
     closely = look_closely(light, um)
     depth = np.maximum(closely.pooled.depth, FAINT)
     film = (depth < options.film) & (closely.contrast * depth < threshold / 6)
@@ -116,8 +121,8 @@ def _threshold(strength: FloatImage) -> float:
     """Lie half-way, on the scale of the logarithm, between what glass and what tissue usually show."""
     if strength.size == 0:
         return 0.05
-    log = np.log(np.maximum(strength, 0.004))
-    cut = float(threshold_otsu(log)) if np.ptp(log) > 0 else 0.0  # type: ignore[no-untyped-call]
+    log = np.log(np.maximum(strength[:: 1 + strength.size // SAMPLES], 0.004))
+    cut = otsu(log) if np.ptp(log) > 0 else 0.0
     glass, tissue = log[log <= cut], log[log > cut]
     if not glass.size or not tissue.size or np.median(glass) > np.log(0.1):
         return 0.05
@@ -126,7 +131,7 @@ def _threshold(strength: FloatImage) -> float:
 
 
 def _dark_threshold(strength: FloatImage) -> float:
-    return float(threshold_otsu(strength)) if np.ptp(strength) > 0 else np.inf  # type: ignore[no-untyped-call]
+    return otsu(strength) if np.ptp(strength) > 0 else np.inf
 
 
 def _grey(view: View, stain: Stain | None) -> BoolMask:

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsivit.tissue.classes import BoolMask, FloatImage
-from wsivit.tissue.shapes import close_gaps, erode, open_up, smoothed
+from wsivit.tissue.planes import block_means, enlarged, smoothed
+from wsivit.tissue.shapes import close_gaps, erode, open_up
 
 OCTAVES = (0.8, 1.6, 3.2)  # pixels
 BLURRED = 0.5  # of what the sharp quarter of the slide's tissue has
+COARSELY = 4  # pixels: the side of the blocks in which a low-power view is judged
 LEAST_DETAIL = 0.003  # density: less than this is noise, and nothing is said
 
 
@@ -26,15 +28,21 @@ def _octaves(grey: FloatImage) -> tuple[FloatImage, FloatImage]:
 
 def blurred(grey: FloatImage, mask: BoolMask, um: float) -> BoolMask:
     """Find the blurred part of a low-power view's tissue, from its mean density (h, w)."""
-    finer, coarser = _octaves(grey)
-    over = max(40 / um, 5.0)  # pixels: a ratio of a handful of them is all noise
-    coarser = smoothed(coarser, over)
-    ratio = np.sqrt(smoothed(finer, over) / np.maximum(coarser, 1e-8))
-    inside = erode(mask, 40 / um) & (coarser > LEAST_DETAIL**2)
-    if inside.sum() < 100:
+    fine = smoothed(grey, OCTAVES[0])
+    middle = smoothed(fine, np.sqrt(OCTAVES[1] ** 2 - OCTAVES[0] ** 2))
+    half = block_means(middle, 2)  # nothing of the coarser octave is lost
+    coarse = smoothed(half, np.sqrt(OCTAVES[2] ** 2 - OCTAVES[1] ** 2) / 2)
+    over = max(40 / um, 5.0) / COARSELY  # pixels: a ratio of a handful of them is all noise
+    finer = smoothed(block_means((fine - middle) ** 2, COARSELY), over)
+    coarser = smoothed(block_means((half - coarse) ** 2, COARSELY // 2), over)
+    um *= COARSELY
+    ratio = np.sqrt(finer / np.maximum(coarser, 1e-8))
+    inside = erode(block_means(mask, COARSELY) > 0.5, 40 / um) & (coarser > LEAST_DETAIL**2)
+    if inside.sum() < 25:
         return np.zeros_like(mask)
     soft = inside & (ratio < BLURRED * np.percentile(ratio[inside], 75))
-    return open_up(close_gaps(soft, 48 / um), 48 / um)
+    found: BoolMask = mask & enlarged(open_up(close_gaps(soft, 48 / um), 48 / um), COARSELY, mask.shape)
+    return found
 
 
 def sharpness(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy import ndimage
-from skimage.measure import find_contours
 
 from wsivit.errors import UsageError
+from wsivit.tissue.shapes import pieces
 
 BoolMask = NDArray[np.bool_]
 
@@ -76,12 +75,14 @@ def mask_polygons(mask: BoolMask, downsample: tuple[float, float], *, tolerance:
         How far, in mask pixels, an outline may move to lose its staircase; 0 keeps every mask pixel
         (:func:`polygons_mask` then gives the mask back exactly).
     """
+    from skimage.measure import find_contours
+
     rings: dict[int, list[NDArray[np.float64]]] = {}
     padded = np.pad(mask, 1)
-    pieces, _ = ndimage.label(padded)
+    numbers, _ = pieces(padded)
     contours = find_contours(padded.astype(np.uint8), 0.5, fully_connected="low")  # type: ignore[no-untyped-call]
     for contour in contours:
-        rings.setdefault(_piece_of(contour, pieces), []).append(contour[:, ::-1] - 0.5)
+        rings.setdefault(_piece_of(contour, numbers), []).append(contour[:, ::-1] - 0.5)
     polygons = [_polygon(ring_set) for ring_set in rings.values()]
     outline = shapely.MultiPolygon(list(shapely.simplify(polygons, tolerance)) if tolerance else polygons)
     if not outline.is_valid:  # two simplified neighbours crossed
@@ -89,11 +90,11 @@ def mask_polygons(mask: BoolMask, downsample: tuple[float, float], *, tolerance:
     return shapely.transform(outline, lambda xy: xy * np.asarray(downsample))
 
 
-def _piece_of(contour: NDArray[np.float64], pieces: NDArray[np.int32]) -> int:
+def _piece_of(contour: NDArray[np.float64], numbers: NDArray[np.int32]) -> int:
     # A contour point lies half-way between a pixel of its piece and one outside.
     y, x = contour[0]
-    here = pieces[int(np.floor(y)), int(np.floor(x))]
-    return int(here or pieces[int(np.ceil(y)), int(np.ceil(x))])
+    here = numbers[int(np.floor(y)), int(np.floor(x))]
+    return int(here or numbers[int(np.ceil(y)), int(np.ceil(x))])
 
 
 def _polygon(rings: list[NDArray[np.float64]]) -> shapely.Polygon:

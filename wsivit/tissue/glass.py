@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsivit.tissue.classes import BoolMask, FloatImage
+from wsivit.tissue.planes import running_max, running_min
 
 BLACK = 16  # A scanner's black border is not quite 0 after JPEG.
 FIELD_BLOCKS = 24  # along the longer side, where uneven light is measured
@@ -39,23 +39,30 @@ class Absorbance:
     glass: tuple[float, float, float]
     dark_field: bool
 
+    def squares(self) -> FloatImage:
+        """Mean of the channels' squared density, (h, w)."""
+        red, green, blue = self.density
+        squares: FloatImage = (red * red + green * green + blue * blue) / np.float32(3)
+        return squares
+
 
 def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     """Measure a low-power view, uint8 (h, w, 3), against its own glass, and even out its light."""
     low = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
     high = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
-    if np.median(high) < 64 and np.mean(low > 120) < 0.005:  # black, and no glass anywhere
+    if np.mean(high < 64) > 0.5 and np.mean(low > 120) < 0.005:  # black, and no glass anywhere
         return _dark_field(high)
     void = _void(low, high)
-    smooth = _spread(high) <= 4
-    smooth &= ~ndimage.maximum_filter(void, 7)
+    smooth = running_max(high, 5) - running_min(high, 5) <= 4
+    if void.any():
+        smooth &= ~running_max(void, 7)
     glass = glass_level(image, smooth)
     table = -np.log((np.arange(256, dtype=np.float32)[:, None] + 1) / (glass + 1))
-    density = np.stack([table[image[..., c], c] for c in range(3)])
-    density -= _uneven_light(density, smooth)
+    density = np.stack([np.take(table[:, c], image[..., c]) for c in range(3)])
+    _even_out(density, smooth)
     density[:, void] = 0
     r, g, b = glass.tolist()
-    return Absorbance(density, (density[0] + density[1] + density[2]) / 3, void, (r, g, b), False)
+    return Absorbance(density, (density[0] + density[1] + density[2]) / np.float32(3), void, (r, g, b), False)
 
 
 def _dark_field(levels: NDArray[np.uint8]) -> Absorbance:
@@ -68,15 +75,11 @@ def _dark_field(levels: NDArray[np.uint8]) -> Absorbance:
 
 
 def _void(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> BoolMask:
-    extreme = (low == 255) | (high <= BLACK)
-    # A whole neighbourhood of it: single white or black pixels are glints and pigment.
-    void: BoolMask = ndimage.maximum_filter(ndimage.minimum_filter(extreme, 5), 5) & extreme
-    return void
-
-
-def _spread(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    spread: NDArray[np.uint8] = ndimage.maximum_filter(levels, 5) - ndimage.minimum_filter(levels, 5)
-    return spread
+    extreme: BoolMask = (low == 255) | (high <= BLACK)
+    if extreme.any():
+        # A whole neighbourhood of it: single white or black pixels are glints and pigment.
+        extreme &= running_max(running_min(extreme, 5), 5)
+    return extreme
 
 
 def glass_level(image: NDArray[np.uint8], smooth: BoolMask) -> NDArray[np.float32]:
@@ -86,47 +89,62 @@ def glass_level(image: NDArray[np.uint8], smooth: BoolMask) -> NDArray[np.float3
     spread over many levels. Where there is no such level (tissue everywhere, uneven light), the brightest of the
     smooth pixels are taken; white where nothing is smooth.
     """
-    grey = image[smooth].mean(axis=1)
-    if grey.size < 25:
+    total = image[..., 0].astype(np.uint16) + image[..., 1] + image[..., 2]
+    grey = ((total + 1) // 3).astype(np.uint8)
+    counts = np.bincount(grey[smooth], minlength=256).astype(float)
+    if counts.sum() < 25:
         return np.full(3, 255, np.float32)
-    counts = np.bincount(np.rint(grey).astype(np.int64), minlength=256).astype(float)
     near, around = (np.convolve(counts, np.ones(2 * reach + 1), "same") for reach in (4, 16))
-    shared = (near >= 0.02 * grey.size) & (near >= 0.6 * around) & (near >= ndimage.maximum_filter1d(near, 9))
-    level = np.flatnonzero(shared)[-1] if shared.any() else np.percentile(grey, 99)
-    chosen = image[smooth][np.abs(grey - level) <= 4]
-    glass: NDArray[np.float32] = np.median(chosen, axis=0).astype(np.float32)
-    return glass
+    shared = (near >= 0.02 * counts.sum()) & (near >= 0.6 * around) & (near >= running_max(near, 9))
+    level = int(np.flatnonzero(shared)[-1]) if shared.any() else _level_at(counts, 0.99)
+    chosen = smooth & (grey >= level - 4) & (grey <= level + 4)
+    levels = [_level_at(np.bincount(image[..., c][chosen], minlength=256), 0.5) for c in range(3)]
+    return np.array(levels, np.float32)
 
 
-def _uneven_light(density: FloatImage, smooth: BoolMask) -> FloatImage:
-    """Fit a quadratic to what the glass blocks say of the light, growing from those at the glass level."""
-    height, width = smooth.shape
-    side = max(8, -(-max(height, width) // FIELD_BLOCKS))
-    x, y, levels = [], [], []
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            window = np.s_[top : top + side, left : left + side]
-            if smooth[window].mean() >= 0.1:
-                x.append((left + side / 2) / width - 0.5)
-                y.append((top + side / 2) / height - 0.5)
-                levels.append(np.percentile(density[:, *window][:, smooth[window]], 30, axis=1))
-    flat = np.zeros((3, 1, 1), np.float32)
-    if len(levels) < 12:
-        return flat
-    terms, level = _quadratic(np.array(x), np.array(y)), np.array(levels)
+def _level_at(counts: NDArray[np.number], share: float) -> int:
+    """Level below which `share` of the counted pixels lie."""
+    below = np.cumsum(counts)
+    return int(np.searchsorted(below, share * below[-1]))
+
+
+def _even_out(density: FloatImage, smooth: BoolMask) -> None:
+    """Fit a quadratic to what the glass blocks say of the light, growing from those at the glass level; take it off."""
+    x, y, level = _block_levels(density, smooth)
+    if len(level) < 12:
+        return
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
     glass = np.abs(level).max(axis=1) < FIELD_STEP
     for _ in range(12):
         if glass.sum() < 12:
-            return flat
+            return
         fit = np.linalg.lstsq(terms[glass], level[glass], rcond=None)[0]
         glass = np.abs(level - terms @ fit).max(axis=1) < FIELD_STEP
-    if np.ptp(terms[glass] @ fit, axis=0).max() < FIELD_STEP / 2:
-        return flat
-    rows, cols = np.mgrid[0:height, 0:width].astype(np.float32)
-    field = _quadratic((cols + 0.5) / width - 0.5, (rows + 0.5) / height - 0.5) @ fit.astype(np.float32)
-    low, high = (terms[glass] @ fit).min(axis=0), (terms[glass] @ fit).max(axis=0)
-    return np.moveaxis(np.clip(field, low, high).astype(np.float32), 2, 0)
+    seen = terms[glass] @ fit
+    if np.ptp(seen, axis=0).max() < FIELD_STEP / 2:
+        return
+    (height, width), fit = smooth.shape, fit.astype(np.float32)
+    cols, rows = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (width, height))
+    for plane, (one, x1, y1, xx, xy, yy), low, high in zip(density, fit.T, seen.min(0), seen.max(0), strict=True):
+        along = one + x1 * cols + xx * cols * cols
+        field = along + (y1 * rows + yy * rows * rows)[:, None] + (xy * rows)[:, None] * cols
+        plane -= np.clip(field, low, high)
 
 
-def _quadratic(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.floating]:
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+def _block_levels(
+    density: FloatImage, smooth: BoolMask
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Where blocks of smooth pixels are (x and y, -0.5 to 0.5), and their density per channel (n, 3)."""
+    height, width = smooth.shape
+    side = max(8, -(-max(height, width) // FIELD_BLOCKS))
+    step = max(1, side // 16)  # 256 pixels tell a block's level
+    rows, cols = -(-height // side), -(-width // side)
+    shape = (rows, -(-side // step), cols, -(-side // step))
+    taken = np.full((3, rows * side, cols * side), np.inf, np.float32)
+    np.copyto(taken[:, :height, :width], density, where=smooth)
+    blocks = taken.reshape(3, rows, side, cols, side)[:, :, ::step, :, ::step]
+    blocks = np.sort(blocks.transpose(0, 1, 3, 2, 4).reshape(3, rows * cols, -1), axis=2)
+    count = np.isfinite(blocks[0]).sum(axis=1)
+    enough = np.flatnonzero(count >= 0.1 * shape[1] * shape[3])
+    level = blocks[:, enough, (0.3 * (count[enough] - 1)).astype(np.int64)].T.astype(np.float64)
+    return ((enough % cols) + 0.5) * side / width - 0.5, ((enough // cols) + 0.5) * side / height - 0.5, level

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsivit.tissue.classes import BoolMask, FloatImage
 from wsivit.tissue.glass import Absorbance
-from wsivit.tissue.shapes import close_gaps, dilate, erode, open_up, piece_means, pieces, smoothed
+from wsivit.tissue.planes import running_max, smoothed
+from wsivit.tissue.shapes import close_gaps, dilate, erode, open_up, piece_means, pieces, touched
 
 POOL_UM, CLOSE_UM = 20.0, 10.0
 FAINT = 0.02  # density: fainter, there is no colour to speak of
@@ -23,7 +23,7 @@ RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
 ALIEN, KIN = 5.0, 3.5  # distance from the tissue's colours, in deviations: to be ink, to be followed as ink
 LEAST_SPREAD = 0.012
-SAMPLES = 50_000
+SAMPLES = 20_000
 ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
 DEEP = 1.35  # times the depth of the tissue's deepest twentieth
 STROKE_UM, STROKE_MM2 = 32.0, 0.02  # the narrowest and smallest inside of a stroke, rims not counted
@@ -56,10 +56,10 @@ def pool(light: Absorbance, um: float, over_um: float) -> Pooled:
     """Pool density over a neighbourhood of `over_um`, at `um` microns per pixel."""
     red, green, blue = (smoothed(plane, over_um / um) for plane in light.density)
     depth: FloatImage = (red + green + blue) / np.float32(3)
-    floor = np.maximum(depth, FAINT)
+    floor: FloatImage = np.maximum(depth, np.float32(FAINT))
+    share: FloatImage = np.float32(1 / 3) / floor
     pad = floor - depth  # grey where nothing is
-    shares = np.stack([red + pad, blue + pad]) / (3 * floor)
-    return Pooled(depth, *shares.astype(np.float32, copy=False))
+    return Pooled(depth, (red + pad) * share, (blue + pad) * share)
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,12 @@ class Closely:
 
 def look_closely(light: Absorbance, um: float) -> Closely:
     """Pool a slide's density, and its fine contrast."""
-    pooled = pool(light, um, POOL_UM)
-    fine = light.grey - smoothed(light.grey, 1.0)
-    contrast = np.sqrt(smoothed(fine * fine, POOL_UM / um)) / np.maximum(pooled.depth, FAINT)
-    return Closely(um, pooled, pool(light, um, CLOSE_UM), contrast.astype(np.float32, copy=False))
+    pooled, close = pool(light, um, POOL_UM), pool(light, um, max(CLOSE_UM, um))
+    fine = light.grey - close.depth
+    deviation: FloatImage = np.sqrt(smoothed(fine * fine, POOL_UM / um))
+    floor: FloatImage = np.maximum(pooled.depth, np.float32(FAINT))
+    contrast: FloatImage = deviation / floor
+    return Closely(um, pooled, close, contrast)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
 def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.float64]:
     edges = np.linspace(-0.5, 1.5, 201)
     counts, _, _ = np.histogram2d(shares[:, 0], shares[:, 1], bins=(edges, edges), weights=weights)
-    peak = np.unravel_index(np.argmax(ndimage.gaussian_filter(counts, 2.0)), counts.shape)
+    peak = np.unravel_index(np.argmax(smoothed(counts, 2.0)), counts.shape)
     commonest: NDArray[np.float64] = edges[np.array(peak)] + (edges[1] - edges[0]) / 2
     return commonest
 
@@ -161,10 +163,11 @@ def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     smooth = solid & (look.contrast < SMOOTH)
     if stain is None:
         return dilate(_strokes(smooth & ((pooled.depth > 0.6) | _not_a_stain(pooled)), um), (RIM_UM + 24) / um)
-    alien = smooth & (stain.distance(pooled) > ALIEN) & (pooled.depth > 0.5 * stain.depth)
+    other = stain.distance(pooled) > ALIEN
+    alien = smooth & other & (pooled.depth > 0.5 * stain.depth)
     deep = smooth & (pooled.depth > DEEP * stain.deepest)
     # A deep or reddish patch inside tissue is blood, colloid or keratin; a stroke lies on glass as well.
-    streaked = solid & _blue_or_green(pooled) & (stain.distance(pooled) > ALIEN) & (pooled.depth > stain.deepest)
+    streaked = solid & _blue_or_green(pooled) & other & (pooled.depth > stain.deepest)
     streaked &= look.contrast < 0.5 * stain.contrast
     seeds = _strokes(alien & _not_a_stain(pooled), um)
     seeds |= _beside_glass(_strokes(alien | deep | streaked, um), solid, um)
@@ -173,7 +176,7 @@ def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     close = look.close
     kin = (stain.distance(close) > KIN) | (close.depth > DEEP * stain.deepest)
     kin |= smooth & (pooled.depth > 1.2 * stain.depth)
-    followed = ndimage.binary_propagation(seeds, mask=seeds | (solid & kin & (close.depth > 0.5 * stain.depth)))
+    followed = touched(seeds | (solid & kin & (close.depth > 0.5 * stain.depth)), seeds)
     return dilate(close_gaps(followed, 32 / um), 24 / um)
 
 
@@ -199,9 +202,11 @@ def _strokes(mask: BoolMask, um: float) -> BoolMask:
 
 def _beside_glass(strokes: BoolMask, solid: BoolMask, um: float) -> BoolMask:
     """Keep strokes with glass along a good part of their sides."""
+    if not strokes.any():
+        return strokes
     numbers, sizes = pieces(strokes)
     reach = int(112 / um)  # beyond the stroke's own rim
-    around = ndimage.maximum_filter(numbers, 2 * reach + 1) * (numbers == 0)
+    around = running_max(numbers, 2 * reach + 1) * (numbers == 0)
     counts = np.bincount(around.ravel(), minlength=len(sizes))
     glass = piece_means((~solid).astype(np.float32), around, np.maximum(counts, 1))
     alone = glass > 0.25

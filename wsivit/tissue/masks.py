@@ -9,13 +9,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
-from skimage.filters import threshold_otsu
 
 from wsivit.errors import UsageError
 from wsivit.tissue.auto import AutoOptions, find_auto
 from wsivit.tissue.classes import BoolMask, Tissue, TissueClass
 from wsivit.tissue.geometry import polygons_mask, tissue_fractions
+from wsivit.tissue.planes import otsu
 
 OVERVIEW_MPP = 8.0
 """The scale at which :func:`find_tissue` likes its overview; finer ones are reduced, up to 16 are as good."""
@@ -58,9 +57,11 @@ def _checked(given: Any, name: str) -> BoolMask:
 
 
 def _saturation_otsu(image: NDArray[np.uint8], mpp: float | None) -> Tissue:
-    saturation = np.asarray(Image.fromarray(image).convert("HSV"))[..., 1]
-    saturation = ndimage.median_filter(saturation, size=7)
-    threshold = int(threshold_otsu(saturation)) if np.ptp(saturation) else 255  # type: ignore[no-untyped-call]
+    from scipy.ndimage import median_filter
+
+    saturation = median_filter(np.asarray(Image.fromarray(image).convert("HSV"))[..., 1], size=7)
+    levels = int(np.ptp(saturation))
+    threshold = int(otsu(saturation, levels + 1)) if levels else 255
     return Tissue(saturation > threshold, None, {"method": "otsu", "threshold": threshold, "mpp": mpp})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from wsivit.tissue.classes import BoolMask, FloatImage
 
@@ -47,9 +46,64 @@ def open_up(mask: BoolMask, radius: float) -> BoolMask:
 
 
 def pieces(mask: BoolMask) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Number the connected pieces from 1; the numbers (h, w) and the pixels of each, number 0 being what is off."""
-    numbers, _ = ndimage.label(mask)
-    return numbers, np.bincount(numbers.ravel())
+    """Number the connected pieces from 1 in reading order; the numbers (h, w) and the pixels of each.
+
+    Pixels are connected by their sides; number 0 is what is off.
+    """
+    height, width = mask.shape
+    start, end = _runs(mask)
+    upper, lower = _touching(start, end, width + 1)
+    first = _first_of_piece(len(start), upper, lower)
+    number = np.cumsum(first == np.arange(len(first)), dtype=np.int32)[first] if len(first) else first
+    bounds = np.concatenate([[0], np.stack([start, end], axis=1).ravel(), [height * (width + 1)]])
+    values = np.zeros(len(bounds) - 1, np.int32)
+    values[1::2] = number
+    numbers = np.repeat(values, np.diff(bounds)).reshape(height, width + 1)[:, :width]
+    sizes = np.bincount(number, weights=end - start, minlength=1).astype(np.int64)
+    sizes[0] = mask.size - sizes.sum()
+    return numbers, sizes
+
+
+def _runs(mask: BoolMask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs along the rows start and end, in a picture that has one more, empty column."""
+    flat = np.pad(mask, ((0, 0), (0, 1))).ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    if flat[0]:
+        edges = np.concatenate([[0], edges])
+    return edges[::2], edges[1::2]
+
+
+def _touching(
+    start: NDArray[np.int64], end: NDArray[np.int64], stride: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of runs of neighbouring rows that share a column."""
+    first = np.searchsorted(end, start - stride, side="right")
+    count = np.searchsorted(start, end - stride, side="left") - first
+    lower = np.repeat(np.arange(len(start)), count)
+    upper = np.arange(len(lower)) - np.repeat(np.cumsum(count) - count, count) + first[lower]
+    return upper, lower
+
+
+def _first_of_piece(count: int, a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each run's first companion, from the pairs `a`, `b` that touch."""
+    first = np.arange(count)
+    while (apart := first[a] != first[b]).any():
+        a, b = a[apart], b[apart]
+        one, other = first[a], first[b]
+        np.minimum.at(first, np.maximum(one, other), np.minimum(one, other))
+        while (further := first[first] != first).any():
+            first[further] = first[first[further]]
+    return first
+
+
+def touched(mask: BoolMask, seeds: BoolMask) -> BoolMask:
+    """Keep the pieces of `mask` that hold a seed."""
+    numbers, sizes = pieces(mask)
+    held = np.zeros(len(sizes), np.bool_)
+    held[numbers[seeds]] = True
+    held[0] = False
+    kept: BoolMask = held[numbers]
+    return kept
 
 
 def fill_holes(mask: BoolMask, max_pixels: float) -> BoolMask:
@@ -67,9 +121,3 @@ def piece_means(values: FloatImage, numbers: NDArray[np.int32], sizes: NDArray[n
     """Mean of `values` over each piece."""
     sums = np.bincount(numbers.ravel(), weights=values.ravel(), minlength=len(sizes))
     return np.divide(sums, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
-
-
-def smoothed(values: NDArray[np.generic], sigma: float) -> FloatImage:
-    """Pool over a Gaussian of `sigma` pixels."""
-    pooled: FloatImage = ndimage.gaussian_filter(values.astype(np.float32, copy=False), sigma, truncate=3.0)
-    return pooled
