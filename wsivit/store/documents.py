@@ -83,14 +83,18 @@ class JournalEntry:
 def read_journal(files: Files) -> dict[int, JournalEntry]:
     """Return the journal's entries by shard; StoreError when it is damaged."""
     try:
-        lines = files.read(JOURNAL).splitlines()
+        raw = files.read(JOURNAL)
     except FileNotFoundError:
         return {}
+    return {entry.shard: entry for entry in parse_journal(raw, f"{files.url}/{JOURNAL}")}
+
+
+def parse_journal(raw: bytes, where: str) -> list[JournalEntry]:
+    """Return the entries in a piece of journal; StoreError when it is damaged."""
     try:
-        entries = [JournalEntry(**json.loads(line)) for line in lines]
-        return {entry.shard: entry for entry in entries}
+        return [JournalEntry(**json.loads(line)) for line in raw.splitlines()]
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
+        raise StoreError(f"{where} is damaged: {error!r}") from error
 
 
 def column_attributes(name: str) -> dict[str, Any]:

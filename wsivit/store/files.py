@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -83,6 +84,17 @@ def put_in_place(new: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
+def recover_swap(target: Path, new: Path) -> None:
+    """Finish a swap that was killed between its two renames (where they were not one)."""
+    old = target.with_name(f".{target.name}.old")
+    if not old.exists():
+        return
+    if not target.exists():
+        (new if new.exists() else old).rename(target)
+        sync_folder(target.parent)
+    LocalFiles(old).remove("")
+
+
 def _exchange_names(one: Path, other: Path) -> bool:
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -150,7 +162,8 @@ class LocalFiles:
     def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
         """Write a file under a temporary name; calling the answer fsyncs it, renames it, and fsyncs its folder."""
         path = self.root / key
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+        # Two machines may write one file at once, from processes of the same number.
+        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
         def finish() -> None:
             with _writing(path, temporary):

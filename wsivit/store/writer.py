@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -24,13 +22,13 @@ from wsivit.store.documents import (
     TILES,
     JournalEntry,
     column_attributes,
-    read_journal,
     read_root,
     shard_key,
     tiles_spec,
     versions,
 )
-from wsivit.store.files import TEMPORARY, Files, LocalFiles, files_at, put_in_place, sync_folder
+from wsivit.store.files import TEMPORARY, Files, LocalFiles, files_at, put_in_place, recover_swap
+from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
 from wsivit.store.shard import encode_shard
@@ -45,13 +43,14 @@ class StoreWriter:
         Whether the store is complete: there is nothing left to write.
     """
 
-    def __init__(self, files: Files, parameters: StoreParameters, table: TileTable) -> None:
+    def __init__(self, files: Files, parameters: StoreParameters, table: TileTable, shared: bool = False) -> None:
         self._files = files
+        self._shared = shared
         self.parameters = parameters
         self._table = table
         self._table_digest = table.digest()
         self._status = table.status.copy()
-        self._journal: dict[int, JournalEntry] = {}
+        self._journal = Journal(files, shared)
         self._versions = versions()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
         self._settling: Future[None] | None = None
@@ -67,6 +66,7 @@ class StoreWriter:
         table: TileTable,
         *,
         overwrite: bool = False,
+        shared: bool = False,
     ) -> Self:
         """Begin a store, or go on with a half-built one of the same parameters, or with one that lost shards.
 
@@ -79,6 +79,10 @@ class StoreWriter:
             The same, row for row, when gone on with.
         overwrite : bool
             Build a new store beside one that is there, and put it in its place once it is complete.
+        shared : bool
+            Others write this store too, so nothing is locked: each shard must have one writer only, and a store of
+            other content is refused, whatever `overwrite` says. Who writes the last shard calls :meth:`finish`; twice
+            does no harm.
 
         Raises
         ------
@@ -90,6 +94,11 @@ class StoreWriter:
             When something that is no tile store is there.
         """
         files = files_at(path)
+        if shared:
+            _refuse_foreign(files)
+            writer = cls(files, parameters, table, shared)
+            writer._begin(discard=False)
+            return writer
         lock = Lock(files.root) if isinstance(files, LocalFiles) else None
         try:
             writer = cls._open_locked(files, parameters, table, overwrite)
@@ -101,6 +110,20 @@ class StoreWriter:
         return writer
 
     @classmethod
+    def join(cls, path: str | os.PathLike[str]) -> Self:
+        """Write shards of a store that was begun with ``open(…, shared=True)``; its parameters and tiles are there.
+
+        Raises
+        ------
+        StoreError
+            When no such store was begun.
+        """
+        files = files_at(path)
+        parameters = StoreParameters.from_dict(read_root(files)["parameters"])
+        columns = [layout.read_array(files, name) for name in ("col", "row", "tissue_fraction")]
+        return cls.open(path, parameters, TileTable.from_grid(parameters.grid, *columns), shared=True)
+
+    @classmethod
     def _open_locked(cls, files: Files, parameters: StoreParameters, table: TileTable, overwrite: bool) -> Self:
         if not isinstance(files, LocalFiles):
             _refuse_foreign(files)
@@ -109,7 +132,7 @@ class StoreWriter:
             writer._begin(discard=overwrite)
             return writer
         beside = files.root.with_name(f".{files.root.name}.new")
-        _recover_swap(files.root, beside)
+        recover_swap(files.root, beside)
         _refuse_foreign(files)
         if overwrite and files.list():
             writer = cls(LocalFiles(beside), parameters, table)
@@ -127,7 +150,8 @@ class StoreWriter:
         if there and discard and (differences or self.done):
             self._files.remove("")
             self.done, there, differences = False, False, []
-            self._journal, self._status, self._versions = {}, self._table.status.copy(), versions()
+            self._status, self._versions = self._table.status.copy(), versions()
+            self._journal.entries = {}
         if differences:
             raise StoreMismatchError(
                 f"{self._files.url} is a store of other content ({'; '.join(differences)}): write to another folder, or"
@@ -135,13 +159,15 @@ class StoreWriter:
             )
         if not there:
             self._create()
-        if not self.done:
+        if not (self.done or self._shared):
             self._files.remove_temporaries()
 
     def _create(self) -> None:
         if self.parameters.codec != "none":
             spec = tiles_spec(self.parameters, len(self._table))
             layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
+        if self._shared:  # for those who join
+            self._write_columns()
         self._write_root(complete=False)
 
     def _write_root(self, complete: bool) -> None:
@@ -154,7 +180,7 @@ class StoreWriter:
             "versions": self._versions,
         }
         if complete:
-            journal = self._files.read(JOURNAL) if self._journal else b""
+            journal = self._files.read(JOURNAL) if self._journal.entries else b""
             attributes["journal_sha256"] = hashlib.sha256(journal).hexdigest()
             attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name in DESCRIPTIONS]
         layout.write_group(self._files, "", attributes)
@@ -176,14 +202,16 @@ class StoreWriter:
         if found:
             return found
         self._versions = attributes["versions"]
-        for shard, entry in read_journal(self._files).items():
-            if self._files.size(shard_key(shard)) == entry.bytes:
-                self._journal[shard] = entry
-                changed = np.array([int(tile) for tile in entry.status], np.int64)
-                self._status[changed] = list(entry.status.values())
+        self._take_up_journal()
         # A shard that was lost from a complete store is made anew.
         self.done = bool(attributes["complete"]) and not self.pending()
         return []
+
+    def _take_up_journal(self) -> None:
+        self._journal.load()
+        for entry in self._journal.entries.values():
+            changed = np.array([int(tile) for tile in entry.status], np.int64)
+            self._status[changed] = list(entry.status.values())
 
     def _shards(self) -> list[range]:
         n, size = len(self._table), self.parameters.shard_tiles
@@ -199,7 +227,7 @@ class StoreWriter:
     def pending(self) -> list[range]:
         """Return the shards not yet written, as ranges of tile indexes."""
         self._settle()
-        return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal]
+        return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
 
     def write_shard(self, tiles: range, chunks: Iterable[bytes | None]) -> None:
         """Write one shard: all of it or nothing.
@@ -225,7 +253,7 @@ class StoreWriter:
         shard = tiles.start // self.parameters.shard_tiles
         if tiles not in self._shards():
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
-        hashed = _Hashed(
+        hashed = Hashed(
             encode_shard(
                 self._by_tile(tiles, iter(chunks)),
                 self.parameters.shard_tiles * self.parameters.chunks_per_tile,
@@ -239,9 +267,7 @@ class StoreWriter:
 
     def _enter(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
         to_disk()
-        self._journal[entry.shard] = entry
-        lines = [json.dumps(asdict(self._journal[shard])).encode() + b"\n" for shard in sorted(self._journal)]
-        self._files.write(JOURNAL, lines)
+        self._journal.enter(entry)
 
     def _settle(self) -> None:
         """Wait until the shard before is on disk and in the journal."""
@@ -267,7 +293,7 @@ class StoreWriter:
         """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
         self._settle()
         indexes = np.atleast_1d(np.asarray(tiles, np.int64))
-        written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal)
+        written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal.entries)
         if written:
             raise StoreError(f"shards {sorted(written)} of {self._files.url} are written: their status is fixed")
         self._status[indexes] = status
@@ -319,16 +345,26 @@ class StoreWriter:
         """
         if self.done:
             return
+        self._settle()
+        if self._shared:  # what others have written meanwhile
+            self._take_up_journal()
         if missing := self.pending():
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
-        for name in COLUMNS:
-            values = self._status if name == "status" else getattr(self._table, name)
-            layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
+        self._journal.gather()
+        self._write_columns()
+        self._journal.tidy()
         self._write_root(complete=True)
+        if self._shared:  # what was left by writers that were killed
+            self._files.remove_temporaries()
         if self._place is not None:
             put_in_place(Path(self._files.url), self._place)
             self._files, self._place = LocalFiles(self._place), None
         self.done = True
+
+    def _write_columns(self) -> None:
+        for name in COLUMNS:
+            values = self._status if name == "status" else getattr(self._table, name)
+            layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
 
     def close(self) -> None:
         """Release the store for other writers; what is written stays, complete or not."""
@@ -352,35 +388,9 @@ class StoreWriter:
         self.close()
 
 
-class _Hashed:
-    """Pass parts through, keeping their sha256 and size."""
-
-    def __init__(self, parts: Iterable[bytes]) -> None:
-        self._parts = parts
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            self.digest.update(part)
-            self.size += len(part)
-            yield part
-
-
 def _refuse_foreign(files: Files) -> None:
     strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
     if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
         raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
     if layout.DOCUMENT in strangers and "format" not in layout.attributes_of(layout.read_document(files, "")):
         raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")
-
-
-def _recover_swap(target: Path, new: Path) -> None:
-    """Finish a swap that was killed between its two renames (where they were not one)."""
-    old = target.with_name(f".{target.name}.old")
-    if not old.exists():
-        return
-    if not target.exists():
-        (new if new.exists() else old).rename(target)
-        sync_folder(target.parent)
-    LocalFiles(old).remove("")

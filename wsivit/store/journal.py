@@ -1,0 +1,89 @@
+"""Which shards of a store are written: one file by one writer, or a file for each shard where many write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+from wsivit.store.documents import JOURNAL, TILES, JournalEntry, parse_journal, read_journal, shard_key
+from wsivit.store.files import Files
+
+_ENTRY = "entry-"
+
+
+class Journal:
+    """The shards of a store that are on disk.
+
+    Parameters
+    ----------
+    files : Files
+    shared : bool
+        Others write other shards of the same store: each entry goes to a file of its own, so that no two writers touch
+        one file, and :meth:`gather` puts them together.
+
+    Attributes
+    ----------
+    entries : dict of int to JournalEntry
+    """
+
+    def __init__(self, files: Files, shared: bool) -> None:
+        self._files, self._shared = files, shared
+        self.entries: dict[int, JournalEntry] = {}
+
+    def load(self) -> None:
+        """Take up what is written and has its size; StoreError where a journal is damaged."""
+        # Entries first: whoever gathers them writes the journal before they go.
+        found = {entry.shard: entry for key in self._keys() for entry in self._parse(key)}
+        found |= read_journal(self._files)
+        self.entries = {k: entry for k, entry in found.items() if self._files.size(shard_key(k)) == entry.bytes}
+
+    def enter(self, entry: JournalEntry) -> None:
+        """Record that a shard is on disk."""
+        self.entries[entry.shard] = entry
+        if self._shared:
+            self._files.write(f"{TILES}/{_ENTRY}{entry.shard}.json", [_line(entry)])
+        else:
+            self._write()
+
+    def gather(self) -> None:
+        """Put the entries of all writers into the journal."""
+        if self._keys():
+            self._write()
+
+    def tidy(self) -> None:
+        """Remove the files of single entries, which are in the journal now."""
+        for key in self._keys():
+            self._files.remove(key)
+
+    def _write(self) -> None:
+        self._files.write(JOURNAL, [_line(self.entries[shard]) for shard in sorted(self.entries)])
+
+    def _keys(self) -> list[str]:
+        return [f"{TILES}/{name}" for name in self._files.list(TILES) if name.startswith(_ENTRY)]
+
+    def _parse(self, key: str) -> list[JournalEntry]:
+        try:
+            return parse_journal(self._files.read(key), f"{self._files.url}/{key}")
+        except FileNotFoundError:  # gathered meanwhile
+            return []
+
+
+class Hashed:
+    """Pass parts through, keeping their sha256 and size."""
+
+    def __init__(self, parts: Iterable[bytes]) -> None:
+        self._parts = parts
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self.digest.update(part)
+            self.size += len(part)
+            yield part
+
+
+def _line(entry: JournalEntry) -> bytes:
+    return json.dumps(asdict(entry)).encode() + b"\n"
