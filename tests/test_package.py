@@ -14,8 +14,9 @@ import wsivit
 PACKAGE = Path(wsivit.__file__).parent
 HOUSE = [
     "errors", "parallel", "progress", "resolution", "grid", "slide", "tissue", "annotations", "preview", "store",
-    "manifest", "tiling", "data", "runs", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate",
-    "compare", "predict", "aggregate", "export", "heatmap", "sample", "demo", "cli", "commands", "__main__",
+    "manifest", "tiling", "data", "runs", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring",
+    "evaluate", "compare", "predict", "aggregate", "export", "heatmap", "cohort", "sample", "demo", "cli", "commands",
+    "__main__",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "transformers", "torchvision", "accelerate", "datasets"}
 LIGHT = HOUSE[: HOUSE.index("data")]

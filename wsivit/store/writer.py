@@ -39,6 +39,8 @@ class StoreWriter:
 
     Attributes
     ----------
+    parameters : StoreParameters
+    table : TileTable
     done : bool
         Whether the store is complete: there is nothing left to write.
     """
@@ -47,7 +49,7 @@ class StoreWriter:
         self._files = files
         self._shared = shared
         self.parameters = parameters
-        self._table = table
+        self.table = table
         self._table_digest = table.digest()
         self._status = table.status.copy()
         self._journal = Journal(files, shared)
@@ -150,7 +152,7 @@ class StoreWriter:
         if there and discard and (differences or self.done):
             self._files.remove("")
             self.done, there, differences = False, False, []
-            self._status, self._versions = self._table.status.copy(), versions()
+            self._status, self._versions = self.table.status.copy(), versions()
             self._journal.entries = {}
         if differences:
             raise StoreMismatchError(
@@ -164,7 +166,7 @@ class StoreWriter:
 
     def _create(self) -> None:
         if self.parameters.codec != "none":
-            spec = tiles_spec(self.parameters, len(self._table))
+            spec = tiles_spec(self.parameters, len(self.table))
             layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
         if self._shared:  # for those who join
             self._write_columns()
@@ -174,7 +176,7 @@ class StoreWriter:
         attributes = {
             "format": FORMAT,
             "complete": complete,
-            "tiles": len(self._table),
+            "tiles": len(self.table),
             "table_sha256": self._table_digest,
             "parameters": self.parameters.to_dict(),
             "versions": self._versions,
@@ -198,7 +200,7 @@ class StoreWriter:
         attributes = read_root(self._files)
         found = StoreParameters.from_dict(attributes["parameters"]).differences(self.parameters)
         if not found and attributes["table_sha256"] != self._table_digest:
-            found = [f"its {attributes['tiles']} tiles are not the {len(self._table)} asked for"]
+            found = [f"its {attributes['tiles']} tiles are not the {len(self.table)} asked for"]
         if found:
             return found
         self._versions = attributes["versions"]
@@ -214,7 +216,7 @@ class StoreWriter:
             self._status[changed] = list(entry.status.values())
 
     def _shards(self) -> list[range]:
-        n, size = len(self._table), self.parameters.shard_tiles
+        n, size = len(self.table), self.parameters.shard_tiles
         if self.parameters.codec == "none":
             return []
         return [range(start, min(n, start + size)) for start in range(0, n, size)]
@@ -260,7 +262,7 @@ class StoreWriter:
             )
         )
         to_disk = self._files.begin(shard_key(shard), hashed)
-        changed = {str(i): int(self._status[i]) for i in tiles if self._status[i] != self._table.status[i]}
+        changed = {str(i): int(self._status[i]) for i in tiles if self._status[i] != self.table.status[i]}
         entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed)
         self._settle()
         self._settling = self._thread.submit(self._enter, entry, to_disk)
@@ -326,12 +328,12 @@ class StoreWriter:
         """Write a label column: int16 (n,) codes into `classes`, -1 for none."""
         column = LabelColumn(np.asarray(codes, np.int16), tuple(classes))
         layout.ensure_group(self._files, "labels")
-        write_label_column(self._files, f"labels/{check_name('labels', name)}", column, len(self._table))
+        write_label_column(self._files, f"labels/{check_name('labels', name)}", column, len(self.table))
 
     def write_qc(self, name: str, values: NDArray[np.float32]) -> None:
         """Write a column of quality control, ``qc/<name>``: float32 (n,), a fraction of each tile, 0 to 1."""
-        if values.shape != (len(self._table),):
-            raise StoreError(f"qc/{name} for {self._files.url} must have {len(self._table)} values, not {values.shape}")
+        if values.shape != (len(self.table),):
+            raise StoreError(f"qc/{name} for {self._files.url} must have {len(self.table)} values, not {values.shape}")
         layout.ensure_group(self._files, "qc")
         layout.write_array(self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {})
 
@@ -363,7 +365,7 @@ class StoreWriter:
 
     def _write_columns(self) -> None:
         for name in COLUMNS:
-            values = self._status if name == "status" else getattr(self._table, name)
+            values = self._status if name == "status" else getattr(self.table, name)
             layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
 
     def close(self) -> None:

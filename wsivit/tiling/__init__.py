@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from wsivit.tiling.options import TileOptions
-from wsivit.tiling.run import LABEL, Tiling, tile
+from wsivit.tiling.run import LABEL, Place, Tiler, Tiling, tile
 
-__all__ = ["LABEL", "TileOptions", "Tiling", "tile"]
+__all__ = ["LABEL", "Place", "TileOptions", "Tiler", "Tiling", "tile"]

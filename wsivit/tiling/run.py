@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from wsivit.annotations import label_tiles, read_annotations
-from wsivit.errors import UnreadableTilesError, UsageError
+from wsivit.annotations import Annotation, label_tiles, read_annotations
+from wsivit.errors import UsageError
 from wsivit.preview import write_preview
-from wsivit.progress import progress_bar
-from wsivit.slide import Slide, TileFailure, open_slide
+from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
+from wsivit.tiling.fill import OnBadTile, write_shards
 from wsivit.tiling.layout import Layout, lay_out
 from wsivit.tiling.options import TileOptions
-from wsivit.tiling.source import TileSource
+from wsivit.tiling.source import TileSource, write_overview
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +53,7 @@ def tile(
     *,
     slide_mpp: float | None = None,
     annotations: str | os.PathLike[str] | None = None,
-    on_bad_tile: Literal["skip", "fail"] = "skip",
+    on_bad_tile: OnBadTile = "skip",
     overwrite: bool = False,
     progress: bool = False,
 ) -> Tiling:
@@ -104,17 +100,99 @@ def tile(
     """
     folder = _checked_folder(output)
     with _opened(slide, slide_mpp) as opened:
-        regions = None if annotations is None else read_annotations(annotations, view_origin=opened.bounds[:2])
-        layout = lay_out(opened, options)
-        path = folder / f"{opened.id}.zarr"
-        _warn(opened)
-        with StoreWriter.open(path, layout.parameters, layout.table, overwrite=overwrite) as writer:
-            failures, resumed = _fill(writer, TileSource(opened, layout, options), on_bad_tile, progress)
-        store = TileStore(path)
+        place = Place(str(folder / f"{opened.id}.zarr"), str(folder / f"{opened.id}-preview.png"), opened.id)
+        how = Tiler(options, None if annotations is None else os.fspath(annotations), on_bad_tile, overwrite, progress)
+        return how.tile(opened, place)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tiling goes, and under which name of the slide."""
+
+    store: str
+    preview: str
+    slide_id: str
+
+
+@dataclass(frozen=True)
+class Tiler:
+    """The tiling of any slide to any place: at once, or in parts that need not be done by one process.
+
+    Parameters are those of `tile`.
+    """
+
+    options: TileOptions = TileOptions()
+    annotations: str | None = None
+    on_bad_tile: OnBadTile = "skip"
+    overwrite: bool = False
+    progress: bool = False
+
+    def tile(self, slide: Slide, place: Place) -> Tiling:
+        """Tile a slide from beginning to end."""
+        regions = self._regions(slide)
+        layout = self.lay_out(slide, place)
+        _warn(slide)
+        with StoreWriter.open(place.store, layout.parameters, layout.table, overwrite=self.overwrite) as writer:
+            todo = [] if writer.done else writer.pending()
+            failures = self._fill(writer, slide, layout, todo)
+            resumed = writer.n_shards - len(todo)
+        store = TileStore(place.store)
         if regions is not None:
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
-        preview = _draw(path.with_name(f"{opened.id}-preview.png"), store, layout)
-    return Tiling(store, preview, failures, resumed)
+        return Tiling(store, _draw(place.preview, store, layout), failures, resumed)
+
+    def begin(self, slide: Slide, place: Place, layout: Layout) -> list[range]:
+        """Do all but the shards of a tiling in parts; return the shards that are to be written.
+
+        Raises
+        ------
+        StoreMismatchError
+            The store is there, with other parameters or of another slide.
+        """
+        _warn(slide)
+        with StoreWriter.open(place.store, layout.parameters, layout.table, shared=True) as writer:
+            if writer.done:
+                return []
+            write_overview(writer, slide, layout)
+            todo = writer.pending()
+        _draw(place.preview, TileStore(place.store, allow_incomplete=True), layout)
+        return todo
+
+    def write(self, slide: Slide, store: str, shards: Sequence[range]) -> dict[int, str]:
+        """Write some shards of a store that was begun; return why tiles failed, by index."""
+        with StoreWriter.join(store) as writer:
+            todo = [shard for shard in shards if shard in writer.pending()]
+            source = TileSource(slide, writer.parameters, writer.table)
+            return write_shards(writer, source, todo, self.on_bad_tile, self.progress)
+
+    def finish(self, slide: Slide, store: str) -> TileStore:
+        """Complete a store whose shards are written."""
+        regions = self._regions(slide)
+        with StoreWriter.join(store) as writer:
+            writer.finish()
+        finished = TileStore(store)
+        if regions is not None:
+            finished.write_labels(LABEL, *label_tiles(regions, finished.grid.boxes0(finished.col, finished.row)))
+        return finished
+
+    def lay_out(self, slide: Slide, place: Place) -> Layout:
+        """Decide which tiles are made, and how."""
+        layout = lay_out(slide, self.options)
+        return replace(layout, parameters=replace(layout.parameters, slide_id=place.slide_id))
+
+    def _regions(self, slide: Slide) -> list[Annotation] | None:
+        if self.annotations is None:
+            return None
+        return read_annotations(self.annotations, view_origin=slide.bounds[:2])
+
+    def _fill(self, writer: StoreWriter, slide: Slide, layout: Layout, todo: list[range]) -> dict[int, str]:
+        if writer.done:
+            return {}
+        write_overview(writer, slide, layout)
+        source = TileSource(slide, layout.parameters, layout.table)
+        failures = write_shards(writer, source, todo, self.on_bad_tile, self.progress)
+        writer.finish()
+        return failures
 
 
 def _opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
@@ -136,48 +214,9 @@ def _warn(slide: Slide) -> None:
         _log.warning("%s: %s", slide.path, warning)
 
 
-def _fill(writer: StoreWriter, source: TileSource, on_bad_tile: str, progress: bool) -> tuple[dict[int, str], int]:
-    """Write what is missing; return why tiles failed, by index, and how many shards were there already."""
-    if writer.done:
-        return {}, writer.n_shards
-    todo = writer.pending()
-    source.write_overview(writer)
-    failures: dict[int, str] = {}
-    # One pass over all shards: what two of them need is decoded once, and no thread waits where one ends.
-    tiles = np.concatenate([np.arange(0), *map(np.asarray, todo)])
-    stream = zip(tiles.tolist(), source.chunks(tiles), strict=True)
-    with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(todo)) as advance:
-        for shard in todo:
-            bad: dict[int, str] = {}
-            parts = _parts(islice(stream, len(shard)), writer.parameters.chunks_per_tile, bad, advance)
-            writer.write_shard(shard, parts)
-            failures |= bad
-            if bad and on_bad_tile == "fail":
-                index, reason = next(iter(bad.items()))
-                raise UnreadableTilesError(f"{writer.parameters.slide_path}: tile {index} cannot be read: {reason}")
-    writer.finish()
-    return failures, writer.n_shards - len(todo)
-
-
-def _parts(
-    tiles: Iterable[tuple[int, list[bytes] | TileFailure]],
-    per_tile: int,
-    bad: dict[int, str],
-    advance: Callable[[int], object],
-) -> Iterator[bytes | None]:
-    """Yield a shard's chunks in C order; None for those of an unreadable tile, whose reason goes to `bad`."""
-    for index, chunks in tiles:
-        if isinstance(chunks, TileFailure):
-            bad[index] = chunks.reason
-            yield from [None] * per_tile
-        else:
-            yield from chunks
-        advance(1)
-
-
-def _draw(path: Path, store: TileStore, layout: Layout) -> Path:
+def _draw(path: str, store: TileStore, layout: Layout) -> Path:
     return write_preview(
-        path,
+        Path(path),
         store.thumbnail[0],
         layout.tissue,
         layout.grid,

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
-from wsivit.store import Status, StoreWriter
+from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
 from wsivit.tiling.layout import Layout
-from wsivit.tiling.options import TileOptions
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Chunks: TypeAlias = list[bytes]
@@ -22,22 +22,32 @@ THUMBNAIL_SIDE = 2048
 """Longer side of the thumbnail kept in the store, in pixels."""
 
 
+def write_overview(writer: StoreWriter, slide: Slide, layout: Layout) -> None:
+    """Write what is known at low power: tissue mask, quality control, thumbnail."""
+    for name, values in layout.qc.items():
+        writer.write_qc(name, values)
+    (width, height), mask = slide.dimensions, layout.tissue.mask
+    writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
+    thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
+    writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
+
+
 class TileSource:
-    """The encoded chunks of any run of tiles, in order."""
+    """The encoded chunks of any run of tiles, in order.
 
-    def __init__(self, slide: Slide, layout: Layout, options: TileOptions) -> None:
-        self._slide, self._layout, self._options = slide, layout, options
-        copied = layout.parameters.encoding == "copied"
-        self._native = slide.native_tiles(layout.plan.level) if copied else None
+    Parameters
+    ----------
+    slide : Slide
+    parameters : StoreParameters
+        Of the store that they are for.
+    table : TileTable
+        Its tiles.
+    """
 
-    def write_overview(self, writer: StoreWriter) -> None:
-        """Write what is known at low power: tissue mask, quality control, thumbnail."""
-        for name, values in self._layout.qc.items():
-            writer.write_qc(name, values)
-        (width, height), mask = self._slide.dimensions, self._layout.tissue.mask
-        writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
-        thumbnail = self._slide.thumbnail(THUMBNAIL_SIDE)
-        writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
+    def __init__(self, slide: Slide, parameters: StoreParameters, table: TileTable) -> None:
+        self._slide, self._parameters, self._table = slide, parameters, table
+        self._plan = ReadPlan(**parameters.plan)
+        self._native = slide.native_tiles(self._plan.level) if parameters.encoding == "copied" else None
 
     def chunks(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
         """Yield the inner chunks of each tile, or why it cannot be read."""
@@ -45,7 +55,7 @@ class TileSource:
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[Chunks | TileFailure]:
         # Plain lists: reading a numpy scalar costs as much as copying the tile.
-        table = self._layout.table
+        table = self._table
         columns = (values[tiles].tolist() for values in (table.col, table.row, table.status))
         for i, x, y, state in zip(tiles.tolist(), *columns, strict=True):
             if state == PADDED:
@@ -55,7 +65,7 @@ class TileSource:
                 yield self._copy(native, x, y)
 
     def _copy(self, native: NativeTiles, col: int, row: int) -> Chunks | TileFailure:
-        grid = self._layout.grid
+        grid = self._parameters.grid
         x, y = col * grid.step // native.tile_width, row * grid.step // native.tile_height
         nx, ny = grid.tile_size // native.tile_width, grid.tile_size // native.tile_height
         try:
@@ -71,12 +81,12 @@ class TileSource:
         return self._encode(np.full((height, width, 3), self._slide.background, np.uint8))
 
     def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
-        table, grid = self._layout.table, self._layout.grid
+        table, grid = self._table, self._parameters.grid
         x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
-        return self._slide.map_tiles(self._encode_tile, self._layout.plan, grid.tile_size, x, y)
+        return self._slide.map_tiles(self._encode_tile, self._plan, grid.tile_size, x, y)
 
     def _encode_tile(self, pixels: Pixels) -> Chunks:
-        height, width = self._layout.parameters.chunk
+        height, width = self._parameters.chunk
         rows = range(0, pixels.shape[0], height)
         return [
             self._encode(pixels[y : y + height, x : x + width]) for y in rows for x in range(0, pixels.shape[1], width)
@@ -84,4 +94,6 @@ class TileSource:
 
     def _encode(self, pixels: Pixels) -> bytes:
         pixels = np.ascontiguousarray(pixels)
-        return encode_zstd(pixels) if self._options.codec == "zstd" else encode_jpeg(pixels, self._options.quality)
+        return (
+            encode_zstd(pixels) if self._parameters.codec == "zstd" else encode_jpeg(pixels, self._parameters.quality)
+        )
