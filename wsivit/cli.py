@@ -7,11 +7,9 @@ prints what it reports, and turns errors into one line and an exit code.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from types import FrameType
 
 from cyclopts import App, CycloptsError
 
@@ -71,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    signal.signal(signal.SIGTERM, _interrupt)
     _show_warnings()
     try:
         code = _run([word for word in words if word != "--debug"])
@@ -79,10 +76,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         code = _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        code = _fail("interrupted: run the same command again to go on", 130)
     except OSError as error:
         if debug:
             raise
@@ -111,8 +104,3 @@ def _show_warnings() -> None:
 def _fail(message: str, code: int) -> int:
     sys.stderr.write("wsivit: " + " ".join(message.split()) + "\n")
     return code
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # A job scheduler's "stop" unwinds like Ctrl-C, so that locks and temporary files are cleared.
-    raise KeyboardInterrupt

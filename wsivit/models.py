@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from wsivit.errors import StoreError, UsageError
+from wsivit.errors import StoreError, UsageError, WsivitError
 from wsivit.runs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from wsivit.safety import NONSENSE, pickles_there, refuse_code, safetensors_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,11 +124,13 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
     folder = Path(folder)
     config = _read_config(folder)
     if not (folder / WEIGHTS).is_file():
-        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder")
+        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder{pickles_there(folder)}")
     try:
         with quiet_transformers():
-            model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            model = AutoModelForImageClassification.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
+            )
+    except (*NONSENSE, SafetensorError) as error:
         raise StoreError(f"{folder}: the model cannot be loaded: {error}") from error
     return Classifier(model.eval(), _saved_preprocessing(folder, config))
 
@@ -207,27 +210,15 @@ def _timm_network(architecture: str, settings: dict[str, Any], source: Path | No
 def _timm_weights(name: str, settings: dict[str, Any], weights: str | os.PathLike[str] | None) -> Path:
     """Return the safetensors file that goes with a timm name, from disk or from the hub."""
     if weights is not None:
-        return _safetensors_file(Path(weights))
+        return safetensors_file(Path(weights))
     if name.startswith("local-dir:"):
-        return _safetensors_file(Path(name.removeprefix("local-dir:")) / WEIGHTS)
+        return safetensors_file(Path(name.removeprefix("local-dir:")) / WEIGHTS)
     if not settings.get("hf_hub_id"):
         raise UsageError(f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)")
     from huggingface_hub import hf_hub_download
 
     with _fetching(name):
         return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
-
-
-def _safetensors_file(path: Path) -> Path:
-    if path.suffix != ".safetensors":
-        raise UsageError(
-            f"{path}: weights are read from .safetensors files only, since a pickle can run any program; "
-            "convert one you trust with safetensors.torch.save_file(torch.load(path, weights_only=True), "
-            "'model.safetensors')"
-        )
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file of weights")
-    return path
 
 
 def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
@@ -251,16 +242,17 @@ def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool
     from transformers import AutoConfig, AutoModelForImageClassification
 
     with _fetching(name), quiet_transformers():
-        config = AutoConfig.from_pretrained(name, **_label_maps(classes))
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **_label_maps(classes))
+        refuse_code(config.to_dict(), name)
         native = getattr(config, "image_size", None)
         if not pretrained and native is not None:
             config.image_size = native = image_size or native
         if pretrained:
             model = AutoModelForImageClassification.from_pretrained(
-                name, config=config, use_safetensors=True, ignore_mismatched_sizes=True
+                name, config=config, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False
             )
         else:
-            model = AutoModelForImageClassification.from_config(config)
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
         preprocessing = _published_preprocessing(name, image_size, native)
     if native is not None and preprocessing.image_size != native:
         model = _with_input_size(model, preprocessing.image_size)
@@ -289,7 +281,7 @@ def _published_preprocessing(name: str, image_size: int | None, native: int | No
     from transformers import AutoImageProcessor
 
     try:
-        saved = AutoImageProcessor.from_pretrained(name).to_dict()
+        saved = AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
     except (OSError, ValueError):  # a folder without a processor is a model all the same
         saved = {}
     size = saved.get("size") or {}
@@ -311,6 +303,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{folder}: not a model folder: {CONFIG} is missing or unreadable") from error
     if not isinstance(config, dict):
         raise StoreError(f"{folder}: not a model folder: {CONFIG} holds no settings")
+    refuse_code(config, str(folder))
     return config
 
 
@@ -366,7 +359,9 @@ def _fetching(name: str) -> Iterator[None]:
     hub.setLevel(logging.ERROR)  # it tells of every attempt to reach the hub
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except WsivitError:
+        raise
+    except NONSENSE as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
             f"model {name}: its weights cannot be had ({first}). Three ways: (1) run once with a network, "

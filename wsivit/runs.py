@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from wsivit.errors import StoreError
+from wsivit.store.files import LocalFiles
 
 FORMAT = 1
 CONTRACT = "wsivit.json"
@@ -94,10 +95,8 @@ class Contract:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         """Write ``wsivit.json``, whole or not at all."""
-        path = Path(folder) / CONTRACT
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        LocalFiles(Path(folder)).write(CONTRACT, [text.encode()])
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:

@@ -19,6 +19,7 @@ from wsivit.errors import OutputExistsError, UsageError
 from wsivit.metrics import fit_temperature
 from wsivit.recipe import TrainOptions
 from wsivit.runs import CONTRACT, Contract, software_versions
+from wsivit.store.files import LocalFiles
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -118,9 +119,7 @@ def train(
     outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
     counts = _counts(samples, split)
     if arguments.process_index == 0:
-        contract = _finish(folder, contract, classifier, outcome)
-        card = model_card(RunResult(folder, contract, outcome.validation, counts))
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        contract = _finish(folder, contract, classifier, outcome, counts)
     return RunResult(folder, contract, outcome.validation, counts)
 
 
@@ -249,10 +248,10 @@ def _begin(folder: Path, contract: Contract) -> str | None:
             raise OutputExistsError(
                 f"{folder}: there is another unfinished run: {'; '.join(other)}; choose another output folder"
             )
-        from transformers.trainer_utils import get_last_checkpoint
+        from wsivit.trainer.checkpoints import last_whole
 
-        checkpoints = folder / CHECKPOINTS
-        return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+        LocalFiles(folder).remove_temporaries()
+        return last_whole(folder / CHECKPOINTS)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputExistsError(f"{folder}: is there already and is no run; choose another output folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,7 +259,10 @@ def _begin(folder: Path, contract: Contract) -> str | None:
     return None
 
 
-def _finish(folder: Path, contract: Contract, classifier: Classifier, outcome: Outcome) -> Contract:
+def _finish(
+    folder: Path, contract: Contract, classifier: Classifier, outcome: Outcome, counts: dict[str, dict[str, int]]
+) -> Contract:
+    """Write the model and what is to be known of it; last the contract, which says that it is done."""
     from wsivit.models import save_classifier
 
     done = replace(
@@ -269,6 +271,8 @@ def _finish(folder: Path, contract: Contract, classifier: Classifier, outcome: O
         temperature=fit_temperature(outcome.logits, outcome.codes),
         validation=outcome.validation,
     )
+    card = model_card(RunResult(folder, done, outcome.validation, counts))
+    LocalFiles(folder).write("README.md", [card.encode()])
     done.write(folder)
     return done
 
@@ -328,7 +332,7 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=1,  # and the best one, which is kept as well
+        save_total_limit=None,  # the newest and the best one are kept, once the newest is whole
         load_best_model_at_end=True,
         metric_for_best_model="eval_loss",
         greater_is_better=False,

@@ -21,6 +21,7 @@ from wsivit.data.dataset import TileDataset
 from wsivit.figures import draw_augmented
 from wsivit.models import Classifier, quiet_transformers
 from wsivit.trainer.callbacks import Average, Curves, Progress, epoch_table
+from wsivit.trainer.checkpoints import Sealing, reading, writing
 from wsivit.trainer.mixing import mix
 from wsivit.trainer.optimizer import has_attention, make_optimizer
 
@@ -163,6 +164,22 @@ class TileTrainer(Trainer):
         finally:
             self.average.exchange()
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with writing(self.args.output_dir or "."):
+            super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        with reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         if self.recipe.balance != "sampling":
             return super()._get_train_sampler(train_dataset)
@@ -220,6 +237,7 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
         trainer.add_callback(EarlyStoppingCallback(trainer.recipe.patience))
     trainer.add_callback(Curves(folder))
     trainer.add_callback(Progress(progress))
+    trainer.add_callback(Sealing())
     if trainer.is_world_process_zero():
         _show_batch(trainer, folder / "augmented.png")
     with quiet_transformers():
