@@ -100,7 +100,9 @@ def test_is_the_same_at_any_scale_and_says_what_it_did() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (100, 100, 3), (3, 400, 3)])
 @pytest.mark.parametrize("level", [0, 128, 255])
 def test_blank_pictures_of_any_size_are_empty(shape: tuple[int, ...], level: int) -> None:
-    assert not find_tissue(np.full(shape, level, np.uint8), UM).mask.any()
+    tissue = find_tissue(np.full(shape, level, np.uint8), UM)
+    assert not tissue.mask.any()
+    json.dumps(tissue.parameters, allow_nan=False)
 
 
 def test_a_tiny_slide_is_judged_too() -> None:

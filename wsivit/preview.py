@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from wsivit.errors import OutputError
 from wsivit.grid import TileGrid
 from wsivit.tissue import Tissue, TissueClass
+from wsivit.tissue.planes import running_min
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
 OUTLINE = ("black", "tissue")
@@ -25,6 +26,7 @@ CLASSES = {
     TissueClass.BLUR: ("#56B4E9", "blurred"),
     TissueClass.DEBRIS: ("#009E73", "dropped: specks, dust"),
 }
+OPACITY = 0.55
 LONG_SIDE = 1600
 LEGEND_HEIGHT = 64
 
@@ -83,11 +85,16 @@ def write_preview(
 def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:
     if tissue.classes is None:
         return []
-    present = [kind for kind in CLASSES if (tissue.classes == kind).any()]
-    for kind in present:
-        where = Image.fromarray((tissue.classes == kind).astype(np.uint8) * round(255 * 0.55))
-        picture.paste(CLASSES[kind][0], mask=where.resize(picture.size, Image.Resampling.NEAREST))
-    return [CLASSES[kind] for kind in present]
+    present = np.bincount(tissue.classes.ravel(), minlength=len(TissueClass)) > 0
+    colours, opacity = np.zeros((len(TissueClass), 3), np.uint8), np.zeros(len(TissueClass), np.uint8)
+    for kind, (colour, _) in CLASSES.items():
+        colours[kind], opacity[kind] = ImageColor.getrgb(colour)[:3], round(255 * OPACITY)
+    areas, where = (
+        Image.fromarray(table[tissue.classes]).resize(picture.size, Image.Resampling.NEAREST)
+        for table in (colours, opacity)
+    )
+    picture.paste(areas, mask=where)
+    return [entry for kind, entry in CLASSES.items() if present[kind]]
 
 
 def _draw_tiles(picture: Image.Image, grid: TileGrid, col: ArrayLike, row: ArrayLike, scale: float) -> None:
@@ -101,9 +108,8 @@ def _draw_tiles(picture: Image.Image, grid: TileGrid, col: ArrayLike, row: Array
 
 def _paint_outline(picture: Image.Image, tissue: Tissue) -> None:
     inside = Image.fromarray(tissue.mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-    inside = inside.point(lambda value: 255 * (value >= 128))
-    rim = np.asarray(inside) - np.asarray(inside.filter(ImageFilter.MinFilter(5)))
-    picture.paste(OUTLINE[0], mask=Image.fromarray(rim))
+    shown = np.asarray(inside) >= 128
+    picture.paste(OUTLINE[0], mask=Image.fromarray(shown & ~running_min(shown, 5)))
 
 
 def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions)
         "working_um": round(um, 4),
         "glass": [round(level, 1) for level in view.light.glass],
         "dark_field": view.light.dark_field,
-        "threshold": round(view.threshold, 5),
+        "threshold": round(view.threshold, 5) if math.isfinite(view.threshold) else None,
     }
     return Tissue(mask, _classify(mask, ink, view, stain), parameters)
 
