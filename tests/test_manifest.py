@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from wsivit.errors import UsageError
-from wsivit.manifest import read_manifest
+from wsivit.manifest import find_slides, read_manifest
+from wsivit.manifest.sources import is_one_file
 
 
 def table(folder: Path, text: str, encoding: str = "utf-8") -> str:
@@ -45,3 +47,133 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, text: str, en
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_manifest(str(tmp_path / "no.csv"))
+
+
+# Sources
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def named(root: Path, *sources: str | Path) -> dict[str, str]:
+    """Paths relative to a folder, by id."""
+    return {slide.id: str(Path(slide.source).relative_to(root)) for slide in find_slides([str(s) for s in sources])}
+
+
+def test_a_folder_gives_each_slide_once_named_by_its_place(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.svs", "b/1.svs", "b/c/2.NDPI", "top.tiff", ".hidden/3.svs", "._top.tiff", "notes.txt", "m.png")
+    touch(
+        tmp_path,
+        "mirax.mrxs",
+        "mirax/Slidedat.ini",
+        "mirax/Data0001.tif",
+        "t.zarr/x.tiff",
+        "out/.ledger/x",
+        "out/h.tiff",
+    )
+    assert named(tmp_path, tmp_path) == {
+        "t": "t.zarr", "mirax": "mirax.mrxs", "top": "top.tiff", "a__1": "a/1.svs", "b__1": "b/1.svs",
+        "b__c__2": "b/c/2.NDPI",
+    }  # fmt: skip
+
+
+def test_dicom_series_are_slides(tmp_path: Path) -> None:
+    def dicom(name: str, series: str) -> None:
+        touch(tmp_path, name)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI\x08\x00" + series.encode())
+
+    for name, series in (("one/a.dcm", "1.2.3.40"), ("one/b.dcm", "1.2.3.40"), ("two/a.dcm", "1.2.3.50")):
+        dicom(name, series)
+    for name, series in (("two/b.dcm", "1.2.3.60"), ("two/c.dcm", "1.2.3.50"), ("alone.dcm", "1.2.3.70")):
+        dicom(name, series)
+    found = {"one": "one", "two__a": "two/a.dcm", "two__b": "two/b.dcm", "alone": "alone.dcm"}
+    assert named(tmp_path, tmp_path) == found
+    assert named(tmp_path, tmp_path / "one") == {"one": "one"}
+    assert is_one_file(str(tmp_path / "one"))
+    assert not is_one_file(str(tmp_path / "two"))
+
+
+def test_globs_lists_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.svs", "a/2.svs", "b/1.svs", "b/x[1].svs")
+    monkeypatch.chdir(tmp_path)
+    assert named(tmp_path, "*/1.svs") == {"a__1": "a/1.svs", "b__1": "b/1.svs"}
+    assert named(tmp_path, tmp_path / "**/*.svs").keys() >= {"a__1", "a__2", "b__1"}
+    assert named(tmp_path, "a", "a/1.svs") == {"1": "a/1.svs", "2": "a/2.svs"}
+    assert list(named(tmp_path, "b/x[1].svs").values()) == ["b/x[1].svs"]
+    (tmp_path / "l.txt").write_text(f"# mine\n\na/1.svs\n{tmp_path}/b/1.svs\n")
+    assert named(tmp_path, "l.txt") == {"a__1": "a/1.svs", "b__1": "b/1.svs"}
+
+
+def test_names_never_clash_and_stay(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x.svs", "a__x.svs", "y.svs", "Y.tiff", "with space.svs", "ü.svs")
+    slides = find_slides([tmp_path])
+    assert len({slide.id.lower() for slide in slides}) == 6
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", slide.id) for slide in slides)
+    touch(tmp_path, "z.svs")
+    first = {slide.path: slide.id for slide in find_slides([tmp_path])}
+    assert first[f"{tmp_path}/z.svs"] == "z"
+    touch(tmp_path, "z.tiff")  # would change the name of z.svs, were it not known
+    again = {slide.path: slide.id for slide in find_slides([tmp_path], first)}
+    assert {path: again[path] for path in first} == first
+    assert again[f"{tmp_path}/z.tiff"].startswith("z-")
+
+
+def test_circles_of_links_end(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.svs")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert named(tmp_path, tmp_path) == {"a__1": "a/1.svs"}
+
+
+def test_a_table_tells_what_it_knows(tmp_path: Path) -> None:
+    touch(tmp_path, "s/1.svs", "s/2.svs", "r.geojson")
+    text = "slide_id,path,patient,slide_mpp,annotations,grade\n"
+    text += f"A 1,s/1.svs,P1,0.25,r.geojson,3\n,{tmp_path}/s/2.svs,P2,,,\n"
+    first, second = find_slides([table(tmp_path, text)])
+    assert first.id.startswith("A_1-")
+    assert (first.path, first.mpp, first.patient) == (f"{tmp_path}/s/1.svs", 0.25, "P1")
+    assert first.annotations == f"{tmp_path}/r.geojson"
+    assert first.values["grade"] == "3"
+    assert (second.id, second.mpp) == ("s__2", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("path\n1.svs\n2.svs\n", "not there: .*2.svs"),
+        ("path\n1.svs\nsub/../1.svs\n", "line 3: the same path as line 2"),
+        ("slide_id,path\na,1.svs\nA,3.svs\n", "line 3: the same slide as line 2"),
+        ("slide_id\na\n", "line 2: no path of slide a"),
+        ("path,mpp\n1.svs,quarter\n", "line 2: 'quarter' is no scale"),
+        ("path,annotations\n1.svs,no.geojson\n", "not there: .*no.geojson"),
+    ],
+)
+def test_a_table_that_is_wrong_is_refused_before_any_work(tmp_path: Path, text: str, said: str) -> None:
+    touch(tmp_path, "1.svs", "3.svs")
+    with pytest.raises(UsageError, match=said):
+        find_slides([table(tmp_path, text)])
+
+
+@pytest.mark.parametrize("source", ["nowhere.svs", "no*.svs", "empty"])
+def test_a_source_without_slides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=re.escape(source)):
+        find_slides([source])
+
+
+def test_an_object_store_is_a_folder_too() -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name in ("a/1.svs", "a/b/2.tiff", "a/out/.ledger/x", "a/out/x.tiff"):
+        memory.pipe_file(f"/cohort/{name}", b"")
+    try:
+        found = {slide.id: slide.path for slide in find_slides(["memory://cohort"])}
+        assert found == {"a__1": "memory://cohort/a/1.svs", "a__b__2": "memory://cohort/a/b/2.tiff"}
+        assert [slide.id for slide in find_slides(["memory://cohort/a/*.svs"])] == ["1"]
+    finally:
+        memory.rm("/cohort", recursive=True)
