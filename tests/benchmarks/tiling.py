@@ -45,7 +45,7 @@ class Tool:
 HS2P = ("hs2p==6.1.0", "cucim-cu12", "pyvips", "pyvips-binary", "PyTurboJPEG<2", *OPENSLIDE)
 TOOLS = (
     Tool("limit", "limit.py"),
-    Tool("limit, sealed", "limit.py", backend="sealed"),
+    Tool("limit, bare", "limit.py", backend="bare"),
     Tool("wsivit", "run_wsivit.py"),
     Tool("wsivit, 1 CPU", "run_wsivit.py", cpus=1),
     Tool("microtome-wsi + simplejpeg", "peers/run_microtome.py", ("microtome-wsi==0.1.0", SIMPLEJPEG, OPENCV)),

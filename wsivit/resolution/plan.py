@@ -104,9 +104,10 @@ def plan_read(
     """Decide from which level, at which decoding fraction and with what resampling a scale is reached.
 
     A level (or a level decoded at 1/2, 1/4, 1/8) within the tolerance is used as it is, the level before the
-    fraction. Otherwise the coarsest that is still finer than the request is resampled; a fraction only where it is
-    1.5 times finer or more. Against the area average of the level, pixels are then within 2.5 grey levels on average
-    (1.7 without a fraction, 0.4 for a fraction as it is) and 0.01 pixels of their place on dense tissue.
+    fraction. Otherwise the coarsest that is still finer than the request is resampled by area; a fraction only where it
+    is 1.5 times finer or more. Pixels are then within 0.01 pixels of their place, and differ from the exact area
+    average of the level by 0.4 grey levels on average on dense tissue; by up to 2 where 1/2 is resampled further, by up
+    to 3 where 1/4 is. ``downscale="area"`` never decodes a fraction.
 
     Parameters
     ----------

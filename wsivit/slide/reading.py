@@ -130,6 +130,8 @@ class _Pass:
         self.block = (width // plan.reduce, height // plan.reduce)
         # Where content lies in the reduced level, against where pixels of `reduce` times the size would have it.
         self.shift = 0.0 if level.centred else 0.5 - 0.5 / plan.reduce
+        # What a decoder has reduced stands for pixels that were never there.
+        self.smooth = plan.resampled and plan.reduce > 1
         self.boxes = self._source_boxes()
         self.ranges = self._block_ranges()
         # Blocks are numbered in reading order within the smallest window that holds all that are needed.
@@ -149,9 +151,9 @@ class _Pass:
             (request.x, request.width, plan.residual_x, self.plane[0], plan.width),
             (request.y, request.height, plan.residual_y, self.plane[1], plan.height),
         ):
-            edge = margin(residual, plan.downscale == "area")
-            low = np.floor(np.clip(at, 0, target) * residual).astype(np.int64) - edge
-            high = np.ceil(np.clip(at + size, 0, target) * residual).astype(np.int64) + edge
+            edge = margin(self.smooth)
+            low = np.floor(np.clip(at, 0, target) * residual + self.shift).astype(np.int64) - edge
+            high = np.ceil(np.clip(at + size, 0, target) * residual + self.shift - 1e-6).astype(np.int64) + edge
             sides += [np.clip(low, 0, limit), np.clip(high, 0, limit)]
         return np.stack([sides[0], sides[2], sides[1], sides[3]], axis=1)
 
@@ -251,7 +253,7 @@ class _Pass:
             rx, ry = plan.residual_x, plan.residual_y
             x0, y0 = left - self.shift, top - self.shift
             box = Box(x_from * rx - x0, y_from * ry - y0, x_to * rx - x0, y_to * ry - y0)
-            window = resample(window, box, (x_to - x_from, y_to - y_from), area=plan.downscale == "area")
+            window = resample(window, box, (x_to - x_from, y_to - y_from), smooth=self.smooth)
         if window.shape[:2] == (request.height, request.width):
             return window
         padded = _filled(request.width, request.height, self.background)
