@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Samples
+from wsivit.data.samples import Samples, StoreSource
 from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
@@ -66,15 +66,6 @@ class Scorer:
         """How many parameters the model has."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    @property
-    def memory_mb(self) -> float | None:
-        """Most memory taken on the GPU so far, in MB; None on the CPU."""
-        if self.device.type != "cuda":
-            return None
-        import torch
-
-        return torch.cuda.max_memory_allocated(self.device) / 1e6
-
     def __call__(self, tiles: NDArray[np.uint8]) -> Floats:
         """Return the logits of tiles, float32 (n, classes)."""
         import torch
@@ -91,13 +82,29 @@ class Scorer:
 
 
 def score_samples(scorer: Scorer, samples: Samples, *, batch_size: int = 64, progress: bool = False) -> Floats:
-    """Run the model over samples; float32 logits (n, classes), in their order."""
-    logits = np.empty((len(samples), len(scorer.contract.classes)), np.float32)
+    """Run the model over samples; float32 logits (n, classes), in their order, NaN where one cannot be read."""
+    logits = np.full((len(samples), len(scorer.contract.classes)), np.nan, np.float32)
     batches = [np.arange(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     with progress_bar(len(samples), "measuring", "tile", show=progress) as advance, ThreadPoolExecutor(1) as reader:
-        for batch, pixels in zip(batches, map_ordered(reader, samples.read, batches, ahead=3), strict=True):
-            logits[batch] = scorer(pixels)
+        read = map_ordered(reader, samples.read_good, batches, ahead=3)
+        for batch, (good, pixels) in zip(batches, read, strict=True):
+            if len(good):
+                logits[good] = scorer(pixels)
             advance(len(batch))
+    return logits
+
+
+def stored_logits(contract: Contract, samples: Samples) -> Floats:
+    """Logits that ``wsivit predict`` left in the stores, by this very model; (n, classes), NaN where there are none."""
+    logits = np.full((len(samples), len(contract.classes)), np.nan, np.float32)
+    for number, source in enumerate(samples.sources):
+        if isinstance(source, StoreSource):
+            here = samples.source == number
+            for run in source.store.runs:
+                found = source.store.predictions(run)
+                same_model = found.attrs.get("model_fingerprint") == contract.model_fingerprint
+                if same_model and found.classes == contract.classes and found.logits is not None:
+                    logits[here] = found.logits[samples.index[here]]
     return logits
 
 
