@@ -135,7 +135,8 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
         (["verify", "html.svs"], 8, "html.svs"),
         (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),
-        (["predict", "norun", "STORE"], 8, "norun"),
+        (["predict", "norun", "STORE"], 2, "norun"),
+        (["predict", ".", "STORE"], 8, "wsivit train makes one"),
     ],
 )
 def test_a_mistake_gives_one_clear_line_and_its_code(

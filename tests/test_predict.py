@@ -66,28 +66,29 @@ def test_batches_do_not_matter(run: Path, tmp_path: Path) -> None:
 def test_a_second_run_of_the_same_does_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = write_store(tmp_path, "s", columns=4, rows=2)
     predict(run, store.path, options=CPU)
-    monkeypatch.setattr(sys.modules[predict.__module__], "_score", None)
+    monkeypatch.setattr(sys.modules[predict.__module__], "write_scores", None)
     predict(run, store.path, options=CPU)
 
 
 def test_what_was_killed_goes_on_after_the_last_whole_block(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsivit.store.predictions.BLOCK", 16)
+    monkeypatch.setattr("wsivit.store.blocks.BLOCK", 16)
     whole = write_store(tmp_path, "whole", columns=10, rows=6, unreadable=(3, 40))
     wanted = predict(run, whole, options=CPU).predictions("vit")
     broken = write_store(tmp_path, "broken", columns=10, rows=6, unreadable=(3, 40))
     calls = []
 
-    def scored(self: Scorer, tiles: np.ndarray) -> np.ndarray:
-        calls.append(len(tiles))
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return score(self, tiles)
+    def begun(self: Scorer, tiles: torch.Tensor) -> torch.Tensor:
+        if tiles.shape[-1] == 48:  # not the blank tile that tells the shape of what comes out
+            calls.append(len(tiles))
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+        return begin(self, tiles)
 
-    score = Scorer.__call__
+    begin = Scorer.start
     with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "__call__", scored)
+        patch.setattr(Scorer, "start", begun)
         with pytest.raises(KeyboardInterrupt):
             predict(run, broken, options=CPU)
         assert broken.runs == []
@@ -121,8 +122,8 @@ def test_a_store_that_breaks_the_contract_is_refused_field_by_field(tmp_path: Pa
     store = write_store(tmp_path, "s", columns=4, rows=2)
     with pytest.raises(StoreMismatchError) as error:
         predict(run, store.path, options=CPU)
-    assert "scale: the run is for 0.25 microns per pixel, the store has 0.5" in str(error.value)
-    assert "tile size: the run is for 64 px, the store has 48" in str(error.value)
+    assert "scale: the model is for 0.25 microns per pixel, the store has 0.5" in str(error.value)
+    assert "tile size: the model is for 64 px, the store has 48" in str(error.value)
     allowed = predict(run, store.path, options=replace(CPU, allow_mismatch=True)).predictions("vit")
     assert len(allowed.attrs["mismatch"]) == 2
 
@@ -155,7 +156,7 @@ def test_what_cannot_be_predicted_says_why(run: Path, tmp_path: Path) -> None:
         predict(run, tmp_path / "nothing.zarr")
     with pytest.raises(UsageError, match="batch_size"):
         PredictOptions(batch_size=0)
-    with pytest.raises(UsageError, match="without a scale"):
+    with pytest.raises(UsageError, match=r"does not say the scale \(--mpp\)"):
         predict(make_run(tmp_path / "pictures", mpp=None), tmp_path / "slide.tif")
     tampered = make_run(tmp_path / "tampered")
     save_classifier(create_classifier("test_vit", CLASSES, pretrained=False, image_size=32), tampered)

@@ -14,7 +14,7 @@ from store_helpers import SIZE, N, chunks, parameters, pictures, table, tree_dig
 
 from wsivit.errors import OutputExistsError, StoreError, StoreLockedError, UnreadableTilesError, UsageError
 from wsivit.store import Predictions, StoreWriter, TileStore
-from wsivit.store import predictions as predictions_module
+from wsivit.store import blocks as blocks_module
 from wsivit.store.verify import verify
 from wsivit.store.zarr_codec import register
 
@@ -28,7 +28,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TileStore:
-    monkeypatch.setattr(predictions_module, "BLOCK", 16)
+    monkeypatch.setattr(blocks_module, "BLOCK", 16)
     return TileStore(write_store(tmp_path / "a.zarr"))
 
 
@@ -40,7 +40,7 @@ def values() -> np.ndarray:
 
 
 def predict(store: TileStore, values: np.ndarray, attrs: dict[str, object], until: int | None = None) -> list[range]:
-    with store.predictions_writer("run", CLASSES, attrs) as writer:
+    with store.predictions_writer("run", CLASSES, attrs, ("logits",)) as writer:
         todo = writer.pending()
         for block in todo[:until]:
             writer.write(block, values[block.start : block.stop], values[block.start : block.stop] * 2)
@@ -75,15 +75,55 @@ def test_unfinished_predictions_are_not_predictions(store: TileStore, values: np
     assert store.runs == []
     with pytest.raises(UsageError, match="it has none"):
         store.predictions("run")
-    with store.predictions_writer("run", CLASSES, {}) as writer:
+    with store.predictions_writer("run", CLASSES, {}, ("logits",)) as writer:
         with pytest.raises(StoreError, match="2 blocks are not written"):
             writer.finish()
         with pytest.raises(StoreError, match="no block"):
             writer.write(range(5, 10), values[5:10])
         with pytest.raises(StoreError, match="no block"):
             writer.write(range(16, 32), values[:3])
+        with pytest.raises(StoreError, match="not begun with spread"):
+            writer.write(range(16, 32), values[16:32], values[16:32], values[16:32])
         with pytest.raises(StoreLockedError, match="being written by process"):
             store.predictions_writer("run", CLASSES, {})
+
+
+def test_views_and_spread_go_with_the_probabilities(store: TileStore, values: np.ndarray) -> None:
+    views = np.random.default_rng(1).random((N, 8, 3), np.float32)
+    store.write_predictions("run", Predictions(values, CLASSES, {}, views, values / 2))
+    found = store.predictions("run")
+    np.testing.assert_array_equal(found.logits, views)
+    np.testing.assert_array_equal(found.spread, values / 2)
+    assert verify(store.path) == []
+    whole = tree_digest(store.path / "predictions")
+    with store.predictions_writer("run", CLASSES, {}, ("views", "spread")) as writer:
+        for block in writer.pending():
+            part = slice(block.start, block.stop)
+            writer.write(block, values[part], views[part], values[part] / 2)
+        writer.finish()
+    assert tree_digest(store.path / "predictions") == whole
+
+
+def test_features_are_written_in_blocks_and_read_by_zarr(store: TileStore) -> None:
+    made = np.random.default_rng(2).random((N, 5)).astype(np.float16)
+    made[3] = np.nan
+    for until in (1, None):
+        with store.features_writer("vit", 5, {"model": "m"}) as writer:
+            todo = writer.pending()
+            assert len(todo) == (3 if until else 2), "what was broken off goes on"
+            for block in todo[:until]:
+                writer.write(block, made[block.start : block.stop])
+            if until is None:
+                writer.finish()
+        assert store.encoders == ([] if until else ["vit"])
+    np.testing.assert_array_equal(store.features("vit").values, made)
+    assert store.features("vit").attrs == {"model": "m"}
+    theirs = zarr.open_array(store.path / "features/vit", mode="r")
+    assert theirs.dtype == np.float16 and theirs.metadata.dimension_names == ("tile", "feature")
+    np.testing.assert_array_equal(theirs[...], made)
+    assert verify(store.path) == []
+    with pytest.raises(UsageError, match="has no features 'uni'; it has vit"):
+        store.features("uni")
 
 
 def test_predictions_must_fit(store: TileStore) -> None:

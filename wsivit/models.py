@@ -10,13 +10,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 import torch
@@ -24,14 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from wsivit.errors import StoreError, UsageError, WsivitError
+from wsivit.errors import StoreError, UsageError
 from wsivit.runs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from wsivit.safety import NONSENSE, pickles_there, refuse_code, safetensors_file
+from wsivit.safety import NONSENSE, pickles_there, refuse_code
+from wsivit.weights import WEIGHTS, fetching, quiet_transformers, timm_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, WEIGHTS, PROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
 
 @dataclass
@@ -97,18 +96,31 @@ def create_classifier(
     UsageError
         The model is unknown, its weights cannot be had, or they are not safetensors.
     """
+    library, resolved = library_of(name)
+    if library == "timm":
+        return _timm_classifier(resolved, classes, pretrained, image_size, weights)
+    return _transformers_classifier(resolved, classes, pretrained, image_size)
+
+
+def library_of(name: str) -> tuple[Literal["timm", "transformers"], str]:
+    """Tell which library knows a model, and what it calls it.
+
+    Raises
+    ------
+    UsageError
+        None does.
+    StoreError
+        A folder that is no model.
+    """
     folder = Path(name)
     if folder.is_dir():
-        config = _read_config(folder)
-        if "architecture" in config:
-            return _timm_classifier(f"local-dir:{folder}", classes, pretrained, image_size, weights)
-        return _transformers_classifier(name, classes, pretrained, image_size)
+        return ("timm", f"local-dir:{folder}") if "architecture" in _read_config(folder) else ("transformers", name)
     name = name.removeprefix("timm/")
     if timm.is_model(name.partition(".")[0]):
-        return _timm_classifier(name, classes, pretrained, image_size, weights)
+        return "timm", name
     if name.count("/") != 1:
         raise UsageError(_unknown(name))
-    return _transformers_classifier(name, classes, pretrained, image_size)
+    return "transformers", name
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
@@ -176,11 +188,9 @@ def _timm_classifier(
 ) -> Classifier:
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
-    resolved = timm.models.resolve_model_input_args(name, {"img_size": image_size} if image_size else None)
-    architecture, known = resolved.pop("model_name"), resolved.pop("pretrained_cfg")
-    model_args = {key: value for key, value in resolved.items() if key != "pretrained_model_args"}
-    source = _timm_weights(name, known, weights) if pretrained or weights else None
-    network: Any = _timm_network(architecture, known, source, num_classes=len(classes), **model_args)
+    architecture, known, model_args = timm_settings_of(name, image_size)
+    source = timm_weights(name, known, weights) if pretrained or weights else None
+    network: Any = timm_network(architecture, known, source, num_classes=len(classes), **model_args)
     preprocessing = Preprocessing(image_size or int(known["input_size"][-1]), tuple(known["mean"]), tuple(known["std"]))
     settings: dict[str, Any] = _label_maps(classes) | {
         "pretrained_cfg": _timm_settings(network.pretrained_cfg, preprocessing)
@@ -192,7 +202,15 @@ def _timm_classifier(
     return Classifier(model, preprocessing)
 
 
-def _timm_network(architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any) -> nn.Module:
+def timm_settings_of(name: str, image_size: int | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return the architecture of a timm name, its published settings, and the arguments that make it."""
+    resolved = timm.models.resolve_model_input_args(name, {"img_size": image_size} if image_size else None)
+    architecture, known = resolved.pop("model_name"), resolved.pop("pretrained_cfg")
+    return architecture, known, {key: value for key, value in resolved.items() if key != "pretrained_model_args"}
+
+
+def timm_network(architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any) -> nn.Module:
+    """Make a timm network, with the weights of a file where one is given."""
     overlay = None if source is None else {"file": str(source), "source": "", "custom_load": False}
     try:
         return timm.create_model(
@@ -205,20 +223,6 @@ def _timm_network(architecture: str, settings: dict[str, Any], source: Path | No
     except (RuntimeError, ValueError, TypeError, AssertionError, SafetensorError, OSError) as error:
         what = architecture if source is None else f"{architecture} with the weights {source}"
         raise UsageError(f"model {what} cannot be made: {error}") from error
-
-
-def _timm_weights(name: str, settings: dict[str, Any], weights: str | os.PathLike[str] | None) -> Path:
-    """Return the safetensors file that goes with a timm name, from disk or from the hub."""
-    if weights is not None:
-        return safetensors_file(Path(weights))
-    if name.startswith("local-dir:"):
-        return safetensors_file(Path(name.removeprefix("local-dir:")) / WEIGHTS)
-    if not settings.get("hf_hub_id"):
-        raise UsageError(f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)")
-    from huggingface_hub import hf_hub_download
-
-    with _fetching(name):
-        return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
 
 
 def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
@@ -241,7 +245,7 @@ def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> di
 def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool, image_size: int | None) -> Classifier:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    with _fetching(name), quiet_transformers():
+    with fetching(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **_label_maps(classes))
         refuse_code(config.to_dict(), name)
         native = getattr(config, "image_size", None)
@@ -253,7 +257,7 @@ def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool
             )
         else:
             model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        preprocessing = _published_preprocessing(name, image_size, native)
+        preprocessing = published_preprocessing(name, image_size, native)
     if native is not None and preprocessing.image_size != native:
         model = _with_input_size(model, preprocessing.image_size)
     return Classifier(model, preprocessing)
@@ -277,7 +281,8 @@ def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     return resized
 
 
-def _published_preprocessing(name: str, image_size: int | None, native: int | None) -> Preprocessing:
+def published_preprocessing(name: str, image_size: int | None, native: int | None) -> Preprocessing:
+    """Read how a transformers model's input is made."""
     from transformers import AutoImageProcessor
 
     try:
@@ -331,7 +336,7 @@ def _saved_preprocessing(folder: Path, config: dict[str, Any]) -> Preprocessing:
     if timm_settings:
         size = timm_settings["input_size"][-1]
         return Preprocessing(int(size), tuple(timm_settings["mean"]), tuple(timm_settings["std"]))
-    return _published_preprocessing(str(folder), None, config.get("image_size"))
+    return published_preprocessing(str(folder), None, config.get("image_size"))
 
 
 def _label_maps(classes: Sequence[str]) -> dict[str, Any]:
@@ -349,41 +354,3 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3)
     hint = f"; timm has {', '.join(close)}" if close else ""
     return f"unknown model {name!r}: not a timm name, a hub id (owner/name) or a folder{hint}"
-
-
-@contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    """Turn every way in which weights cannot be had into one error that says what can be done."""
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it tells of every attempt to reach the hub
-    try:
-        yield
-    except WsivitError:
-        raise
-    except NONSENSE as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"model {name}: its weights cannot be had ({first}). Three ways: (1) run once with a network, "
-            "the hub's cache (HF_HOME) then serves offline; (2) give a folder with config.json and "
-            "model.safetensors as the model, or a .safetensors file as the weights; (3) start from scratch "
-            "(--no-pretrained)"
-        ) from error
-    finally:
-        hub.setLevel(level)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' bars and its report of the new head, which is what was asked for."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,64 +1,89 @@
-"""Run a trained model over the tiles of a store, or straight over a slide."""
+"""Run a model over the tiles of a store, or straight over a slide."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from queue import SimpleQueue
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wsivit.data.samples import same_scale
-from wsivit.errors import OutputExistsError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.errors import OutputExistsError, StoreError, UsageError, WsivitError
 from wsivit.parallel import map_ordered
-from wsivit.progress import progress_bar
-from wsivit.runs import Contract, software_versions
-from wsivit.scoring import Scorer, finished_run, run_name, softmax
+from wsivit.runs import software_versions
+from wsivit.scoring import Card, Model, Scorer, ScoringOptions, open_model
+from wsivit.scoring.fit import check_fit
+from wsivit.scoring.stores import first_tiles, predictions_of, write_features, write_scores
 from wsivit.slide import Slide
-from wsivit.store import PredictionsWriter, TileStore
+from wsivit.store import TileStore
+from wsivit.store.predictions import VIEWS
 
 PathLike = str | os.PathLike[str]
+Source = PathLike | Slide | TileStore
+
+_COMPARED = 256
+"""Tiles on which 8 bits are compared with float32."""
 
 
 @dataclass(frozen=True)
-class PredictOptions:
-    """How a model is run.
+class PredictOptions(ScoringOptions):
+    """How a model is run, and on which tiles.
 
     Parameters
     ----------
     batch_size : int
         Tiles per step.
     device : str
-        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; several, with commas, share slides.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        Of the arithmetic. ``auto``: half on a GPU (bf16 where it has that), fp32 on the CPU.
+    engine : {"torch", "onnx", "onnx-int8"}
+        ``onnx`` runs on the CPU by ONNX Runtime, ``onnx-int8`` with weights of 8 bits: how well these agree is told.
+    compile : bool
+        Have torch compile the model: slow to begin, then faster.
+    tta : bool
+        Look at each tile in its eight flips and turns: the mean counts, and their spread is kept.
+    features : bool
+        Write what the last layer sees of each tile to ``features/<name>``, in place of predictions.
+    mpp : float, optional
+        Scale at which a slide is tiled, in microns per pixel. Default: the run's.
+    tile_size : int, optional
+        Side of the tiles of a slide, in pixels. Default: the run's.
+    temperature : float, optional
+        The logits are divided by it. Default: the run's. Predictions that are there are changed without the model.
+    trust_torchscript : bool
+        Run a TorchScript model: it is a program, which could do anything.
     allow_mismatch : bool
-        Go on where scale, tile size or slide format break the run's contract; it is recorded.
+        Go on where scale, tile size, classes or preprocessing break the run's contract; it is recorded.
     overwrite : bool
         Replace predictions of another model that have the same name.
     """
 
-    batch_size: int = 64
-    device: str = "auto"
+    mpp: float | None = None
+    tile_size: int | None = None
+    temperature: float | None = None
+    trust_torchscript: bool = False
     allow_mismatch: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+        super().__post_init__()
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise UsageError(f"temperature must be above 0, not {self.temperature}")
 
 
 def predict(
-    run: PathLike,
-    source: PathLike | Slide | TileStore,
+    model: PathLike,
+    source: Source,
     *,
     output: PathLike | None = None,
     name: str | None = None,
     options: PredictOptions = PredictOptions(),
     progress: bool = False,
 ) -> TileStore:
-    """Run a trained model over the tiles of a store, or straight over a slide.
+    """Run a model over the tiles of a store, or straight over a slide.
 
     Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. From a slide, a store of
     coordinates is made first, at the run's scale and tile size, and the pixels are read from the slide as they are
@@ -66,17 +91,18 @@ def predict(
 
     Parameters
     ----------
-    run : path
-        A run folder made by ``wsivit train``.
+    model : path or str
+        A run folder made by ``wsivit train``; or an image classifier as it was published: a timm name, a hub id, or a
+        folder with ``config.json`` and ``model.safetensors`` or (of the WSInfer zoo) ``torchscript_model.pt``.
     source : path, Slide or TileStore
         A tile store or a slide. A slide whose file does not tell its scale: with ``--slide-mpp`` on the command line,
         as ``open_slide(path, mpp=…)`` in Python.
     output : path, optional
         Folder for the store of a slide. Default: where the command runs.
     name : str, optional
-        Name of the predictions in the store. Default: the run folder's.
+        Name of the predictions in the store. Default: the model's.
     options : PredictOptions
-        Batch size, device.
+        Batch size, device, engine, test-time augmentation, features.
     progress : bool
         Show a progress bar.
 
@@ -87,113 +113,181 @@ def predict(
 
     Raises
     ------
+    UsageError
+        The model is unknown, or does not say its scale and tile size and none are given.
     StoreError
-        The run or the store is damaged.
+        The run or the store is damaged, or the model gives no numbers.
     StoreMismatchError
-        The store's scale or tile size is not the run's; each difference is named.
+        The store's scale, tile size, classes or preprocessing is not the run's; each difference is named.
     OutputExistsError
         The store has predictions of that name by another model.
     """
-    contract = finished_run(run)
-    name = name or run_name(run)
-    store = _open(source, contract, output, progress)
-    mismatch = _check(contract, store, allow=options.allow_mismatch)
-    if _is_done(store, name, contract, options):
-        return store
-    scorer = Scorer(run, contract, options.device)
-    attrs = {
-        "run": run_name(run),
-        "model": contract.model,
-        "model_fingerprint": contract.model_fingerprint,
-        "temperature": contract.temperature,
-        "mismatch": mismatch,
-        "device": scorer.device.type,
-        "versions": software_versions(),
-    }
-    with store.predictions_writer(name, contract.classes, attrs) as writer:
-        _score(store, scorer, writer, options.batch_size, progress)
-        writer.finish()
-    return TileStore(store.url)
+    return Predictor(model, name=name, options=options)(source, output=output, progress=progress)
 
 
-def _open(
-    source: PathLike | Slide | TileStore, contract: Contract, output: PathLike | None, progress: bool
-) -> TileStore:
-    """Return the store, made of coordinates only where a slide was given."""
-    if isinstance(source, TileStore):
-        return source
-    if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
-        return TileStore(source)
-    from wsivit.tiling import TileOptions, tile
+def predict_each(
+    model: PathLike,
+    sources: Iterable[Source],
+    *,
+    output: PathLike | None = None,
+    name: str | None = None,
+    options: PredictOptions = PredictOptions(),
+) -> Iterator[tuple[Source, TileStore | WsivitError]]:
+    """Run a model over many stores or slides, loading it once per device; several devices share the slides.
 
-    if contract.mpp is None:
-        raise UsageError("the run was trained on pictures without a scale: tile the slide first, and predict its store")
-    options = TileOptions(mpp=contract.mpp, tile_size=contract.tile_size, codec="none")
-    return tile(source, output or ".", options, progress=progress).store
+    Parameters
+    ----------
+    model, output, name, options
+        As of `predict`.
+    sources : iterable of path, Slide or TileStore
+        Drawn as they are needed.
 
+    Yields
+    ------
+    source, outcome
+        In order; the outcome is the store with its predictions, or what went wrong with this one.
+    """
+    devices = [device.strip() for device in options.device.split(",")]
+    free: SimpleQueue[Predictor] = SimpleQueue()
+    for device in devices:
+        free.put(Predictor(model, name=name, options=replace(options, device=device)))
 
-def _check(contract: Contract, store: TileStore, *, allow: bool) -> list[str]:
-    """Compare the store with what the model was made for, field by field."""
-    mpp = float(np.sqrt(np.prod(store.parameters.mpp)))
-    found = []
-    if not same_scale(contract.mpp, mpp):
-        found.append(f"scale: the run is for {contract.mpp:.4g} microns per pixel, the store has {mpp:.4g}")
-    if store.grid.tile_size != contract.tile_size:
-        found.append(f"tile size: the run is for {contract.tile_size} px, the store has {store.grid.tile_size}")
-    if found and not allow:
-        raise StoreMismatchError(
-            f"{store.url} does not fit the run: {'; '.join(found)}. Tile the slide for it, or go on with "
-            "--allow-mismatch, which is recorded"
-        )
-    return found
-
-
-def _is_done(store: TileStore, name: str, contract: Contract, options: PredictOptions) -> bool:
-    if name not in store.runs:
-        return False
-    attrs = store.predictions(name).attrs
-    wanted = {"model_fingerprint": contract.model_fingerprint, "temperature": contract.temperature}
-    if all(attrs.get(key) == value for key, value in wanted.items()):
-        return True
-    if not options.overwrite:
-        raise OutputExistsError(
-            f"{store.url}: has predictions {name!r} by another model; choose another --name, or --overwrite them"
-        )
-    return False
-
-
-def _score(store: TileStore, scorer: Scorer, writer: PredictionsWriter, step: int, progress: bool) -> None:
-    """Run the model over every readable tile of the blocks that are not written yet, reading ahead."""
-    blocks = writer.pending()
-    readable = store.readable
-    todo = [readable[(readable >= block.start) & (readable < block.stop)] for block in blocks]
-    batches = [tiles[i : i + step] for tiles in todo for i in range(0, len(tiles), step)]
-    with (
-        progress_bar(sum(map(len, todo)), "predicting", "tile", show=progress) as advance,
-        ThreadPoolExecutor(1) as reader,
-    ):
-        ahead = map_ordered(reader, lambda batch: _read(store, batch), batches, ahead=3)
-        for block, tiles in zip(blocks, todo, strict=True):
-            logits = np.full((len(block), len(scorer.contract.classes)), np.nan, np.float32)
-            for read, pixels in islice(ahead, -(-len(tiles) // step)):
-                if len(read):
-                    logits[read - block.start] = scorer(pixels)
-                advance(len(read))
-            writer.write(block, softmax(logits / scorer.contract.temperature), logits)
-
-
-def _read(store: TileStore, tiles: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Read a batch; where a tile of it turns out unreadable, the others."""
-    try:
-        return tiles, store.read(tiles)
-    except UnreadableTilesError:
-        good = list(_one_by_one(store, tiles))
-        return np.array([i for i, _ in good], np.int64), np.array([pixels for _, pixels in good], np.uint8)
-
-
-def _one_by_one(store: TileStore, tiles: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    for i in tiles.tolist():
+    def run(source: Source) -> tuple[Source, TileStore | WsivitError]:
+        predictor = free.get()
         try:
-            yield i, store[i]
-        except UnreadableTilesError:
-            continue
+            return source, predictor(source, output=output)
+        except WsivitError as error:
+            return source, error
+        finally:
+            free.put(predictor)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        yield from map_ordered(pool, run, sources, ahead=len(devices))
+
+
+class Predictor:
+    """A model for one slide after the other. Its weights are loaded at the first one that needs them.
+
+    Parameters
+    ----------
+    model, name, options
+        As of `predict`.
+    """
+
+    def __init__(self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()) -> None:
+        self.options = options
+        opened = open_model(model, trust_torchscript=options.trust_torchscript)
+        self.card = _as_asked(opened.card, options)
+        self.name = name or self.card.name
+        self._model = Model(self.card, opened.load)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The model on its device."""
+        return Scorer(self._model, self.options)
+
+    def __call__(self, source: Source, *, output: PathLike | None = None, progress: bool = False) -> TileStore:
+        """Run the model over one store or slide; see `predict`."""
+        store = self._open(source, output, progress)
+        mismatch = check_fit(self.card, store, allow=self.options.allow_mismatch)
+        if self.options.features:
+            self._write_features(store, mismatch, progress)
+        else:
+            self._write_predictions(store, mismatch, progress)
+        return TileStore(store.url)
+
+    def _open(self, source: Source, output: PathLike | None, progress: bool) -> TileStore:
+        """Return the store, made of coordinates only where a slide was given."""
+        if isinstance(source, TileStore):
+            return source
+        if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
+            return TileStore(source)
+        from wsivit.tiling import TileOptions, tile
+
+        mpp, tile_size = self.options.mpp or self.card.mpp, self.options.tile_size or self.card.tile_size
+        if mpp is None or tile_size is None:
+            what = "the scale (--mpp)" if mpp is None else "the tile size (--tile-size)"
+            raise UsageError(f"{self.card.name} does not say {what} of its tiles: give it, or give a store")
+        downscale: Any = "area" if self.card.downscale == {"area"} else "dct"
+        options = TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
+        return tile(source, output or ".", options, progress=progress).store
+
+    def _write_predictions(self, store: TileStore, mismatch: list[str], progress: bool) -> None:
+        if not self.card.classes:
+            raise UsageError(
+                f"{self.card.name} is an encoder, without classes: --features keeps what it makes of each tile; "
+                "wsivit train gives it classes"
+            )
+        if self._is_there(store, store.runs, lambda: store.predictions(self.name).attrs):
+            self._apply_temperature(store)
+            return
+        attrs = self._about(mismatch) | {"temperature": self.card.temperature}
+        if self.options.int8 and len(store.readable):
+            attrs["agreement"] = asdict(self.scorer.agreement(first_tiles(store, _COMPARED)))
+        keeps = ("views", "spread") if self.options.tta else ("logits",)
+        with store.predictions_writer(self.name, self.card.classes, attrs, keeps) as writer:
+            write_scores(store, self.scorer, writer, progress=progress)
+            writer.finish()
+
+    def _write_features(self, store: TileStore, mismatch: list[str], progress: bool) -> None:
+        if self._is_there(store, store.encoders, lambda: store.features(self.name).attrs):
+            return
+        (size,) = self.scorer.shape
+        with store.features_writer(self.name, size, self._about(mismatch)) as writer:
+            write_features(store, self.scorer, writer, progress=progress)
+            writer.finish()
+
+    def _is_there(self, store: TileStore, names: list[str], attrs: Callable[[], dict[str, Any]]) -> bool:
+        """Whether the store has what this model gives; OutputExistsError for that of another one of the name."""
+        if self.name not in names:
+            return False
+        there, wanted = attrs(), self._identity()
+        if all(there.get(key, default) == wanted[key] for key, default in _UNSAID.items()):
+            return True
+        if not self.options.overwrite:
+            raise OutputExistsError(
+                f"{store.url}: has {'features' if self.options.features else 'predictions'} {self.name!r} by another "
+                "model, or made in another way (tta, int8); choose another --name, or --overwrite them"
+            )
+        return False
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes other numbers, beyond rounding."""
+        views = VIEWS if self.options.tta else 1
+        return {"model_fingerprint": self.card.fingerprint, "views": views, "int8": self.options.int8}
+
+    def _about(self, mismatch: list[str]) -> dict[str, Any]:
+        return self._identity() | {
+            "run": self.card.name,
+            "model": self.card.model,
+            "preprocessing": asdict(self.card.preprocessing),
+            "mismatch": mismatch,
+            "device": self.scorer.device.type,
+            "engine": self.options.engine,
+            "precision": self.scorer.precision,
+            "versions": software_versions(),
+        }
+
+    def _apply_temperature(self, store: TileStore) -> None:
+        """Bring the probabilities that are there to the temperature asked for; the logits are kept for that."""
+        there = store.predictions(self.name)
+        if there.attrs.get("temperature") == self.card.temperature:
+            return
+        if there.logits is None:
+            raise StoreError(f"{store.url}: predictions {self.name!r} have no logits: predict again with --overwrite")
+        made = predictions_of(there.logits, there.classes, self.card.temperature)
+        attrs = there.attrs | {"temperature": self.card.temperature}
+        store.write_predictions(self.name, replace(made, attrs=attrs))
+
+
+_UNSAID = {"model_fingerprint": None, "views": 1, "int8": False}
+
+
+def _as_asked(card: Card, options: PredictOptions) -> Card:
+    """Fill in what the model does not say, and the temperature asked for; what it says is its own."""
+    return replace(
+        card,
+        mpp=options.mpp if card.mpp is None else card.mpp,
+        tile_size=options.tile_size if card.tile_size is None else card.tile_size,
+        temperature=card.temperature if options.temperature is None else options.temperature,
+    )

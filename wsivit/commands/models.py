@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from wsivit import compare as _compare
@@ -11,10 +10,10 @@ from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit.cli import Report
 from wsivit.commands.shared import FLAT, MANY, OUTPUT, QUIET, Opening, documented_by
-from wsivit.data.slides import SlideOptions
 from wsivit.evaluate import EvaluateOptions
-from wsivit.predict import PredictOptions
+from wsivit.predict import PredictOptions, Predictor
 from wsivit.recipe import TrainOptions
+from wsivit.scoring.scorer import Agreement
 from wsivit.store import TileStore
 
 
@@ -26,10 +25,9 @@ def train(
     output: Annotated[str, OUTPUT],
     label: str | None = None,
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
-    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
+    done = _train(data, model=model, output=output, label=label, options=options, progress=not quiet)
     return Report(f"held out {_tell_figures(done.validation)}\nrun      {done.folder}")
 
 
@@ -40,19 +38,11 @@ def evaluate(
     *,
     output: Annotated[str | None, OUTPUT] = None,
     options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
-    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
+    done = _evaluate(run, data, output=output, options=options, progress=not quiet)
     whose = "one patient or slide: no intervals" if done.patients == 1 else f"{done.patients} patients or slides"
-    lines = [f"{done.n} tiles of {whose}"]
-    if done.of_slides_learned_from:
-        lines.append(f"{done.of_slides_learned_from} of them are of slides that the run was trained on elsewhere")
-    if done.scores["stored"]:
-        lines.append(f"{done.scores['stored']} scored by wsivit predict before, {done.scores['computed']} now")
-    if done.scores["unreadable"]:
-        lines.append(f"{done.scores['unreadable']} more cannot be read and are left out")
-    lines.append(f"measured {_tell_figures(done.figures)}")
+    lines = [f"{done.n} tiles of {whose}", f"measured {_tell_figures(done.figures)}"]
     lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
     return Report("\n".join([*lines, f"wrote    {done.folder}"]))
 
@@ -64,16 +54,15 @@ def compare(
     data: Annotated[list[str], MANY],
     output: Annotated[str, OUTPUT] = "comparison",
     options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
-    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
+    done = _compare(runs, data, output=output, options=options, progress=not quiet)
     return Report((done.folder / "comparison.md").read_text().rstrip() + f"\nwrote    {done.folder}")
 
 
 @documented_by(_predict)
 def predict(
-    run: str,
+    model: str,
     source: str,
     *,
     output: Annotated[str | None, OUTPUT] = None,
@@ -82,10 +71,21 @@ def predict(
     opening: Annotated[Opening, FLAT] = Opening(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
+    predictor = Predictor(model, name=name, options=options)
     slide = source if TileStore.is_store(source) else opening.open(source)
-    store = _predict(run, slide, output=output, name=name, options=options, progress=not quiet)
-    predicted = name or Path(run).resolve().name
-    return Report(f"{len(store)} tiles predicted as {predicted}\nstore    {store.path}")
+    return Report(_tell_predictions(predictor.name, predictor(slide, output=output, progress=not quiet), options))
+
+
+def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> str:
+    lines = [f"{len(store)} tiles predicted as {name}", f"store    {store.url}"]
+    if options.features:
+        size = store.features(name).values.shape[1]
+        return "\n".join([f"{len(store)} tiles as {size} features each, by {name}", lines[1]])
+    about = store.predictions(name).attrs
+    if "agreement" in about:
+        lines.append(f"int8     {Agreement(**about['agreement'])}")
+    lines += [f"mismatch {difference}" for difference in about["mismatch"]]
+    return "\n".join(lines)
 
 
 def _tell_figures(figures: dict[str, float]) -> str:

@@ -69,9 +69,14 @@ def turn(pictures: Tensor) -> Tensor:
     turned = torch.empty_like(pictures)
     for i in range(8):
         here = code == i
-        some = torch.rot90(pictures[here], i % 4, (-2, -1))
-        turned[here] = some.flip(-1) if i >= 4 else some
+        turned[here] = view(pictures[here], i)
     return turned
+
+
+def view(pictures: Tensor, code: int) -> Tensor:
+    """Show pictures in one of their eight flips and quarter turns, 0 to 7; 0 is as they are."""
+    turned = torch.rot90(pictures, code % 4, (-2, -1))
+    return turned.flip(-1) if code >= 4 else turned
 
 
 def zoom(pictures: Tensor, low: float, high: float) -> Tensor:

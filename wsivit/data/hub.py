@@ -38,8 +38,9 @@ class HubSource:
         Side that they are brought to, in pixels.
     """
 
-    patient = site = scanner = ""
+    patient, site = "", ""
     mpp: float | None = None
+    downscale = ""
 
     def __init__(self, name: str, part: str, dataset: Any, image: str, size: int) -> None:
         self.id = f"{name.rstrip('/').rpartition('/')[2]}/{part}"

@@ -37,8 +37,9 @@ class ImageSource:
         Side that they are brought to, in pixels.
     """
 
-    patient = site = scanner = ""
+    patient, site = "", ""
     mpp: float | None = None
+    downscale = ""
 
     def __init__(self, root: str | os.PathLike[str], names: Sequence[str], size: int) -> None:
         self.root, self.names, self.size = Path(root), list(names), size

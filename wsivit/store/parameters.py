@@ -112,6 +112,11 @@ class StoreParameters:
         """Inner chunks that make up one tile."""
         return (self.grid.tile_size // self.chunk[0]) * (self.grid.tile_size // self.chunk[1])
 
+    @property
+    def downscale(self) -> str:
+        """How the slide was brought to the scale of the tiles; empty where a level was used as it is."""
+        return str(self.plan.get("downscale", "")) if self.plan.get("reduce", 1) > 1 else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values as they come back from JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,13 +17,12 @@ from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.grid import TileGrid
 from wsivit.resolution import ReadPlan
 from wsivit.store import layout
+from wsivit.store.added import Added
 from wsivit.store.codec import decode, strip_crc
-from wsivit.store.columns import LabelColumn, read_labels, save_labels
 from wsivit.store.documents import read_root, shard_key
 from wsivit.store.files import LocalFiles, files_at
 from wsivit.store.lazy import dask_array
 from wsivit.store.parameters import COLUMNS, Status, StoreParameters
-from wsivit.store.predictions import Predictions, PredictionsWriter, read_predictions, save_predictions
 from wsivit.store.shard import decode_index, index_size
 from wsivit.store.threads import THREADS, decoding_threads
 
@@ -31,7 +30,7 @@ _BLOCK = 64
 _SPAN = 256
 
 
-class TileStore:
+class TileStore(Added):
     """The tiles of one slide.
 
     ``store[i]`` is a tile, ``store.read(indexes)`` many, ``for tile in store`` all of them in order. Safe in
@@ -173,44 +172,6 @@ class TileStore:
     def qc(self) -> dict[str, NDArray[np.float32]]:
         """Quality control by name (``pen``, ``blur``, ``fold``, ``fat``): float32 (n,), a fraction of each tile."""
         return {name: layout.read_array(self.files, f"qc/{name}") for name in layout.nodes(self.files, "qc")}
-
-    # Labels and predictions
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the label columns."""
-        return layout.nodes(self.files, "labels")
-
-    def label(self, name: str) -> LabelColumn:
-        """Read a label column; UsageError names the ones that are there."""
-        return read_labels(self.files, name)
-
-    def write_labels(self, name: str, codes: ArrayLike, classes: tuple[str, ...] | list[str]) -> None:
-        """Write a label column: codes (n,) into `classes`, -1 for none. One of the same name is replaced."""
-        save_labels(self.files, name, LabelColumn(np.asarray(codes, np.int16), tuple(classes)), self._n)
-
-    @property
-    def runs(self) -> list[str]:
-        """Names of the runs whose predictions are here."""
-        return layout.nodes(self.files, "predictions")
-
-    def predictions(self, run: str) -> Predictions:
-        """Read the predictions of a run; UsageError names the ones that are there."""
-        return read_predictions(self.files, run)
-
-    def write_predictions(self, run: str, predictions: Predictions) -> None:
-        """Write the predictions of a run whole. Those of a run of the same name are replaced."""
-        save_predictions(self.files, run, predictions, self._n)
-
-    def predictions_writer(self, run: str, classes: Sequence[str], attrs: dict[str, Any]) -> PredictionsWriter:
-        """Begin the predictions of a run, or go on with ones of the same classes and attributes that were broken off.
-
-        Raises
-        ------
-        StoreLockedError
-            When another process is writing predictions of that run.
-        """
-        return PredictionsWriter(self.files, run, self._n, classes, attrs)
 
     # Pixels
 

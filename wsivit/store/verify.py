@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ def _documents(store: TileStore) -> Iterator[str]:
     root = read_root(files)
     missing = set(root["arrays"]) - set(layout.nodes(files, ""))
     yield from (f"{store.url}/{name} is missing" for name in sorted(missing))
-    groups = [group for group in ("qc", "labels", "predictions") if files.list(group)]
+    groups = [group for group in ("qc", "labels", "predictions", "features") if files.list(group)]
     columns = [f"{group}/{name}" for group in groups for name in layout.names(files, group)]
     of_runs = [
         f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in layout.names(files, run)
@@ -132,11 +132,15 @@ def _results(store: TileStore) -> Iterator[str]:
         yield from (f"{store.url}/qc/{name} has another number of rows than the {len(store)} tiles" for name in short)
     except StoreError as error:
         yield str(error)
-    for kind, names, read in (("labels", store.labels, store.label), ("predictions", store.runs, store.predictions)):
+    added: list[tuple[str, list[str], Callable[[str], Any]]] = [
+        ("labels", store.labels, lambda name: store.label(name).codes),
+        ("predictions", store.runs, lambda name: store.predictions(name).probabilities),
+        ("features", store.encoders, lambda name: store.features(name).values),
+    ]
+    for kind, names, read in added:
         for name in names:
             try:
-                found: Any = read(name)
-                values = found.codes if kind == "labels" else found.probabilities
+                values = read(name)
                 if len(values) != len(store):
                     yield f"{store.url}/{kind}/{name} has {len(values)} rows for {len(store)} tiles"
             except StoreError as error:

@@ -1,0 +1,57 @@
+"""From what a model is called to the model: run folders, timm, transformers, the WSInfer zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsivit.errors import StoreMismatchError
+from wsivit.runs import CONTRACT, Contract
+from wsivit.scoring.card import Card, Model, PathLike, finished_run, run_name
+from wsivit.scoring.zoo import PROGRAM, open_zoo
+
+if TYPE_CHECKING:
+    from wsivit.scoring.network import Network
+
+
+def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
+    """Find out what a model is.
+
+    Parameters
+    ----------
+    model : path or str
+        A run folder of ``wsivit train``; a timm name, a hub id, or a folder with ``config.json`` and
+        ``model.safetensors``; a folder with ``config.json`` and ``torchscript_model.pt``.
+    trust_torchscript : bool
+        Whether the last may be run.
+
+    Raises
+    ------
+    StoreError
+        A folder that is no model, or is damaged.
+    UsageError
+        The model is unknown, cannot be had, is not finished, or is not trusted.
+    """
+    folder = Path(model)
+    if (folder / PROGRAM).is_file() and not (folder / CONTRACT).is_file():
+        return open_zoo(folder, trusted=trust_torchscript)
+    if (folder / CONTRACT).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
+        return open_run(model, finished_run(model))
+    from wsivit.scoring.published import open_published
+
+    return open_published(str(model))
+
+
+def open_run(run: PathLike, contract: Contract) -> Model:
+    """Return the model of a run."""
+    card = Card.of_run(run_name(run), contract)
+
+    def load() -> Network:
+        from wsivit.models import load_classifier, weights_fingerprint
+        from wsivit.scoring.network import of_classifier
+
+        if weights_fingerprint(run) != card.fingerprint:
+            raise StoreMismatchError(f"{run}: the weights are not those that were trained: their fingerprint differs")
+        return of_classifier(load_classifier(run).model)
+
+    return Model(card, load)

@@ -1,0 +1,59 @@
+"""How a model is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from wsivit.errors import UsageError
+
+Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
+Engine: TypeAlias = Literal["torch", "onnx", "onnx-int8"]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How a model is run.
+
+    Parameters
+    ----------
+    batch_size : int
+        Tiles per step.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; several, with commas, share slides.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        Of the arithmetic. ``auto``: half on a GPU (bf16 where it has that), fp32 on the CPU.
+    engine : {"torch", "onnx", "onnx-int8"}
+        ``onnx`` runs on the CPU by ONNX Runtime, ``onnx-int8`` with weights of 8 bits: how well these agree is told.
+    compile : bool
+        Have torch compile the model: slow to begin, then faster.
+    tta : bool
+        Look at each tile in its eight flips and turns: the mean counts, and their spread is kept.
+    features : bool
+        What the last layer sees of each tile, in place of classes.
+    """
+
+    batch_size: int = 64
+    device: str = "auto"
+    precision: Precision = "auto"
+    engine: Engine = "torch"
+    compile: bool = False
+    tta: bool = False
+    features: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise UsageError(f"precision must be auto, fp32, bf16 or fp16, not {self.precision!r}")
+        if self.engine not in ("torch", "onnx", "onnx-int8"):
+            raise UsageError(f"engine must be torch, onnx or onnx-int8, not {self.engine!r}")
+        if self.engine != "torch" and (self.compile or self.precision not in ("auto", "fp32")):
+            raise UsageError(f"engine {self.engine} has its own arithmetic: compile and precision are for torch")
+        if self.features and self.tta:
+            raise UsageError("features are of the tile as it is: leave tta out")
+
+    @property
+    def int8(self) -> bool:
+        """Whether the weights have 8 bits."""
+        return self.engine == "onnx-int8"
