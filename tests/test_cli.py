@@ -94,6 +94,8 @@ def test_tile_says_what_it_made(sample: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "s.zarr") in done.stdout
     assert "tiling" in done.stderr  # the progress bar
+    tiles = TileStore(tmp_path / "s.zarr")
+    assert f"{len(tiles)} decoded from level 1, JPEG quality 90" in done.stdout
     assert (tmp_path / "s-preview.png").read_bytes().startswith(b"\x89PNG")
     assert TileStore(tmp_path / "s.zarr").parameters.requested_mpp == 1.0
 
@@ -120,7 +122,8 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["info", "nowhere.svs"], 3, "nowhere.svs"),
         (["tile", "unscaled.tiff"], 5, "--slide-mpp"),
         (["tile", "s.tiff", "--mpp", "0.1"], 5, "0.5"),
-        (["tile", "s.tiff", "--slide-mpp", "500"], 5, "500"),
+        (["tile", "s.tiff", "--slide-mpp", "500", "--mpp", "600"], 5, "outside 0.05 to 20"),
+        (["tile", "s.tiff", "--slide-mpp", "nan"], 5, "positive"),
         (["tile", "s.tiff", "--mpp", "1.0", "--mag", "20"], 2, "--mpp or --mag"),
         (["tile", "s.tiff", "--tile-size", "0"], 2, "tile size"),
         (["tile", "s.tiff", "--overlap", "256"], 2, "overlap"),

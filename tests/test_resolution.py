@@ -103,7 +103,9 @@ def test_the_callers_scale_comes_first_and_is_recorded_as_such() -> None:
     found = verdict(APERIO, given=0.25)
     assert (found.mpp_x, found.mpp_y, found.source, found.confidence) == (0.25, 0.25, "given", "given")
     assert "aperio.MPP" in found.warnings[0]
-    assert "outside" in verdict({}, given=28.97).warnings[0]
+    for absurd in (0.02, 28.97, 500.0):
+        with pytest.raises(ScaleError, match=r"outside 0\.05 to 20"):
+            verdict(APERIO, given=absurd)
     for wrong in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ScaleError, match="positive"):
             verdict(APERIO, given=wrong)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openslide
@@ -15,9 +18,11 @@ from numpy.typing import NDArray
 
 from wsivit.errors import ScaleError, SlideError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.slide import open_slide
+from wsivit.slide.tiled import JpegTiles
 from wsivit.store import Status, TileStore
 from wsivit.store.verify import verify
-from wsivit.tiling import TileOptions, tile
+from wsivit.tiling import Made, TileOptions, tile
+from wsivit.tiling.fill import write_shards
 
 SIDE = 1024
 
@@ -179,6 +184,74 @@ def test_a_blank_slide_gives_an_empty_store(tmp_path: Path) -> None:
     store = tile(path, tmp_path).store
     assert len(store) == 0
     assert len(TileStore(store.path)) == 0
+
+
+def test_it_is_told_how_tiles_were_made(slide: Path, tmp_path: Path) -> None:
+    per_row = -(-1500 // 128)
+    path = tmp_path / "blank.tiff"
+    path.write_bytes(slide.read_bytes())
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        counts.overwrite([0 if i == 3 * per_row + 4 else count for i, count in enumerate(counts.value)])
+    everything = {"tissue": "none", "min_tissue": 0.0}
+
+    def made(**options: object) -> Made:
+        done = tile(path, tmp_path / str(options), TileOptions(**everything, **options))  # type: ignore[arg-type]
+        assert tile(path, tmp_path / str(options), TileOptions(**everything, **options)).made == done.made  # type: ignore[arg-type]
+        return done.made
+
+    # 12 x 10 tiles, of which the last column and the last row reach past the slide, and one is blank.
+    assert made(tile_size=128) == Made(copied=11 * 9 - 1, scaled=20 + 2)
+    assert made(tile_size=256) == Made(copied=5 * 4 - 1, scaled=6 + 5 - 1 + 1)
+    assert made(tile_size=128, codec="zstd") == Made(scaled=120)
+    assert made(tile_size=64, mpp=1.0) == Made(scaled=120)
+    assert made(tile_size=100, mpp=0.7).resampled > 50
+    assert made(codec="none") == Made()
+
+
+def test_bounds_are_kept_to_and_recorded(slide: Path, tmp_path: Path) -> None:
+    """As of a MIRAX slide, of which no real one is at hand: what lies beyond them was not scanned."""
+    bounds = (300, 200, 700, 640)
+    with open_slide(slide) as opened:
+        opened._backend.facts = replace(opened._backend.facts, bounds=bounds)  # type: ignore[misc]
+        store = tile(opened, tmp_path, TileOptions(tile_size=128, tissue="none", min_tissue=0, codec="none")).store
+    assert store.parameters.slide_bounds == bounds
+    assert (store.col.min(), store.col.max()) == (300 // 128, (300 + 700 - 1) // 128)
+    assert (store.row.min(), store.row.max()) == (200 // 128, (200 + 640 - 1) // 128)
+    assert len(store) == 6 * 6
+    assert (store.x0 == store.col * 128).all()  # still counted from the corner of the whole image
+    (corner,) = np.flatnonzero((store.col == 2) & (store.row == 1))
+    assert store.tissue_fraction[corner] == pytest.approx((384 - 300) * (256 - 200) / 128**2, abs=0.1)
+    assert store.tissue_fraction[(store.col == 4) & (store.row == 3)] == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "options"), [(512, {}), (200, {"mpp": 1.0}), (300, {"overlap": 60}), (512, {"mpp": 0.7})]
+)
+def test_tiles_over_native_ones_of_240_px_decode_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, options: dict[str, float]
+) -> None:
+    path = write_slide(tmp_path / "s.tiff", tissue_picture(3000, 2200), tile=240, levels=1)
+    decoded: Counter[tuple[int, int, int]] = Counter()
+    decode, shards = JpegTiles.decode, write_shards
+
+    def counting(self: JpegTiles, col: int, row: int, reduce: int) -> object:
+        decoded[self.number, col, row] += 1
+        return decode(self, col, row, reduce)
+
+    def counted(*args: Any) -> object:
+        monkeypatch.setattr(JpegTiles, "decode", counting)
+        failures = shards(*args)
+        monkeypatch.setattr(JpegTiles, "decode", decode)
+        return failures
+
+    monkeypatch.setattr("wsivit.tiling.run.write_shards", counted)
+    monkeypatch.setattr("wsivit.tiling.layout.SHARD_BYTES", 1 << 18)  # several shards
+    done = tile(path, tmp_path, TileOptions(tile_size=size, tissue="none", **options))  # type: ignore[arg-type]
+    assert len(done.store) > done.store.parameters.shard_tiles
+    assert done.made.scaled + done.made.resampled == len(done.store)
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 13 * 10
 
 
 def damaged(slide: Path, folder: Path, index: int) -> Path:

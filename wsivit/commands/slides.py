@@ -102,7 +102,7 @@ def _tell_tiling(done: Tiling) -> str:
     store, parameters = done.store, done.store.parameters
     count = Counter(store.status.tolist())
     lines = [
-        f"{len(store)} tiles of {parameters.grid.tile_size} px at {pair(parameters.mpp)} µm/px: {_how(store)}",
+        f"{len(store)} tiles of {parameters.grid.tile_size} px at {pair(parameters.mpp)} µm/px: {_how(done)}",
         f"store    {store.path}",
         f"preview  {done.preview}",
     ]
@@ -119,18 +119,24 @@ def _tell_tiling(done: Tiling) -> str:
     return "\n".join(lines)
 
 
-def _how(store: TileStore) -> str:
-    parameters, plan = store.parameters, store.parameters.plan
-    if not store.has_pixels:
+def _how(done: Tiling) -> str:
+    parameters, plan, made = done.store.parameters, done.store.parameters.plan, done.made
+    if not done.store.has_pixels:
         return "coordinates only, pixels stay in the slide"
-    if parameters.encoding == "copied":
-        return "the slide's own JPEG tiles, copied"
-    steps = [f"level {plan['level']}"]
-    if plan["reduce"] > 1:
-        steps.append(f"decoded at 1/{plan['reduce']}")
-    if (plan["residual_x"], plan["residual_y"]) != (1.0, 1.0):
-        steps.append(f"resampled by {pair((plan['residual_x'], plan['residual_y']))}")
-    return ", ".join([*steps, "lossless" if parameters.codec == "zstd" else f"JPEG quality {parameters.quality}"])
+    level = f"level {plan['level']}" + (f" at 1/{plan['reduce']}" if plan["reduce"] > 1 else "")
+    factor = pair((plan["residual_x"], plan["residual_y"]))
+    parts = [
+        f"{count} {how}"
+        for count, how in (
+            (made.copied, "copied from the slide as they are"),
+            (made.scaled, f"decoded from {level}"),
+            (made.resampled, f"decoded from {level} and resampled by {factor}"),
+        )
+        if count
+    ]
+    if made.scaled or made.resampled:
+        parts.append("lossless" if parameters.codec == "zstd" else f"JPEG quality {parameters.quality}")
+    return ", ".join(parts) or "none to be made"
 
 
 def _tell_label(store: TileStore, name: str) -> str:

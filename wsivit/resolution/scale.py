@@ -182,7 +182,7 @@ def judge_scale(
     Raises
     ------
     ScaleError
-        If there is no usable source; the text names each one looked at. Or if `given` is not a positive number.
+        If there is no usable source; the text names each one looked at. Or if `given` is no number in `MPP_RANGE`.
     """
     sources = tuple(sources)
     usable = [source for source in sources if source.mpp_x and source.name not in _POWERS]
@@ -201,10 +201,13 @@ def judge_scale(
 def _given(mpp: float, sources: tuple[ScaleSource, ...]) -> ScaleVerdict:
     if not (math.isfinite(mpp) and mpp > 0):
         raise ScaleError(f"the given scale must be a positive number of microns per pixel, not {mpp}")
-    warnings = _warnings(mpp, mpp, "the given scale", sources)
     low, high = MPP_RANGE
     if not low <= mpp <= high:
-        warnings += (f"the given scale, {mpp:g} microns per pixel, is outside {low:g} to {high:g}",)
+        raise ScaleError(
+            f"the given scale, {mpp:g} microns per pixel, is outside {low:g} to {high:g}: --slide-mpp is that of the"
+            " slide's own pixels, in microns"
+        )
+    warnings = _warnings(mpp, mpp, "the given scale", sources)
     return ScaleVerdict(mpp, mpp, "given", "given", "given by the caller", sources, warnings)
 
 

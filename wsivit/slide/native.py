@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from wsivit.errors import SlideError
 from wsivit.slide.base import JpegColor, Pixels, SlideFacts, UnreadableBlockError
@@ -51,6 +52,13 @@ class NativeTiles:
         except (ValueError, OSError) as error:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
+
+    def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tiles are blank, or not there because they lie past the level's end."""
+        inside = (col < self.n_cols) & (row < self.n_rows)
+        index = np.where(inside, row * self.n_cols + col, 0)
+        blank: NDArray[np.bool_] = ~inside | (self._tiles.counts[index] == 0)
+        return blank
 
 
 class NativeBackend:

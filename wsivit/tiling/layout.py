@@ -40,7 +40,8 @@ def lay_out(slide: Slide, options: TileOptions) -> Layout:
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
     grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     tissue = _find_tissue(slide, options.tissue)
-    table, qc = _choose_tiles(grid, tissue, slide.dimensions, options)
+    tissue = replace(tissue, mask=tissue.mask & _scanned(slide, tissue.mask.shape))
+    table, qc = _choose_tiles(grid, tissue, slide, options)
     return Layout(plan, grid, tissue, table, qc, _parameters(slide, plan, grid, tissue, options))
 
 
@@ -57,6 +58,16 @@ def _find_tissue(slide: Slide, method: str) -> Tissue:
     return replace(tissue, mask=tissue.mask | damaged.reshape(tissue.mask.shape))
 
 
+def _scanned(slide: Slide, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which pixels of a mask lie within the slide's bounds: beyond them nothing was scanned (MIRAX)."""
+    (width, height), (x, y, bounds_width, bounds_height) = slide.dimensions, slide.bounds
+    inside = np.zeros(shape[:2], np.bool_)
+    left, right = (round(edge * shape[1] / width) for edge in (x, x + bounds_width))
+    top, bottom = (round(edge * shape[0] / height) for edge in (y, y + bounds_height))
+    inside[top:bottom, left:right] = True
+    return inside
+
+
 def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArray[np.float64]:
     """Extents of a mask's pixels, in level-0 pixels, in reading order."""
     (height, width), (slide_width, slide_height) = mask.shape, slide_size
@@ -65,12 +76,14 @@ def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArra
 
 
 def _choose_tiles(
-    grid: TileGrid, tissue: Tissue, slide_size: tuple[int, int], options: TileOptions
+    grid: TileGrid, tissue: Tissue, slide: Slide, options: TileOptions
 ) -> tuple[TileTable, dict[str, NDArray[np.float32]]]:
     col, row = grid.cells()
     boxes = grid.boxes0(col, row)
-    fraction, qc = tissue_fractions(tissue.mask, boxes, slide_size), qc_fractions(tissue, boxes, slide_size)
-    keep = fraction >= options.min_tissue
+    size, (x, y, width, height) = slide.dimensions, slide.bounds
+    fraction, qc = tissue_fractions(tissue.mask, boxes, size), qc_fractions(tissue, boxes, size)
+    keep = (fraction >= options.min_tissue) & (boxes < [x + width, y + height, np.inf, np.inf]).all(axis=1)
+    keep &= (boxes > [-np.inf, -np.inf, x, y]).all(axis=1)
     for name, limit in options.limits().items():
         if name in qc:
             keep &= qc[name] <= limit

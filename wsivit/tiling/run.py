@@ -15,6 +15,7 @@ from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
 from wsivit.tiling.fill import OnBadTile, write_shards
 from wsivit.tiling.layout import Layout, lay_out
+from wsivit.tiling.made import Made, how_made
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.source import TileSource, write_overview
 
@@ -38,12 +39,15 @@ class Tiling:
         Index of each unreadable tile and the reason.
     resumed : int
         Shards that were there already.
+    made : Made
+        How many tiles were copied, scaled, resampled.
     """
 
     store: TileStore
     preview: Path
     failures: dict[int, str] = field(default_factory=dict)
     resumed: int = 0
+    made: Made = Made()
 
 
 def tile(
@@ -139,7 +143,7 @@ class Tiler:
         store = TileStore(place.store)
         if regions is not None:
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
-        return Tiling(store, _draw(place.preview, store, layout), failures, resumed)
+        return Tiling(store, _draw(place.preview, store, layout), failures, resumed, how_made(store, slide))
 
     def begin(self, slide: Slide, place: Place, layout: Layout) -> list[range]:
         """Do all but the shards of a tiling in parts; return the shards that are to be written.
