@@ -106,7 +106,7 @@ def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(2)
     scores, status = rng.random((len(grid), 2)), rng.choice([0, 1, 2], len(grid))
     whole = stitch(grid, col, row, scores, status)
-    monkeypatch.setattr("wsivit.aggregate._BAND_VALUES", 300)
+    monkeypatch.setattr("wsivit.aggregate.stitching._BAND_VALUES", 300)
     banded = stitch(grid, col, row, scores, status)
     for name in ("scores", "coverage", "status"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(banded, name))
@@ -211,3 +211,16 @@ def test_cells_past_the_slide_count_only_with_what_is_on_it() -> None:
     grid = TileGrid(10, 0, 25, 10, 1.0, 1.0)
     heat = stitch(grid, [0, 1, 2], [0, 0, 0], [[1.0]] * 3)
     np.testing.assert_allclose(heat.cell_areas((100.0, 100.0)), [[1.0, 1.0, 0.5]])
+
+
+def test_the_spread_is_blended_like_the_scores() -> None:
+    grid = TileGrid(16, 9, 300, 400, 1.0, 1.0)
+    col, row = grid.cells()
+    rng = np.random.default_rng(3)
+    scores, status = rng.random((len(grid), 2)), rng.choice([0, 1, 2], len(grid))
+    plain = stitch(grid, col, row, scores, status)
+    both = stitch(grid, col, row, scores, status, "hann", scores[:, 1])
+    np.testing.assert_array_equal(both.scores, plain.scores)
+    np.testing.assert_array_equal(both.spread, plain.scores[..., 1])
+    assert (plain.uncertainty_is, both.uncertainty_is) == ("entropy", "spread")
+    np.testing.assert_array_equal(both.uncertainty, both.spread)

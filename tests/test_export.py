@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +199,7 @@ def test_ome_zarr_never_takes_the_place_of_a_tile_store(store: TileStore, tmp_pa
     assert len(TileStore(store.path)) == len(store)
 
 
-@pytest.mark.parametrize("form", ["argmax", "side-by-side"])
+@pytest.mark.parametrize("form", ["argmax", "side-by-side", "uncertainty"])
 def test_further_pictures(tmp_path: Path, form: Any) -> None:
     store = make_store(tmp_path / "S.zarr", field=ring, classes=("a $x$", "b", "c"))
     with Image.open(export(store, form, options=SMALL)) as image:
@@ -251,9 +253,31 @@ def test_h5_takes_the_features_of_the_store(tmp_path: Path) -> None:
     with h5py.File(export(store, "h5")) as file:
         np.testing.assert_array_equal(file["features"][...], np.delete(features, 1, axis=0))
         assert file["features"].attrs["encoder"] == "resnet"
-    group.create_array("vit", data=features)
-    with pytest.raises(StoreError, match="resnet, vit"):
+    group.create_array("vit", data=features + 1)
+    with pytest.raises(UsageError, match=r"several encoders; choose one of resnet, vit \(--encoder\)"):
         export(store, "h5")
+    with h5py.File(export(store, "h5", options=HeatmapOptions(encoder="vit"))) as file:
+        assert file["features"].attrs["encoder"] == "vit" and file["features"][0, 0] == 1
+    with pytest.raises(UsageError, match="no features 'uni'; it has resnet, vit"):
+        export(store, "h5", options=HeatmapOptions(encoder="uni"))
+    group.create_array("short", data=features[:5])
+    with pytest.raises(StoreError, match="for 192 tiles"):
+        export(store, "h5", options=HeatmapOptions(encoder="short"))
+
+
+def test_h5_of_features_needs_no_predictions(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    store = make_store(tmp_path / "S.zarr", unreadable=[1])
+    shutil.rmtree(store.path / "predictions")
+    with store.features_writer("uni", 4, {}) as writer:
+        for block in writer.pending():
+            writer.write(block, np.ones((len(block), 4), np.float16))
+        writer.finish()
+    path = export(TileStore(store.path), "h5")
+    assert path == tmp_path / "S.h5"
+    with h5py.File(path) as file:
+        assert file["features"].dtype == np.float16 and len(file["features"]) == len(file["coords"]) == len(store) - 1
+        assert "probabilities" not in file
 
 
 def test_h5_without_h5py_says_how_to_get_it(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +298,110 @@ def test_slide_scores_of_a_cohort_are_one_table(store: TileStore, tmp_path: Path
     ]
     assert float(rows[1]["area_fraction"]) == pytest.approx(0.5, abs=0.01)
     assert float(rows[3]["largest_focus_mm2"]) == pytest.approx(np.pi * (1.2**2 - 0.5**2) / 16, rel=0.1)
-    assert {row["threshold"] for row in rows} == {"0.5"}
+    assert {(row["threshold"], row["window"], row["smoothing_um"]) for row in rows} == {("0.5", "hann", "0")}
+
+
+def test_slide_scores_of_one_class_and_with_thresholds_of_their_own(store: TileStore, tmp_path: Path) -> None:
+    options = HeatmapOptions(class_name="tumor", window="uniform", smoothing=30)
+    with score_slides([store], tmp_path / "a.csv", thresholds={"tumor": 0.95}, options=options).open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["class_name"], row["threshold"], row["window"]) == ("tumor", "0.95", "uniform")
+    assert float(row["smoothing_um"]) == pytest.approx(30)
+    assert float(row["area_fraction"]) == 0
+    with score_slides([store], tmp_path / "b.csv", thresholds={"tumor": 0.95}).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["class_name"], row["threshold"]) for row in rows] == [("normal", "0.5"), ("tumor", "0.95")]
+    assert float(rows[0]["area_fraction"]) == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(UsageError, match="no slide has a class cyst"):
+        score_slides([store], tmp_path / "c.csv", thresholds={"cyst": 0.5})
+    with pytest.raises(UsageError, match=r"must be in \[0, 1\], not 2"):
+        score_slides([store], tmp_path / "c.csv", thresholds={"tumor": 2})
+
+
+# Uncertainty
+
+
+def with_spread(path: Path) -> TileStore:
+    """A store whose tiles were looked at in several views, which are further apart the further right they lie."""
+    store = make_store(path, unreadable=[20])
+    found = store.predictions("run-1")
+    spread = np.repeat((store.x0 / 4096 * 0.4)[:, None], 2, axis=1).astype(np.float32)
+    store.write_predictions("run-1", replace(found, spread=spread))
+    return store
+
+
+def test_the_spread_of_views_is_the_uncertainty_in_every_form(tmp_path: Path) -> None:
+    store = with_spread(tmp_path / "S.zarr")
+    wanted = (store.x0 / 4096 * 0.4).reshape(12, 16).astype(np.float32)
+    wanted.flat[20] = np.nan
+    with tifffile.TiffFile(export(store, "ome-tiff")) as tiff:
+        np.testing.assert_allclose(tiff.asarray()[3], wanted)
+        image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
+        assert json.loads(image["Description"])["uncertainty"] == "spread"
+    group = zarr.open_group(export(store, "ome-zarr"), mode="r")
+    np.testing.assert_allclose(group["0"][3], wanted)
+    assert group.attrs["wsivit"]["uncertainty"] == "spread"
+    features = json.loads(export(store, "geojson").read_text())["features"]
+    assert features[3]["properties"]["measurements"]["uncertainty"] == pytest.approx(wanted[0, 3])
+    assert "uncertainty" not in features[3]["properties"]["classification"]
+
+
+def test_smoothing_is_noted_in_every_form_and_blurs_the_spread_too(tmp_path: Path) -> None:
+    store = with_spread(tmp_path / "S.zarr")
+    options = HeatmapOptions(smoothing=100)
+    with tifffile.TiffFile(export(store, "ome-tiff", options=options)) as tiff:
+        description = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Description"]
+        bands = tiff.asarray()
+    assert json.loads(description)["smoothing_um"] == pytest.approx(100)
+    assert bands[3, 5, 0] > 0 and np.isnan(bands[3, 1, 4])
+    attrs = zarr.open_group(export(store, "ome-zarr", options=options), mode="r").attrs["wsivit"]
+    assert attrs["smoothing_um"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("kind", ["spread", "entropy"])
+def test_the_picture_of_uncertainty_is_absolute(store: TileStore, tmp_path: Path, kind: str) -> None:
+    from matplotlib import colormaps
+
+    shown = with_spread(tmp_path / "S.zarr") if kind == "spread" else store
+    options = HeatmapOptions(size=512, alpha=1, interpolation="nearest")
+    with Image.open(export(shown, "uncertainty", tmp_path, options=options)) as image:
+        frame = json.loads(image.text["wsivit"])
+        page = np.asarray(image)
+    assert frame["uncertainty"] == kind
+    entropy = -(0.9 * np.log2(0.9) + 0.1 * np.log2(0.1))
+    level = entropy if kind == "entropy" else 0.4 * 256 * 8 / 4096 / 0.5
+    pixel = page[frame["top"] + 100, frame["left"] + 8 * 32 + 10]
+    np.testing.assert_allclose(pixel, np.array(colormaps["viridis"](level)[:3]) * 255, atol=2)
+
+
+# A round of correction
+
+
+def test_regions_corrected_in_qupath_come_back_as_labels(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "S.zarr", field=ring, tile=64, slide_bounds=(160, 96, 3000, 2500))
+    document = json.loads(export(store, "regions").read_text())
+    # What a person does in QuPath: give the found region another class, draw one, move one; QuPath adds its own words.
+    (found,) = document["features"]
+    found["id"] = "8a5c0f7e-0000-4000-8000-000000000000"
+    found["properties"]["classification"] = {"names": ["Tumor", "Invasive"], "color": [200, 0, 0]}
+    found["properties"]["isLocked"] = True
+    drawn = shapely.box(3200 - 160, 2000 - 96, 3800 - 160, 2600 - 96)
+    drawing = {
+        "type": "Feature",
+        "geometry": json.loads(shapely.to_geojson(drawn)),
+        "properties": {"objectType": "annotation", "classification": {"name": "Necrosis"}},
+    }
+    (tmp_path / "edited.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [found, drawing]}))
+    regions = read_annotations(tmp_path / "edited.geojson", view_origin=(160, 96))
+    codes, classes = label_tiles(regions, store.grid.boxes0(store.col, store.row))
+    store.write_labels("corrected", codes, classes)
+    column = TileStore(store.path).label("corrected")
+    assert column.classes == ("Necrosis", "Tumor: Invasive")
+    boxes = store.grid.boxes0(store.col, store.row)
+    x, y = boxes[:, [0, 2]].mean(axis=1), boxes[:, [1, 3]].mean(axis=1)
+    inside = (x > 3200) & (x < 3800) & (y > 2000) & (y < 2600)
+    assert (column.codes[inside] == 0).all()
+    np.testing.assert_array_equal(column.codes == 1, store.predictions("run-1").probabilities[:, 1] >= 0.5)
 
 
 def test_constant_scores_are_constant_in_every_image(tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def score_slides(
     output: Annotated[str, OUTPUT] = "slide_scores.csv",
     run: str | None = None,
     top_k: int = 10,
+    thresholds: dict[str, float] | None = None,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
 ) -> Report:
-    return Report(f"wrote    {_score_slides(stores, output, run=run, top_k=top_k, options=options)}")
+    made = _score_slides(stores, output, run=run, top_k=top_k, thresholds=thresholds, options=options)
+    return Report(f"wrote    {made}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -44,7 +44,7 @@ def export(
     form : str
         ``geojson`` (tiles for QuPath), ``regions`` (merged regions for QuPath), ``overlay`` (colours alone, an RGBA
         OME-TIFF for QuPath), ``ome-tiff`` and ``ome-zarr`` (the score grid), ``csv`` (as WSInfer's), ``h5`` (as
-        TRIDENT's and CLAM's), or a picture: ``png``, ``argmax``, ``side-by-side``, ``contact``.
+        TRIDENT's and CLAM's), or a picture: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact``.
     output : path, optional
         The file, or an existing folder to put it in under its usual name. Default: beside the store. GeoJSON is
         compressed if the name ends in ``.gz``.
@@ -69,11 +69,20 @@ def export(
     """
     if form not in get_args(Form):
         raise UsageError(f"no form {form!r}; there are {', '.join(get_args(Form))}")
-    heat = read_heat(store, run, options.window, options.smoothing)
+    opened = store if isinstance(store, TileStore) else TileStore(store)
+    if form == "h5" and run is None and opened.encoders and not opened.runs:
+        path = _place(opened, output, f"{safe_name(opened.parameters.slide_id)}.h5")
+        return _write_h5(opened, options, path)
+    heat = read_heat(opened, run, options.window, options.smoothing)
+    return write(heat, form, _place(opened, output, file_name(heat, form, options)), options)
+
+
+def _place(store: TileStore, output: str | os.PathLike[str] | None, name: str) -> Path:
+    """Where an output goes: to the path given, or under its usual name into the folder given or beside the store."""
     given = None if output is None else Path(output)
     if given is None or (given.is_dir() and not (given / "zarr.json").exists()):
-        given = (given or beside(heat.store)) / file_name(heat, form, options)
-    return write(heat, form, given, options)
+        return (given or beside(store)) / name
+    return given
 
 
 def write(heat: Heat, form: Form, path: Path, options: HeatmapOptions) -> Path:
@@ -88,9 +97,12 @@ def score_slides(
     *,
     run: str | None = None,
     top_k: int = 10,
+    thresholds: Mapping[str, float] | None = None,
     options: HeatmapOptions = HeatmapOptions(),
 ) -> Path:
     """Sum slides up in one table: mean, top-k mean, noisy-or, area fraction and largest focus of every class.
+
+    The table says with what threshold, window and smoothing each line was made.
 
     Parameters
     ----------
@@ -100,8 +112,10 @@ def score_slides(
         Which predictions; may be left out where each store has one run only.
     top_k : int
         How many of the highest tiles the top-k mean is of.
+    thresholds : dict of str to float, optional
+        Thresholds of classes that have their own; on the command line ``--thresholds.tumor 0.3``.
     options : HeatmapOptions
-        Threshold, blending, smoothing.
+        The one class, if only one is asked for; threshold, blending, smoothing.
 
     Returns
     -------
@@ -113,7 +127,11 @@ def score_slides(
     rows = []
     for store in stores:
         heat = read_heat(store, run, options.window, options.smoothing)
-        rows.append((heat.slide_id, heat.run, heat.summary(options.threshold, top_k)))
+        found = heat.summary(options.threshold, top_k, thresholds or {})
+        wanted = range(len(found)) if options.class_name is None else [heat.class_index(options.class_name)]
+        rows.append((heat.facts, [found[k] for k in wanted]))
+    if unknown := set(thresholds or {}) - {score.class_name for _, scores in rows for score in scores}:
+        raise UsageError(f"no slide has a class {', '.join(sorted(unknown))}, for which there is a threshold")
     write_slide_scores(rows, Path(output))
     return Path(output)
 
@@ -124,7 +142,12 @@ def file_name(heat: Heat, form: Form, options: HeatmapOptions) -> str:
     words = [heat.slide_id, heat.run]
     if writer.shows == "one" or (writer.shows == "chosen" and len(heat.chosen(options.class_name)) == 1):
         words.append(heat.classes[heat.class_index(options.class_name)])
-    return "-".join(re.sub(r"[^\w.+-]+", "_", word).strip("_.") or "_" for word in words) + writer.ending
+    return "-".join(map(safe_name, words)) + writer.ending
+
+
+def safe_name(word: str) -> str:
+    """Return a word as it can be part of a file's name."""
+    return re.sub(r"[^\w.+-]+", "_", word).strip("_.") or "_"
 
 
 def beside(store: TileStore) -> Path:
@@ -139,6 +162,7 @@ def _writers() -> dict[Form, _Writer]:
         "png": _Writer(".png", "chosen", picture.draw_heatmap),
         "argmax": _Writer("-argmax.png", "all", picture.draw_argmax),
         "side-by-side": _Writer("-side-by-side.png", "one", picture.draw_side_by_side),
+        "uncertainty": _Writer("-uncertainty.png", "all", picture.draw_uncertainty),
         "contact": _Writer("-contact.png", "one", contact.draw_contact_sheet),
         "geojson": _Writer("-tiles.geojson", "all", lambda heat, _, path: geojson.write_tiles(heat, path)),
         "regions": _Writer("-regions.geojson", "chosen", _write_regions),
@@ -146,8 +170,15 @@ def _writers() -> dict[Form, _Writer]:
         "overlay": _Writer("-overlay.ome.tif", "one", ome_tiff.write_overlay),
         "ome-zarr": _Writer(".ome.zarr", "all", lambda heat, _, path: ome_zarr.write_ome_zarr(heat, path)),
         "csv": _Writer(".csv", "all", lambda heat, _, path: tables.write_csv(heat, path)),
-        "h5": _Writer(".h5", "all", lambda heat, _, path: tables.write_h5(heat, path)),
+        "h5": _Writer(".h5", "all", lambda heat, options, path: _write_h5(heat.store, options, path, heat)),
     }
+
+
+def _write_h5(store: TileStore, options: HeatmapOptions, path: Path, heat: Heat | None = None) -> Path:
+    from wsivit.export.tables import write_h5
+
+    write_h5(store, path, heat, options.encoder)
+    return path
 
 
 def _write_regions(heat: Heat, options: HeatmapOptions, path: Path) -> None:

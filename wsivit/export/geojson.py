@@ -28,7 +28,8 @@ from wsivit.export.source import Heat
 def write_tiles(heat: Heat, path: Path) -> int:
     """Write every predicted tile as a QuPath tile object; return how many.
 
-    Each has one measurement per class (``"tumor probability"``) and is classified as its most probable class.
+    Each has one measurement per class (``"tumor probability"``) and is classified as its most probable class; where
+    tiles were looked at in several views, ``"uncertainty"`` is how far these are apart.
 
     Parameters
     ----------
@@ -94,9 +95,13 @@ def _round_corners(geometry: BaseGeometry, radius: float) -> BaseGeometry:
 def _tile_features(heat: Heat, tiles: NDArray[np.int64]) -> Iterator[str]:
     corners = np.round(heat.boxes0()[tiles] - np.tile(heat.view_origin, 2), 2).tolist()
     values = heat.probabilities[tiles]
-    kinds = [_dumps(_classification(heat, k)) for k in range(len(heat.classes))]
     keys = [_dumps(f"{name} probability") for name in heat.classes]
-    for (x0, y0, x1, y1), best, row in zip(corners, values.argmax(axis=1).tolist(), values.tolist(), strict=True):
+    if heat.spread is not None:
+        values = np.column_stack([values, heat.spread[tiles]])
+        keys.append(_dumps("uncertainty"))
+    best_of = heat.probabilities[tiles].argmax(axis=1).tolist()
+    kinds = [_dumps(_classification(heat, k)) for k in range(len(heat.classes))]
+    for (x0, y0, x1, y1), best, row in zip(corners, best_of, values.tolist(), strict=True):
         measured = ",".join([f"{key}:{value:.6g}" for key, value in zip(keys, row, strict=True)])
         yield (
             '{"type":"Feature","geometry":{"type":"Polygon","coordinates":'
@@ -127,8 +132,7 @@ def _dumps(value: object) -> str:
 
 def _write_collection(heat: Heat, path: Path, features: Iterable[str]) -> None:
     """Write features as they come: memory does not grow with their number."""
-    about = {"slide_id": heat.slide_id, "run": heat.run, "view_origin": heat.view_origin}
-    about["slide_size"] = heat.store.parameters.slide_size
+    about = heat.facts | {"view_origin": heat.view_origin, "slide_size": heat.store.parameters.slide_size}
     with _writing(path) as file:
         file.write(f'{{"type":"FeatureCollection","wsivit":{_dumps(about)},"features":[')
         separator = "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -52,7 +53,8 @@ def _metadata(heat: Heat, size: Pair, position: Pair) -> dict[str, Any]:
     physical = {f"PhysicalSize{axis}": value for axis, value in zip("XY", size, strict=True)}
     units = {f"{name}Unit": "µm" for name in physical}
     plane_units = {f"{name}Unit": "µm" for name in plane}
-    return {"Name": f"{heat.slide_id} {heat.run}", **physical, **units, "Plane": plane | plane_units}
+    about = {"Name": f"{heat.slide_id} {heat.run}", "Description": json.dumps(heat.facts, ensure_ascii=False)}
+    return {**about, **physical, **units, "Plane": plane | plane_units}
 
 
 def _write(path: Path, levels: Sequence[NDArray[Any]], size: Pair, metadata: dict[str, Any], **options: Any) -> None:

@@ -73,14 +73,7 @@ def _channels(heat: Heat, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _about(heat: Heat) -> dict[str, Any]:
-    return {
-        "kind": "scores",
-        "version": wsivit.__version__,
-        "slide_id": heat.slide_id,
-        "slide_fingerprint": heat.store.parameters.slide_fingerprint,
-        "run": heat.run,
-        "window": heat.scores.window,
-    }
+    return {"kind": "scores", "version": wsivit.__version__, **heat.facts}
 
 
 def _is_ours(path: Path) -> bool:

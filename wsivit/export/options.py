@@ -12,6 +12,7 @@ Form: TypeAlias = Literal[
     "png",
     "argmax",
     "side-by-side",
+    "uncertainty",
     "contact",
     "geojson",
     "regions",
@@ -49,7 +50,9 @@ class HeatmapOptions:
     window : {"hann", "uniform", "max"}
         How overlapping tiles are blended.
     smoothing : float
-        Standard deviation of a Gaussian over the score grid, in microns. 0 for none; noted in the picture.
+        Standard deviation of a Gaussian over the score grid, in microns. 0 for none; noted in every export.
+    encoder : str, optional
+        Whose features go into an ``h5``; may be left out where the store has those of one encoder only.
     """
 
     class_name: str | None = None
@@ -62,6 +65,7 @@ class HeatmapOptions:
     interpolation: Literal["linear", "nearest"] = "linear"
     window: Window = "hann"
     smoothing: float = 0.0
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -63,21 +64,55 @@ def draw_side_by_side(heat: Heat, options: HeatmapOptions, path: Path) -> None:
 
 
 def _draw_class(heat: Heat, index: int, options: HeatmapOptions, path: Path, *, side_by_side: bool) -> None:
-    check_picture_path(path)
     name = heat.classes[index]
+    band = _Band(heat.scores.scores[..., index], name, f"probability of {name}", options.threshold, {"class": name})
+    _draw_band(heat, band, options, path, side_by_side=side_by_side)
+
+
+def draw_uncertainty(heat: Heat, options: HeatmapOptions, path: Path) -> None:
+    """Draw how sure the model is: the spread of the views of each tile where there are several, else the entropy."""
+    of, top, label = _UNCERTAINTIES[heat.scores.uncertainty_is]
+    default = HeatmapOptions()
+    if options.cmap == default.cmap:
+        options = replace(options, cmap="viridis")
+    if (options.vmin, options.vmax) == (default.vmin, default.vmax):
+        options = replace(options, vmax=top)
+    band = _Band(heat.scores.uncertainty, f"uncertainty: {of}", label, None, {"class": None, "uncertainty": of})
+    _draw_band(heat, band, options, path, side_by_side=False)
+
+
+_UNCERTAINTIES = {
+    "entropy": ("entropy", 1.0, "entropy of the probabilities, 1 at most"),
+    "spread": ("spread", 0.5, "standard deviation over 8 views"),
+}
+
+
+class _Band(NamedTuple):
+    """What is drawn: values of the cells, their title and unit, where a line goes, what the file says of it."""
+
+    values: Field
+    title: str
+    label: str
+    line: float | None
+    facts: dict[str, Any]
+
+
+def _draw_band(heat: Heat, band: _Band, options: HeatmapOptions, path: Path, *, side_by_side: bool) -> None:
+    check_picture_path(path)
     canvas = slide_canvas(heat, options.size)
-    field = sample(heat.scores, heat.scores.scores[..., index], canvas, options.interpolation)
+    field = sample(heat.scores, band.values, canvas, options.interpolation)
     shown = np.isfinite(field) & canvas.tissue
     rgb = lay_over(canvas, score_colours(field, options), shown, options.alpha)
     rgb = hatch(rgb, unreadable(heat.scores, canvas))
     page = Page([canvas.rgb, rgb] if side_by_side else [rgb], canvas, heat)
     page.outline_tissue()
-    page.contour(np.where(shown, field, np.nan), options.threshold)
+    if band.line is not None:
+        page.contour(np.where(shown, field, np.nan), band.line)
     page.scale_bar()
-    page.title(name)
-    page.colour_bar(options, f"probability of {name}")
-    page.footnote(f"line at {options.threshold:g}")
-    page.save(path, {"class": name})
+    page.title(band.title)
+    page.colour_bar(options, band.label, band.line)
+    page.footnote(*([] if band.line is None else [f"line at {band.line:g}"]))
+    page.save(path, band.facts)
 
 
 def draw_argmax(heat: Heat, options: HeatmapOptions, path: Path) -> None:
@@ -193,13 +228,14 @@ class Page:
             y, x = (np.arange(side) * self._thin + 0.5 for side in thinned.shape)
             self._axes.contour(x, y, thinned, [level], colors=ink, linewidths=self._points(width))
 
-    def colour_bar(self, options: HeatmapOptions, label: str) -> None:
+    def colour_bar(self, options: HeatmapOptions, label: str, line: float | None) -> None:
         """Draw the absolute scale beside the slide, as its colours look on tissue."""
         axes = self._beside(2.2 * self._unit, min(self._canvas.size[1], 50 * self._unit))
         ramp = score_colours(np.linspace(options.vmax, options.vmin, 256, dtype=np.float32), options) / 255
         ramp = options.alpha * ramp[:, None] + (1 - options.alpha) * 0.75
         axes.imshow(ramp, aspect="auto", extent=(0, 1, options.vmin, options.vmax))
-        axes.axhline(options.threshold, color=_INK, linewidth=self._points(0.13))
+        if line is not None:
+            axes.axhline(line, color=_INK, linewidth=self._points(0.13))
         axes.set(xticks=[], ylim=(options.vmin, options.vmax))
         axes.yaxis.tick_right()
         axes.yaxis.set_label_position("right")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,8 @@ class Heat:
         Per tile, in the order of the store; NaN where there is none.
     scores : ScoreGrid
         The same, stitched.
+    spread : float32 (n,), optional
+        How far the views of each tile are apart, of the class where that is most.
     """
 
     store: TileStore
@@ -49,6 +53,7 @@ class Heat:
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
     scores: ScoreGrid
+    spread: NDArray[np.float32] | None = None
 
     @property
     def grid(self) -> TileGrid:
@@ -115,10 +120,25 @@ class Heat:
         x, y, _, _ = self.store.parameters.slide_bounds
         return x, y
 
-    def summary(self, threshold: float, top_k: int = 10) -> list[SlideScore]:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What an export says of itself: of which slide and run it is, and how it was stitched."""
+        return {
+            "slide_id": self.slide_id,
+            "slide_fingerprint": self.store.parameters.slide_fingerprint,
+            "run": self.run,
+            "window": self.scores.window,
+            "smoothing_um": self.scores.smoothing0 * self.slide_mpp[0],
+            "uncertainty": self.scores.uncertainty_is,
+        }
+
+    def summary(
+        self, threshold: float, top_k: int = 10, thresholds: Mapping[str, float] | None = None
+    ) -> list[SlideScore]:
         """Sum the slide up, one entry per class; see `slide_scores`."""
-        p = self.probabilities[self.predicted]
-        return slide_scores(p, self.classes, self.scores, self.slide_mpp, threshold=threshold, top_k=top_k)
+        p, given = self.probabilities[self.predicted], thresholds or {}
+        each = {name: given.get(name, threshold) for name in self.classes}
+        return slide_scores(p, each, self.scores, self.slide_mpp, top_k=top_k)
 
     def boxes0(self) -> NDArray[np.float64]:
         """Extents of all tiles on the slide, float64 (n, 4): ``x_min, y_min, x_max, y_max`` in level-0 pixels."""
@@ -157,9 +177,10 @@ def read_heat(
     found = opened.predictions(name)
     probabilities = np.asarray(found.probabilities, np.float32)
     _check(probabilities, len(opened), len(found.classes), f"{opened.url}: run {name}")
-    scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window)
+    spread = None if found.spread is None else found.spread.max(axis=1)
+    scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window, spread)
     scores = smooth(scores, smoothing_um / opened.parameters.slide_mpp[0])
-    return Heat(opened, name, tuple(found.classes), probabilities, scores)
+    return Heat(opened, name, tuple(found.classes), probabilities, scores, spread)
 
 
 def _choose_run(store: TileStore, run: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,6 +16,7 @@ from wsivit.aggregate import SlideScore
 from wsivit.errors import StoreError, UsageError
 from wsivit.export.files import replacing
 from wsivit.export.source import Heat
+from wsivit.store import TileStore
 
 MICRONS_AT_1X = 10.0
 
@@ -33,19 +34,24 @@ def write_csv(heat: Heat, path: Path) -> None:
             table.writerow([*frame, *(f"{value:.7g}" for value in row)])
 
 
-def write_slide_scores(rows: Iterable[tuple[str, str, Sequence[SlideScore]]], path: Path) -> None:
+_HOW = ("window", "smoothing_um")
+
+
+def write_slide_scores(rows: Iterable[tuple[Mapping[str, Any], Sequence[SlideScore]]], path: Path) -> None:
     """Write one row per slide and class.
 
     Parameters
     ----------
-    rows : iterable of (slide id, run, scores)
+    rows : iterable of (facts, scores)
+        What each slide's scores are of (`Heat.facts`), and the scores.
     path : Path
     """
-    with _table(path, ["slide_id", "run", *(field.name for field in fields(SlideScore))]) as table:
-        for slide_id, run, scores in rows:
+    with _table(path, ["slide_id", "run", *(field.name for field in fields(SlideScore)), *_HOW]) as table:
+        for facts, scores in rows:
             for score in scores:
-                values = asdict(score).values()
-                table.writerow([slide_id, run, *(f"{v:.7g}" if isinstance(v, float) else v for v in values)])
+                values = [*asdict(score).values(), *(facts[name] for name in _HOW)]
+                told = (f"{value:.7g}" if isinstance(value, float) else value for value in values)
+                table.writerow([facts["slide_id"], facts["run"], *told])
 
 
 @contextmanager
@@ -56,39 +62,41 @@ def _table(path: Path, header: list[str]) -> Iterator[Any]:
         yield table
 
 
-def write_h5(heat: Heat, path: Path) -> None:
+def write_h5(store: TileStore, path: Path, heat: Heat | None = None, encoder: str | None = None) -> None:
     """Write ``coords`` (and ``features``, where the store has some) in the layout of TRIDENT and CLAM.
 
     ``coords`` are int64 (n, 2), level-0 ``x, y`` of every readable tile, with the attributes that TRIDENT looks for;
-    ``probabilities`` is the run. Magnifications are 10 over microns per pixel, as these tools count.
+    ``probabilities`` is the run, if there is one. Magnifications are 10 over microns per pixel, as these tools count.
 
     Raises
     ------
     UsageError
-        If h5py is not installed.
+        If h5py is not installed, or the encoder is not there or not chosen of several.
+    StoreError
+        If the features do not fit the tiles.
     """
     try:
         import h5py  # type: ignore[import-untyped, unused-ignore]
     except ImportError:
         raise UsageError('writing H5 needs h5py, which is not installed: pip install "wsivit[h5]"') from None
 
-    store = heat.store
     tiles = store.readable
+    chosen = _choose_encoder(store, encoder)
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         coords = file.create_dataset("coords", data=np.stack([store.x0[tiles], store.y0[tiles]], axis=1))
-        coords.attrs.update(_trident_attributes(heat))
-        probabilities = file.create_dataset("probabilities", data=heat.probabilities[tiles])
-        probabilities.attrs.update({"run": heat.run, "classes": list(heat.classes)})
-        found = _features(heat)
-        if found:
-            features = file.create_dataset("features", data=found[1][tiles], chunks=True)
-            features.attrs.update({"name": heat.slide_id, "encoder": found[0]})
+        coords.attrs.update(_trident_attributes(store))
+        if heat is not None:
+            probabilities = file.create_dataset("probabilities", data=heat.probabilities[tiles])
+            probabilities.attrs.update({"run": heat.run, "classes": list(heat.classes)})
+        if chosen is not None:
+            features = file.create_dataset("features", data=_features(store, chosen)[tiles], chunks=True)
+            features.attrs.update({"name": store.parameters.slide_id, "encoder": chosen})
 
 
-def _trident_attributes(heat: Heat) -> dict[str, Any]:
-    grid, parameters = heat.grid, heat.store.parameters
+def _trident_attributes(store: TileStore) -> dict[str, Any]:
+    grid, parameters = store.grid, store.parameters
     return {
-        "name": heat.slide_id,
+        "name": parameters.slide_id,
         "patch_size": grid.tile_size,
         "patch_size_level0": round(grid.tile_size * grid.downsample_x),
         "overlap": grid.overlap,
@@ -100,17 +108,16 @@ def _trident_attributes(heat: Heat) -> dict[str, Any]:
     }
 
 
-def _features(heat: Heat) -> tuple[str, NDArray[Any]] | None:
-    """Return the store's only encoder and its features (n, d); StoreError if there are several or they do not fit."""
-    import zarr
+def _choose_encoder(store: TileStore, encoder: str | None) -> str | None:
+    """Return whose features are meant: the named one, the only one, or none where there is none."""
+    there = store.encoders
+    if encoder is None and len(there) > 1:
+        raise UsageError(f"{store.url}: features of several encoders; choose one of {', '.join(there)} (--encoder)")
+    return encoder or (there[0] if there else None)
 
-    root: Any = zarr.open_group(heat.store.url, mode="r")
-    names = sorted(root["features"].array_keys()) if "features" in root else []
-    if len(names) > 1:
-        raise StoreError(f"{heat.store.url} holds features of {', '.join(names)}: keep one of them for an export")
-    if not names:
-        return None
-    values = np.asarray(root[f"features/{names[0]}"][...])
-    if values.ndim != 2 or len(values) != len(heat.store):
-        raise StoreError(f"{heat.store.url}/features/{names[0]} is {values.shape} for {len(heat.store)} tiles")
-    return names[0], values
+
+def _features(store: TileStore, encoder: str) -> NDArray[Any]:
+    values = store.features(encoder).values
+    if values.ndim != 2 or len(values) != len(store):
+        raise StoreError(f"{store.url}/features/{encoder} is {values.shape} for {len(store)} tiles")
+    return values

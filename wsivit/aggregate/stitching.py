@@ -1,4 +1,4 @@
-"""From tile scores to a score grid and to a score of the whole slide. Pure.
+"""From tile scores to a score grid. Pure.
 
 The score grid has one cell per tile stride and spans the whole slide from its corner: cell ``i`` of an axis
 covers ``[i * step, (i + 1) * step)`` of the target plane. Without overlap a cell is a tile; with overlap each
@@ -8,7 +8,6 @@ tile lies over several cells and speaks for each with the weight that its window
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias, get_args
@@ -66,6 +65,8 @@ class ScoreGrid:
     window : {"hann", "uniform", "max"}
     smoothing0 : float
         Standard deviation in level-0 pixels of the Gaussian that was applied; 0 for none.
+    spread : float32 (h, w), optional
+        How far the views of the tiles are apart, blended like the scores; where tiles were looked at in several.
     """
 
     scores: FloatGrid
@@ -76,6 +77,7 @@ class ScoreGrid:
     size0: tuple[float, float]
     window: Window = "hann"
     smoothing0: float = 0.0
+    spread: FloatGrid | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -84,8 +86,13 @@ class ScoreGrid:
 
     @property
     def uncertainty(self) -> FloatGrid:
-        """`entropy` of each cell's scores; float32 (h, w) in [0, 1]."""
-        return entropy(self.scores)
+        """The spread where there is one, else `entropy` of each cell's scores; float32 (h, w) in [0, 1]."""
+        return entropy(self.scores) if self.spread is None else self.spread
+
+    @property
+    def uncertainty_is(self) -> Literal["spread", "entropy"]:
+        """What `uncertainty` is."""
+        return "entropy" if self.spread is None else "spread"
 
     def cell_areas(self, mpp: tuple[float, float]) -> NDArray[np.float64]:
         """Area of each cell on the slide in mm², float64 (h, w); `mpp` is of level 0, ``x, y``."""
@@ -105,6 +112,7 @@ def stitch(
     scores: ArrayLike,
     status: ArrayLike | None = None,
     window: Window = "hann",
+    spread: ArrayLike | None = None,
 ) -> ScoreGrid:
     """Blend the scores of tiles, in any order, into one grid of cells at stride resolution.
 
@@ -122,6 +130,8 @@ def stitch(
     status : array_like (n,), optional
         Tile status (`wsivit.store.Status`); all readable when left out.
     window : {"hann", "uniform", "max"}
+    spread : array_like (n,), optional
+        How far the views of each tile are apart.
 
     Returns
     -------
@@ -134,7 +144,9 @@ def stitch(
     """
     if window not in get_args(Window):
         raise UsageError(f"window must be one of {', '.join(get_args(Window))}, not {window!r}")
-    tiles = _Tiles.checked(grid, col, row, scores, status)
+    # The spread is blended as one more class, and taken off again.
+    values = scores if spread is None else np.column_stack([scores, spread])
+    tiles = _Tiles.checked(grid, col, row, values, status)
     height, width = -(-grid.plane_height // grid.step), -(-grid.plane_width // grid.step)
     out = ScoreGrid(
         np.empty((height, width, tiles.scores.shape[1]), np.float32),
@@ -148,7 +160,9 @@ def stitch(
     rows_per_band = max(1, _BAND_VALUES // max(1, width * tiles.scores.shape[1]))
     for start in range(0, height, rows_per_band):
         _blend_band(tiles, grid, out, slice(start, min(height, start + rows_per_band)))
-    return out
+    if spread is None:
+        return out
+    return replace(out, scores=out.scores[..., :-1], spread=out.scores[..., -1])
 
 
 def entropy(probabilities: FloatGrid) -> FloatGrid:
@@ -184,118 +198,14 @@ def smooth(heat: ScoreGrid, sigma0: float) -> ScoreGrid:
     sigma = sigma0 / heat.downsample0[1], sigma0 / heat.downsample0[0]
     known = np.isfinite(heat.scores[..., 0])
     weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
-    scores = np.full_like(heat.scores, np.nan)
-    for k in range(scores.shape[-1]):
-        blurred = gaussian_filter(np.where(known, heat.scores[..., k], 0).astype(np.float64), sigma, mode="constant")
-        scores[..., k][known] = blurred[known] / weight[known]
-    return replace(heat, scores=scores, smoothing0=math.hypot(heat.smoothing0, sigma0))
 
+    def blur(band: FloatGrid) -> FloatGrid:
+        blurred = gaussian_filter(np.where(known, band, 0).astype(np.float64), sigma, mode="constant")
+        return np.where(known, blurred / np.where(known, weight, 1), np.nan).astype(np.float32)
 
-@dataclass(frozen=True)
-class SlideScore:
-    """How much of one class a slide shows, by five measures.
-
-    Attributes
-    ----------
-    class_name : str
-    mean : float
-        Mean over the predicted tiles.
-    top_k_mean : float
-        Mean of the `top_k` highest tiles.
-    noisy_or : float
-        Probability that any tile is positive, were tiles independent: ``1 - prod(1 - p)``. Grows with tissue.
-    area_fraction : float
-        Share of the predicted area at or over `threshold`.
-    largest_focus_mm2 : float
-        Area of the largest connected region (8 neighbours) at or over `threshold`.
-    threshold : float
-    top_k : int
-        How many tiles `top_k_mean` is of: fewer than asked for on a slide with fewer.
-    n_tiles : int
-        Predicted tiles.
-    """
-
-    class_name: str
-    mean: float
-    top_k_mean: float
-    noisy_or: float
-    area_fraction: float
-    largest_focus_mm2: float
-    threshold: float
-    top_k: int
-    n_tiles: int
-
-
-def slide_scores(
-    probabilities: ArrayLike,
-    classes: Sequence[str],
-    heat: ScoreGrid,
-    mpp: tuple[float, float],
-    *,
-    threshold: float = 0.5,
-    top_k: int = 10,
-) -> list[SlideScore]:
-    """Sum a slide up, one `SlideScore` per class.
-
-    Parameters
-    ----------
-    probabilities : array_like (n, c)
-        Of the tiles; rows with a NaN are left out.
-    classes : sequence of str
-    heat : ScoreGrid
-        Stitched from the same tiles: areas are measured on it, so that nothing is counted twice.
-    mpp : (float, float)
-        Microns per level-0 pixel, ``x, y``.
-    threshold : float, default 0.5
-    top_k : int, default 10
-
-    Raises
-    ------
-    UsageError
-        For a `threshold` outside [0, 1], a `top_k` below 1, or without a single predicted tile.
-    """
-    check_threshold(threshold)
-    if top_k < 1:
-        raise UsageError(f"top_k must be at least 1, not {top_k}")
-    p = np.asarray(probabilities, np.float64)
-    p = p[np.isfinite(p).all(axis=1)]
-    if not len(p):
-        raise UsageError("no tile has a prediction; there is nothing to sum up")
-    areas = heat.cell_areas(mpp)
-    known = np.isfinite(heat.scores[..., 0])
-    k = min(top_k, len(p))
-    with np.errstate(divide="ignore"):
-        any_positive = -np.expm1(np.log1p(-np.clip(p, 0, 1)).sum(axis=0))
-    result = []
-    for i, name in enumerate(classes):
-        over = known & (heat.scores[..., i] >= threshold)
-        result.append(
-            SlideScore(
-                class_name=name,
-                mean=float(p[:, i].mean()),
-                top_k_mean=float(np.partition(p[:, i], -k)[-k:].mean()),
-                noisy_or=float(any_positive[i]),
-                area_fraction=float(areas[over].sum() / areas[known].sum()),
-                largest_focus_mm2=_largest_focus(over, areas),
-                threshold=threshold,
-                top_k=k,
-                n_tiles=len(p),
-            )
-        )
-    return result
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise UsageError unless `threshold` is a probability."""
-    if not 0 <= threshold <= 1:
-        raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")
-
-
-def _largest_focus(over: NDArray[np.bool_], areas: NDArray[np.float64]) -> float:
-    from scipy.ndimage import label
-
-    foci, _ = label(over, structure=np.ones((3, 3)))
-    return float(np.bincount(foci[over], weights=areas[over]).max(initial=0.0))
+    scores = np.stack([blur(band) for band in np.moveaxis(heat.scores, -1, 0)], axis=-1)
+    spread = None if heat.spread is None else blur(heat.spread)
+    return replace(heat, scores=scores, spread=spread, smoothing0=math.hypot(heat.smoothing0, sigma0))
 
 
 def _window_weights(grid: TileGrid, window: Window) -> NDArray[np.float64]:
