@@ -24,7 +24,7 @@ from wsivit.store import TileStore
 
 SHELL_ONLY = {"mag", "quiet", "as_json", "opening"}
 """Options that make sense on a command line only; `opening` is how a slide is opened, in Python `open_slide`."""
-PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color"}
+PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "max_pixels", "isolate"}
 
 
 def wsivit_(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

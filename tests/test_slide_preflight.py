@@ -59,16 +59,16 @@ EDITS: dict[str, tuple[Callable[[Editor], object], str]] = {
     "own loop": (lambda t: t.link(0, t.directories[0]), "loop"),
     "65535 tags": (lambda t: struct.pack_into("<H", t.data, t.directories[0], 65535), "65535 tags"),
     "no tags": (lambda t: struct.pack_into("<H", t.data, t.directories[0], 0), "0 tags"),
-    "offsets of an unknown type": (lambda t: t.field(OFFSETS, kind=99), "tiles are indexed"),
+    "offsets of an unknown type": (lambda t: t.field(OFFSETS, kind=99), "tag 324 has type 99"),
     "a billion offsets": (lambda t: t.field(OFFSETS, count=2**30), "tag 324.*truncated"),
-    "one offset": (lambda t: t.field(COUNTS, count=1), "1 tiles are indexed where 500x400 pixels need 16"),
+    "one offset": (lambda t: t.field(COUNTS, count=1), "tag 325 has 1 entries where the picture needs 16"),
     "a long description": (lambda t: t.field(DESCRIPTION, count=2**30), "tag 270.*truncated"),
     "no width": (lambda t: t.field(WIDTH, kind=4, value=0), "0x400"),
     "a huge width": (lambda t: t.field(WIDTH, kind=4, value=4 * 10**9), "4000000000x400"),
     "a larger picture": (lambda t: t.field(WIDTH, kind=4, value=50000), "tiles are indexed"),
     "no tile width": (lambda t: t.field(TILE_WIDTH, kind=4, value=0), "tiles of 0x128"),
     "a huge tile": (lambda t: t.field(TILE_WIDTH, kind=4, value=65520), "tiles of 65520x128"),
-    "five samples": (lambda t: t.field(SAMPLES, value=5), "5 x 8-bit"),
+    "five samples": (lambda t: t.field(SAMPLES, value=5), "8-bit YCbCr of 5 samples"),
 }
 
 

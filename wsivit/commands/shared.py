@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
 from wsivit.cli import Report
-from wsivit.slide import JpegColor, Reader, Slide, open_slide
+from wsivit.slide import MAX_PIXELS, JpegColor, Reader, Slide, open_slide
 
 Command = TypeVar("Command", bound=Callable[..., Report])
 FLAT = Parameter(name="*")
@@ -31,15 +31,23 @@ class Opening:
         Which reader opens it; auto takes the fastest that reads it rightly.
     jpeg_color : {"auto", "rgb", "ycbcr"}
         What the slide's JPEG tiles hold, where it is labelled wrongly.
+    max_pixels : int
+        Refuse a slide of more pixels than this at its finest level.
+    isolate : bool
+        Decode in a process of its own with a limit on time and memory, so that a slide on which native code crashes or
+        hangs takes nothing along. Done unasked where the slide's structure is odd.
     """
 
     slide_mpp: float | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
+    max_pixels: int = MAX_PIXELS
+    isolate: Annotated[bool, FLAG] = False
 
     def open(self, path: str) -> Slide:
         """Open a slide in this way."""
-        return open_slide(path, reader=self.reader, mpp=self.slide_mpp, jpeg_color=self.jpeg_color)
+        how = asdict(self)
+        return open_slide(path, mpp=how.pop("slide_mpp"), **how)
 
 
 def documented_by(function: Callable[..., Any]) -> Callable[[Command], Command]:

@@ -8,9 +8,11 @@ from wsivit.slide.info import SlideInfo
 from wsivit.slide.native import NativeTiles
 from wsivit.slide.opening import Reader, info, open_slide
 from wsivit.slide.overview import Overview
+from wsivit.slide.preflight import MAX_PIXELS
 from wsivit.slide.slide import Slide
 
 __all__ = [
+    "MAX_PIXELS",
     "JpegColor",
     "Level",
     "NativeTiles",

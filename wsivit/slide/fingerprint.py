@@ -10,6 +10,7 @@ from typing import IO
 
 import tifffile
 
+from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
 
 _ENDS = 1 << 16
@@ -80,5 +81,5 @@ def _tiff_values(file: IO[bytes]) -> Iterator[bytes]:
                     yield f"{tag.code} {tag.dtype} {tag.count}".encode()
                     file.seek(tag.valueoffset)
                     yield file.read(tag.valuebytecount)
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError):
+    except TIFF_ERRORS:
         return

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from wsivit.errors import LimitError, SlideError
 from wsivit.resolution import Level
 from wsivit.slide.base import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
-from wsivit.slide.metadata import tiff_format, tiff_properties
+from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
 
 MAX_PIXELS = 500_000_000
@@ -109,5 +109,5 @@ def _read_tiff(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
             return np.ascontiguousarray(pixels), tiff_format(tiff), tiff_properties(tiff)
-    except (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:
+    except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error

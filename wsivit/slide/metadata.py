@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 
 import tifffile
 
+TIFF_ERRORS = (
+    *(tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, AttributeError),
+    *(ArithmeticError, struct.error),
+)
+"""What tifffile raises on a damaged file."""
 _TEXT_TAGS = (
     "ImageDescription",
     "DocumentName",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,11 +12,10 @@ from numpy.typing import NDArray
 from wsivit.errors import SlideError
 from wsivit.slide.base import JpegColor, Pixels, SlideFacts, UnreadableBlockError
 from wsivit.slide.jpeg import EOI
-from wsivit.slide.metadata import aperio_associated, tiff_format, tiff_properties
+from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
-from wsivit.slide.tiled import JpegTiles, tiled_level
+from wsivit.slide.tiled import JpegTiles, cut_unwritten, tiled_level
 
-_TIFF_ERRORS = (tifffile.TiffFileError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error)
 _NDPI_FOCUS = 65424
 # What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -85,13 +83,14 @@ class NativeBackend:
                 pages = _level_pages(tiff)
                 size0 = (pages[0].imagewidth, pages[0].imagelength)
                 self.tiled = [tiled_level(page, size0, source, n, color) for n, page in enumerate(pages)]
+                cut_unwritten(self.tiled, source)
                 self.facts = SlideFacts(
                     format=tiff_format(tiff),
                     levels=tuple(tiled.level for tiled in self.tiled),
                     properties=tiff_properties(tiff),
                     associated=aperio_associated(_readable_pages(tiff)) if tiff.is_svs else (),
                 )
-        except _TIFF_ERRORS as error:
+        except TIFF_ERRORS as error:
             raise SlideError(f"{source.name}: not a TIFF that can be read: {error}") from error
         except SlideError as error:
             raise SlideError(f"{source.name}: the native reader does not read it: {error}") from error
@@ -137,7 +136,7 @@ def _readable_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
     while True:
         try:
             yield tiff.pages[number]  # type: ignore[misc]
-        except (IndexError, *_TIFF_ERRORS):
+        except (IndexError, *TIFF_ERRORS):
             return
         number += 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,11 +16,13 @@ from wsivit.errors import LimitError, SlideError, UsageError
 from wsivit.slide.base import Backend, JpegColor, UnreadableBlockError
 from wsivit.slide.image import ImageBackend
 from wsivit.slide.info import SlideInfo
+from wsivit.slide.isolated import IsolatedBackend
 from wsivit.slide.native import NativeBackend
 from wsivit.slide.openslide import OpenSlideBackend
-from wsivit.slide.preflight import check_slide
+from wsivit.slide.preflight import MAX_PIXELS, check_slide
 from wsivit.slide.slide import Slide
 from wsivit.slide.source import ByteSource, LocalFile
+from wsivit.slide.tiffcheck import check_pixels
 from wsivit.slide.tiffslide import TiffSlideBackend
 
 Reader: TypeAlias = Literal["auto", "native", "openslide", "tiffslide", "image"]
@@ -35,6 +38,8 @@ def open_slide(
     reader: Reader = "auto",
     mpp: float | None = None,
     jpeg_color: JpegColor = "auto",
+    max_pixels: int = MAX_PIXELS,
+    isolate: bool = False,
 ) -> Slide:
     """Open a whole-slide image.
 
@@ -50,6 +55,11 @@ def open_slide(
     jpeg_color : {"auto", "rgb", "ycbcr"}, optional
         What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
         believes the slide.
+    max_pixels : int, optional
+        Refuse a slide of more pixels than this at its finest level.
+    isolate : bool, optional
+        Decode in a process of its own, with a limit on time (60 s a block) and memory (4 GiB), so that a slide on
+        which native code crashes or hangs takes nothing along. Done unasked where the slide's structure is odd.
 
     Returns
     -------
@@ -61,6 +71,8 @@ def open_slide(
         If there is nothing at `path`.
     SlideError
         If no reader (or not the one asked for) reads it; the text says what each found.
+    LimitError
+        If it has more than `max_pixels` pixels.
     UsageError
         If the reader is unknown, or `jpeg_color` cannot be applied by it.
     """
@@ -68,11 +80,26 @@ def open_slide(
         raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
     if jpeg_color not in get_args(JpegColor):
         raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
-    source = check_slide(os.fspath(path))
-    backend, reason = (
-        _choose(source, jpeg_color) if reader == "auto" else (_open(source, reader, jpeg_color), "asked for")
-    )
-    return Slide(os.fspath(path), backend, reason, mpp, jpeg_color)
+    path = os.fspath(path)
+    source, doubts = check_slide(path, max_pixels)
+    backend: Backend
+    if isolate or (doubts and isinstance(source, LocalFile)):
+        backend = IsolatedBackend(path, reader, jpeg_color, max_pixels)
+        reason = f"{backend.reason}; in a process of its own: {doubts[0] if doubts else 'asked for'}"
+    else:
+        backend, reason = open_backend(source, reader, jpeg_color)
+    slide = Slide(path, backend, reason, mpp, jpeg_color)
+    try:
+        check_pixels(math.prod(slide.dimensions), max_pixels)
+    except LimitError as error:
+        slide.close()
+        raise LimitError(f"{path}: {error}") from None
+    return slide
+
+
+def open_backend(source: ByteSource, reader: str, color: JpegColor) -> tuple[Backend, str]:
+    """Open a slide that passed the first look, in this process, and say why with that reader."""
+    return _choose(source, color) if reader == "auto" else (_open(source, reader, color), "asked for")
 
 
 def info(
@@ -81,6 +108,8 @@ def info(
     slide_mpp: float | None = None,
     reader: Reader = "auto",
     jpeg_color: JpegColor = "auto",
+    max_pixels: int = MAX_PIXELS,
+    isolate: bool = False,
     private: bool = False,
 ) -> SlideInfo:
     """Say what a slide is: format, size, levels, scale and where it came from, and what in it could name a patient.
@@ -95,6 +124,10 @@ def info(
         Which reader opens it.
     jpeg_color : {"auto", "rgb", "ycbcr"}, optional
         What its JPEG tiles hold, where it is labelled wrongly.
+    max_pixels : int, optional
+        Refuse a slide of more pixels than this.
+    isolate : bool, optional
+        Decode in a process of its own, as of `open_slide`.
     private : bool, optional
         Show the values of private items too, not only their names.
 
@@ -102,14 +135,20 @@ def info(
     -------
     SlideInfo
     """
-    with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color) as opened:
+    how: dict[str, Any] = {"max_pixels": max_pixels, "isolate": isolate}
+    with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color, **how) as opened:
         return opened.info(private)
 
 
-def reopen(path: str, opening: dict[str, Any], reason: str, threads: int | None) -> Slide:
+def reopen(path: str, opening: dict[str, Any], reason: str, threads: int | None, isolated: bool) -> Slide:
     """Open a slide as it was opened before, in another process; its reader was chosen and checked then."""
-    backend = _open(check_slide(path), opening["reader"], opening["jpeg_color"])
-    slide = Slide(path, backend, reason, opening["mpp"], opening["jpeg_color"])
+    reader, color = opening["reader"], opening["jpeg_color"]
+    backend: Backend
+    if isolated:
+        backend = IsolatedBackend(path, reader, color, sys.maxsize)
+    else:
+        backend = _open(check_slide(path, sys.maxsize).source, reader, color)
+    slide = Slide(path, backend, reason, opening["mpp"], color)
     slide.threads = threads
     return slide
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import NamedTuple
 
-from wsivit.errors import SlideError, SlideNotFoundError
+from wsivit.errors import LimitError, SlideError, SlideNotFoundError
 from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
 from wsivit.slide.tiffcheck import check_tiff
 
@@ -18,10 +19,27 @@ _IMPOSTORS = (
     (b"pk\x03\x04", "a zip archive, not a slide: unpack it first"),
     (b"\x1f\x8b", "a gzip archive, not a slide: unpack it first"),
 )
+MAX_PIXELS = 100_000_000_000
+"""Pixels of level 0 from which a slide is refused unless the limit is raised: 400,000 x 250,000."""
 
 
-def check_slide(path: str) -> ByteSource:
-    """Return the bytes of a slide: of the file itself, of one file of a folder that holds a DICOM series, of a URL.
+class Checked(NamedTuple):
+    """A slide that passed the first look.
+
+    Attributes
+    ----------
+    source : ByteSource
+        The bytes of the file itself, of one file of a folder that holds a DICOM series, or of a URL.
+    doubts : tuple of str
+        What is odd about it: reason to decode it in a process of its own.
+    """
+
+    source: ByteSource
+    doubts: tuple[str, ...]
+
+
+def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
+    """Look at a slide's bytes, without any reader.
 
     Raises
     ------
@@ -29,18 +47,22 @@ def check_slide(path: str) -> ByteSource:
         If there is nothing there.
     SlideError
         If it cannot be a slide; the text says what it is instead, or what is wrong with its TIFF structure.
+    LimitError
+        If it is a TIFF of more pixels than `max_pixels`.
     """
     source = RemoteFile(path) if is_url(path) else LocalFile(_regular_file(Path(path)))
     try:
         with source.open() as file:
             start = file.read(512)
             _check_start(start)
-            check_tiff(file, source.size, start)
+            doubts = check_tiff(file, source.size, start, max_pixels)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
+    except LimitError as error:
+        raise LimitError(f"{path}: {error}") from None
     except OSError as error:
         raise SlideError(f"{path}: cannot be read: {error}") from error
-    return source
+    return Checked(source, doubts)
 
 
 def _check_start(start: bytes) -> None:
@@ -50,6 +72,8 @@ def _check_start(start: bytes) -> None:
     for prefix, what in _IMPOSTORS:
         if text.startswith(prefix):
             raise SlideError(what)
+    if not start.strip(b"\0"):
+        raise SlideError("it begins with zeros: room was made for the file, but nothing was written there")
 
 
 def _regular_file(path: Path) -> Path:

@@ -24,6 +24,7 @@ from wsivit.slide.base import Backend, Color, JpegColor, Pixels, TileFailure
 from wsivit.slide.fingerprint import fingerprint
 from wsivit.slide.identity import slide_id
 from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objective, private_items
+from wsivit.slide.isolated import IsolatedBackend
 from wsivit.slide.native import NativeBackend, NativeTiles
 from wsivit.slide.overview import Overview, survey
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
@@ -69,7 +70,7 @@ class Slide:
     def __reduce__(self) -> tuple[Any, ...]:
         from wsivit.slide.opening import reopen
 
-        return reopen, (self.path, self.opening, self.reader_reason, self.threads)
+        return reopen, (self.path, self.opening, self.reader_reason, self.threads, self.isolated)
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +90,11 @@ class Slide:
     def opening(self) -> dict[str, Any]:
         """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
         return {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it is decoded in a process of its own."""
+        return isinstance(self._backend, IsolatedBackend)
 
     @property
     def id(self) -> str:
@@ -264,7 +270,8 @@ class Slide:
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""
-        return self._backend.native_tiles(level) if isinstance(self._backend, NativeBackend) else None
+        backend = self._backend
+        return backend.native_tiles(level) if isinstance(backend, NativeBackend | IsolatedBackend) else None
 
 
 def _tiles(plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike) -> Request:

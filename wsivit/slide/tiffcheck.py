@@ -5,19 +5,26 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, TypeAlias
 
-from wsivit.errors import SlideError
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.errors import LimitError, SlideError
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
-_LARGEST_TILE = 8192
+_SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
-_PLANAR, _TILE_WIDTH, _TILE_LENGTH, _OFFSETS, _COUNTS, _SUB, _EXTRA, _FORMAT = 284, 322, 323, 324, 325, 330, 338, 339
-_COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
-_KINDS = {1: "unsigned", 2: "signed", 3: "float", 4: "untyped"}
+_ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB, _EXTRA, _FORMAT = 278, 284, 322, 323, 330, 338, 339
+_TILE_INDEX, _STRIP_INDEX = (324, 325), (273, 279)
+_COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette colour", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
+_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+_KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
+
+Integers: TypeAlias = NDArray[np.int64]
 
 
 @dataclass
@@ -29,10 +36,14 @@ class _Directory:
 
 
 class _Tiff:
-    """A file read as far as its directories; every complaint names what is wrong and where."""
+    """A file read as far as its directories; every complaint names what is wrong and where.
+
+    `doubts` are oddities that a reader may survive: they do not condemn the file.
+    """
 
     def __init__(self, file: IO[bytes], size: int, start: bytes) -> None:
         self.file, self.size = file, size
+        self.doubts: list[str] = []
         self.order = "<" if start[:2] == b"II" else ">"
         self.big = start[2:4] in (b"+\0", b"\0+")
         self.ndpi = False
@@ -54,8 +65,11 @@ class _Tiff:
             at, in_chain = waiting.pop()
             if at in seen and in_chain:
                 raise SlideError(f"TIFF directories form a loop (at {at})")
-            if at in seen or (seen and self._is_void(at)):
-                continue  # listed twice below another; or cut off behind the first level: what there is can be read
+            if at in seen:
+                continue  # listed twice below another
+            if seen and self._is_void(at):
+                self.doubts.append(f"the TIFF directory at {at} is empty: what follows it is lost")
+                continue
             seen.add(at)
             if len(seen) > _MOST_DIRECTORIES:
                 raise SlideError(f"more than {_MOST_DIRECTORIES} TIFF directories")
@@ -92,54 +106,132 @@ class _Tiff:
         place = at + (12 if self.big else 8)
         if count * _SIZES.get(kind, 1) > (8 if self.big else 4):
             (place,) = self.unpack("Q" if self.big else "I", place, "TIFF tag")
+        if code in directory.tags or kind not in _SIZES:
+            self.doubts.append(f"TIFF tag {code} is there twice or of the unknown type {kind}")
         directory.tags[code] = (kind, count, place)
 
     def values(self, directory: _Directory, code: int, default: int | None = None, most: int = 64) -> tuple[int, ...]:
         """The first values of a tag of whole numbers; the default, if there is one, where it is absent."""
         if code not in directory.tags and default is not None:
             return (default,)
-        kind, count, place = directory.tags.get(code, (0, 0, 0))
-        if kind not in _INTEGERS or not count:
-            raise SlideError(f"TIFF directory at {directory.offset}: tag {code} is missing or no whole number")
+        kind, count, place = self._whole_numbers(directory, code)
         return self.unpack(f"{min(count, most)}{_INTEGERS[kind]}", place, f"values of TIFF tag {code}")
 
+    def _whole_numbers(self, directory: _Directory, code: int) -> tuple[int, int, int]:
+        kind, count, place = directory.tags.get(code, (0, 0, 0))
+        if not count:
+            raise SlideError(f"TIFF directory at {directory.offset}: tag {code} is missing")
+        if kind not in _INTEGERS:
+            raise SlideError(f"TIFF directory at {directory.offset}: tag {code} has type {kind}, no whole number")
+        return kind, count, place
 
-def check_tiff(file: IO[bytes], size: int, start: bytes) -> None:
+    def index(self, directory: _Directory, codes: tuple[int, int], needed: int) -> tuple[Integers, Integers]:
+        """Offsets and byte counts of a picture's tiles or strips."""
+        offsets, counts = (self._array(directory, code, needed) for code in codes)
+        return offsets, counts
+
+    def _array(self, directory: _Directory, code: int, needed: int) -> Integers:
+        kind, count, place = self._whole_numbers(directory, code)
+        if count < needed:
+            raise SlideError(f"TIFF tag {code} has {count} entries where the picture needs {needed}")
+        self.file.seek(place)
+        raw = self.file.read(needed * _SIZES[kind])
+        return np.frombuffer(raw, f"{self.order}u{_SIZES[kind]}").astype(np.int64)
+
+
+def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> tuple[str, ...]:
     """Check a TIFF's directories: inside the file, no loops, index as long as the picture needs, 8-bit RGB or grey.
 
     A file that is no TIFF passes.
+
+    Returns
+    -------
+    tuple of str
+        What is odd without making the file unreadable, such as tiles beyond its end.
 
     Raises
     ------
     SlideError
         With what is wrong, and where.
+    LimitError
+        If the largest picture has more pixels than `max_pixels`.
     """
     if start[:2] not in (b"II", b"MM") or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+", start[2:3], b""):
-        return
+        return ()
     if size < 8:
         raise SlideError(f"a TIFF of {size} bytes: truncated")
     tiff = _Tiff(file, size, start)
     directories = list(tiff.directories())
     areas = [_check_size(tiff, directory) for directory in directories]
-    _check_pixels(tiff, directories[areas.index(max(areas))], areas.count(max(areas)))
+    largest = directories[areas.index(max(areas))]
+    check_pixels(max(areas), max_pixels)
+    _check_pixels(tiff, largest, areas.count(max(areas)))
+    if not tiff.ndpi:
+        _check_data(tiff, largest)
+        tiff.doubts += [doubt for other in directories if other is not largest for doubt in _doubts(tiff, other)]
+    return tuple(dict.fromkeys(tiff.doubts))
+
+
+def check_pixels(pixels: int, most: int) -> None:
+    """Refuse a picture of more pixels than the limit."""
+    if pixels > most:
+        raise LimitError(f"{pixels:,} pixels are more than the limit of {most:,}: raise it with --max-pixels")
 
 
 def _check_size(tiff: _Tiff, directory: _Directory) -> int:
-    """Check a directory's sides and the length of its tile index; return its area in pixels."""
+    """Check a directory's sides and those of its tiles; return its area in pixels."""
     width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
     if not (0 < width < 2**31 and 0 < height < 2**31):
         raise SlideError(f"TIFF directory at {directory.offset}: a picture of {width}x{height} pixels")
     if _TILE_WIDTH in directory.tags and not tiff.ndpi:
         tile = [tiff.values(directory, code)[0] for code in (_TILE_WIDTH, _TILE_LENGTH)]
-        if not all(0 < side <= _LARGEST_TILE for side in tile):
+        if not all(_SMALLEST_TILE <= side <= _LARGEST_TILE for side in tile):
             raise SlideError(f"TIFF directory at {directory.offset}: tiles of {tile[0]}x{tile[1]} pixels")
-        planes = tiff.values(directory, _SAMPLES, 1)[0] if tiff.values(directory, _PLANAR, 1)[0] == 2 else 1
-        needed = -(-width // tile[0]) * -(-height // tile[1]) * planes
-        for code in (_OFFSETS, _COUNTS):
-            kind, count, _ = directory.tags.get(code, (0, 0, 0))
-            if kind not in _INTEGERS or count < needed:
-                raise SlideError(f"{count} tiles are indexed where {width}x{height} pixels need {needed}")
+        needed, indexed = _tiles_needed(tiff, directory), directory.tags.get(_TILE_INDEX[0], (0, 0, 0))[1]
+        if indexed < needed:
+            raise SlideError(f"{indexed} tiles are indexed where {width}x{height} pixels need {needed}")
     return width * height
+
+
+def _tiles_needed(tiff: _Tiff, directory: _Directory) -> int:
+    """How many tiles or strips a picture is made of."""
+    width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
+    across, down = width, max(1, tiff.values(directory, _ROWS_PER_STRIP, height)[0])
+    if _TILE_WIDTH in directory.tags:
+        across, down = (tiff.values(directory, code)[0] for code in (_TILE_WIDTH, _TILE_LENGTH))
+    planes = tiff.values(directory, _SAMPLES, 1)[0] if tiff.values(directory, _PLANAR, 1)[0] == 2 else 1
+    return -(-width // across) * -(-height // down) * planes
+
+
+def _check_data(tiff: _Tiff, directory: _Directory) -> None:
+    """Check that the largest picture lies inside the file: tiles may be lost one by one, strips are read whole."""
+    tiled = _TILE_WIDTH in directory.tags
+    needed, lost, stored = _lost(tiff, directory)
+    what = "tiles" if tiled else "strips"
+    if lost and (lost == stored or not tiled):
+        raise SlideError(f"{lost} of {needed} {what} lie outside the file ({tiff.size} bytes): truncated")
+    if stored < needed and not tiled:
+        raise SlideError(f"{needed - stored} of {needed} strips are empty")
+
+
+def _lost(tiff: _Tiff, directory: _Directory) -> tuple[int, int, int]:
+    """How many tiles or strips a picture needs, how many lie outside the file, and how many are not empty."""
+    needed = _tiles_needed(tiff, directory)
+    codes = _TILE_INDEX if _TILE_WIDTH in directory.tags else _STRIP_INDEX
+    offsets, counts = tiff.index(directory, codes, needed)
+    lost = int(((counts > 0) & ((offsets < 8) | (offsets + counts > tiff.size))).sum())
+    if lost:
+        tiff.doubts.append(f"{lost} of {needed} tiles or strips lie outside the file ({tiff.size} bytes): truncated")
+    return needed, lost, int((counts > 0).sum())
+
+
+def _doubts(tiff: _Tiff, directory: _Directory) -> tuple[str, ...]:
+    """What is wrong with the data of a lesser picture: a coarser level, a label."""
+    try:
+        _lost(tiff, directory)
+    except SlideError as error:
+        return (str(error),)
+    return ()
 
 
 def _check_pixels(tiff: _Tiff, directory: _Directory, alike: int) -> None:
@@ -149,13 +241,10 @@ def _check_pixels(tiff: _Tiff, directory: _Directory, alike: int) -> None:
     kind = tiff.values(directory, _FORMAT, 1)[0]
     color = tiff.values(directory, _PHOTOMETRIC, 2)[0]
     extra = tiff.values(directory, _EXTRA, 0)
-    name = f"{samples} x {bits[0]}-bit {_KINDS.get(kind, 'unknown')} {_COLOURS.get(color, f'photometric {color}')}"
-    if set(bits) != {8} or kind not in (1, 4):
-        raise SlideError(f"{name} pixels are not supported, only 8-bit RGB and grey")
     known = (samples, color) in {(3, 2), (3, 6), (1, 1)} or ((samples, color) == (4, 2) and extra[0] in (1, 2))
-    if not known:
-        raise SlideError(f"{name} pixels are not supported, only 8-bit RGB and grey")
+    if set(bits) != {8} or kind not in (1, 4) or not known:
+        name = f"{bits[0]}-bit{_KINDS.get(kind, ' unknown')} {_COLOURS.get(color, f'photometric {color}')}"
+        odd = "" if samples == _CHANNELS.get(color) else f" of {samples} samples, none of them alpha,"
+        raise SlideError(f"{name}{odd} is not supported, only 8-bit RGB and grey")
     if color == 1 and alike > 1:
-        raise SlideError(
-            f"{alike} grey pictures of one size (channels or focal planes): only one RGB picture is a slide"
-        )
+        raise SlideError(f"{alike} grey pictures of one size, as of fluorescence or focal planes, are not supported")

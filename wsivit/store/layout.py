@@ -93,7 +93,8 @@ def write_document(files: Files, node: str, document: dict[str, Any], attributes
 
 
 def _text(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # JSON's own escape for what is no text in a file name
 
 
 def write_group(files: Files, node: str, attributes: dict[str, Any]) -> None:

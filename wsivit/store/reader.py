@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -348,7 +349,7 @@ class TileStore(Added):
     def _slide(self) -> Any:
         from wsivit.slide import open_slide
 
-        slide = open_slide(self.parameters.slide_path, **self.parameters.opening)
+        slide = open_slide(self.parameters.slide_path, **self.parameters.opening, max_pixels=sys.maxsize)
         if slide.fingerprint != self.parameters.slide_fingerprint:
             raise StoreMismatchError(
                 f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"

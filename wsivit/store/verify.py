@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -262,7 +263,7 @@ def _against_slide(store: TileStore, path: str | os.PathLike[str], sample: int) 
     from wsivit.slide import open_slide
 
     try:
-        with open_slide(path, **store.parameters.opening) as slide:
+        with open_slide(path, **store.parameters.opening, max_pixels=sys.maxsize) as slide:
             if slide.fingerprint != store.parameters.slide_fingerprint:
                 yield f"{os.fspath(path)} is not the slide that {store.url} was made of: its content differs"
             elif store.has_pixels:
