@@ -134,13 +134,25 @@ def test_fractions_of_a_box_by_class() -> None:
     assert qc_fractions(Tissue(tissue.mask), np.zeros((1, 4)), (100, 100)) == {}
 
 
-def test_blurred_tiles_stand_out_from_the_slide() -> None:
-    rng = np.random.default_rng(0)
-    grain = ndimage.gaussian_filter(rng.normal(0, 1, (12, 96, 96)), (0, 1.2, 1.2))
-    tiles = np.clip(170 + 90 * grain[..., None].repeat(3, axis=3), 0, 255)
-    tiles[8:11] = ndimage.gaussian_filter(tiles[8:11], (0, 3, 3, 0))
-    tiles[11] = 243
-    measured = sharpness(tiles.astype(np.uint8))
-    assert np.isnan(measured[11]) and measured[:8].min() > 1.2 * measured[8:11].max()
-    scores = blur_scores(measured)
-    assert scores.dtype == np.float32 and (scores[8:11] > 0.5).all() and (scores[:8] < 0.3).all() and scores[11] == 0
+def grainy_tiles(count: int) -> np.ndarray:
+    grain = ndimage.gaussian_filter(np.random.default_rng(0).normal(0, 1, (count, 96, 96)), (0, 1.2, 1.2))
+    return np.clip(170 + 90 * grain[..., None].repeat(3, axis=3), 0, 255)
+
+
+@pytest.mark.parametrize("depth", [0.3, 1.0])
+def test_blurred_tiles_stand_out_from_the_slide(depth: float) -> None:
+    tiles = 220 - depth * (220 - grainy_tiles(14))
+    tiles[8:11] = ndimage.gaussian_filter(tiles[8:11], (0, 2, 2, 0))
+    tiles[11:13] = ndimage.gaussian_filter(tiles[11:13], (0, 2.5, 2.5, 0))
+    tiles[13] = 243
+    measured = [sharpness(tile.astype(np.uint8)) for tile in tiles]
+    scores = blur_scores(measured, unknown=np.full(14, 0.25))
+    assert scores.dtype == np.float32 and (scores[:8] < 0.3).all() and (scores[8:11] > 0.5).all()
+    assert np.isnan(measured[13]) and scores[13] == 0.25
+
+
+def test_what_cannot_be_judged_is_not_called_blurred() -> None:
+    assert blur_scores([np.nan, np.nan]).tolist() == [0, 0]
+    assert np.isnan(sharpness(np.zeros((31, 40, 3), np.uint8)))
+    scores = blur_scores([0.3, 0.3, 0.3, 0.9], trusted=np.array([False, False, False, True]))
+    assert scores[0] > 0.9 and scores[3] == 0

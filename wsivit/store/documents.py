@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import wsivit
-from wsivit.errors import StoreError
+from wsivit.errors import OutputExistsError, StoreError
 from wsivit.store import layout
-from wsivit.store.files import Files
+from wsivit.store.files import TEMPORARY, Files
 from wsivit.store.parameters import FORMAT, Status, StoreParameters
 
 TILES = "tiles"
@@ -72,12 +72,23 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """One line of the journal: a shard, its size and sha256, and the tiles whose status its writing changed."""
+    """One line of the journal: a shard, its size and sha256, and what was found while it was written.
+
+    Attributes
+    ----------
+    shard, bytes : int
+    sha256 : str
+    status : dict of str to int
+        The tiles, by index, whose status changed.
+    sharpness : list of float or None, or None
+        Of each tile, where it was measured.
+    """
 
     shard: int
     bytes: int
     sha256: str
     status: dict[str, int]
+    sharpness: list[float | None] | None = None
 
 
 def read_journal(files: Files) -> dict[int, JournalEntry]:
@@ -127,3 +138,12 @@ def read_root(files: Files) -> dict[str, Any]:
     if not layout.seal_fits(document):
         raise StoreError(f"{files.url}/{layout.DOCUMENT} was changed after it was written: make the store anew")
     return attributes
+
+
+def refuse_foreign(files: Files) -> None:
+    """Leave alone what is there and is no tile store; OutputExistsError."""
+    strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
+    if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
+        raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
+    if layout.DOCUMENT in strangers and "format" not in layout.attributes_of(layout.read_document(files, "")):
+        raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")

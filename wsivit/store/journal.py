@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsivit.store.documents import JOURNAL, TILES, JournalEntry, parse_journal, read_journal, shard_key
 from wsivit.store.files import Files
 
@@ -46,6 +49,16 @@ class Journal:
             self._files.write(f"{TILES}/{_ENTRY}{entry.shard}.json", [_line(entry)])
         else:
             self._write()
+
+    def sharpness(self, n_tiles: int, shard_tiles: int) -> NDArray[np.float32]:
+        """Sharpness of the store's tiles as far as it is on record, NaN where not; float32 (n,)."""
+        if self._shared:
+            self.load()
+        values = np.full(n_tiles, np.nan, np.float32)
+        for shard, entry in self.entries.items():
+            known = np.array(entry.sharpness or [], np.float32)
+            values[shard * shard_tiles :][: len(known)] = known
+        return values
 
     def gather(self) -> None:
         """Put the entries of all writers into the journal."""

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError
+from wsivit.errors import StoreError, StoreMismatchError
 from wsivit.store import layout
 from wsivit.store.columns import LabelColumn, check_name, write_label_column
 from wsivit.store.documents import (
@@ -23,11 +23,12 @@ from wsivit.store.documents import (
     JournalEntry,
     column_attributes,
     read_root,
+    refuse_foreign,
     shard_key,
     tiles_spec,
     versions,
 )
-from wsivit.store.files import TEMPORARY, Files, LocalFiles, files_at, put_in_place, recover_swap
+from wsivit.store.files import Files, LocalFiles, files_at, put_in_place, recover_swap
 from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
@@ -97,7 +98,7 @@ class StoreWriter:
         """
         files = files_at(path)
         if shared:
-            _refuse_foreign(files)
+            refuse_foreign(files)
             writer = cls(files, parameters, table, shared)
             writer._begin(discard=False)
             return writer
@@ -128,14 +129,14 @@ class StoreWriter:
     @classmethod
     def _open_locked(cls, files: Files, parameters: StoreParameters, table: TileTable, overwrite: bool) -> Self:
         if not isinstance(files, LocalFiles):
-            _refuse_foreign(files)
+            refuse_foreign(files)
             writer = cls(files, parameters, table)
             # Object stores cannot rename: the old store gives way before the new one is written.
             writer._begin(discard=overwrite)
             return writer
         beside = files.root.with_name(f".{files.root.name}.new")
         recover_swap(files.root, beside)
-        _refuse_foreign(files)
+        refuse_foreign(files)
         if overwrite and files.list():
             writer = cls(LocalFiles(beside), parameters, table)
             writer._place = files.root
@@ -231,7 +232,9 @@ class StoreWriter:
         self._settle()
         return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
 
-    def write_shard(self, tiles: range, chunks: Iterable[bytes | None]) -> None:
+    def write_shard(
+        self, tiles: range, chunks: Iterable[bytes | None], sharpness: list[float | None] | None = None
+    ) -> None:
         """Write one shard: all of it or nothing.
 
         It is brought to the disk while the next one is made, and there for good when that is written, or the store is
@@ -244,6 +247,8 @@ class StoreWriter:
         chunks : iterable of bytes or None
             Encoded inner chunks without checksum, ``chunks_per_tile`` for each tile, each tile's in C order. None where
             one could not be read: the whole tile is then ``unreadable`` and none of it is stored.
+        sharpness : list of float or None, optional
+            Of each tile, where it was measured; may be filled while `chunks` are drawn.
 
         Raises
         ------
@@ -255,15 +260,11 @@ class StoreWriter:
         shard = tiles.start // self.parameters.shard_tiles
         if tiles not in self._shards():
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
-        hashed = Hashed(
-            encode_shard(
-                self._by_tile(tiles, iter(chunks)),
-                self.parameters.shard_tiles * self.parameters.chunks_per_tile,
-            )
-        )
+        slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
+        hashed = Hashed(encode_shard(self._by_tile(tiles, iter(chunks)), slots))
         to_disk = self._files.begin(shard_key(shard), hashed)
         changed = {str(i): int(self._status[i]) for i in tiles if self._status[i] != self.table.status[i]}
-        entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed)
+        entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed, sharpness)
         self._settle()
         self._settling = self._thread.submit(self._enter, entry, to_disk)
 
@@ -305,6 +306,12 @@ class StoreWriter:
         """Status of every tile so far; uint8 (n,)."""
         return self._status.copy()
 
+    @property
+    def sharpness(self) -> NDArray[np.float32]:
+        """Sharpness of every tile, NaN where it is not measured; float32 (n,)."""
+        self._settle()
+        return self._journal.sharpness(len(self.table), self.parameters.shard_tiles)
+
     def write_mask(self, mask: NDArray[np.bool_], downsample: tuple[float, float]) -> None:
         """Write the tissue mask, bool (h, w), with its level-0 pixels per mask pixel."""
         self._write_picture("tissue_mask", np.asarray(mask, bool), ("y", "x"), downsample)
@@ -336,6 +343,10 @@ class StoreWriter:
             raise StoreError(f"qc/{name} for {self._files.url} must have {len(self.table)} values, not {values.shape}")
         layout.ensure_group(self._files, "qc")
         layout.write_array(self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {})
+
+    def read_qc(self, name: str) -> NDArray[np.float32] | None:
+        """Return a column of quality control that is written; None where it is not."""
+        return layout.read_array(self._files, f"qc/{name}") if name in layout.nodes(self._files, "qc") else None
 
     def finish(self) -> None:
         """Write the columns, then mark the store as complete; with ``overwrite``, put it in its place.
@@ -388,11 +399,3 @@ class StoreWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _refuse_foreign(files: Files) -> None:
-    strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
-    if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
-        raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
-    if layout.DOCUMENT in strangers and "format" not in layout.attributes_of(layout.read_document(files, "")):
-        raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")

@@ -12,7 +12,7 @@ from wsivit.errors import UnreadableTilesError
 from wsivit.progress import progress_bar
 from wsivit.slide import TileFailure
 from wsivit.store import StoreWriter
-from wsivit.tiling.source import TileSource
+from wsivit.tiling.source import MadeTile, TileSource
 
 OnBadTile: TypeAlias = Literal["skip", "fail"]
 
@@ -28,8 +28,10 @@ def write_shards(
     with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(shards)) as advance:
         for shard in shards:
             bad: dict[int, str] = {}
-            parts = _parts(islice(stream, len(shard)), writer.parameters.chunks_per_tile, bad, advance)
-            writer.write_shard(shard, parts)
+            sharpness: list[float | None] = []
+            made = _tell(islice(stream, len(shard)), bad, sharpness, advance)
+            chunks = _chunks(made, writer.parameters.chunks_per_tile)
+            writer.write_shard(shard, chunks, sharpness if source.measuring else None)
             failures |= bad
             if bad and on_bad_tile == "fail":
                 index, reason = next(iter(bad.items()))
@@ -37,17 +39,22 @@ def write_shards(
     return failures
 
 
-def _parts(
-    tiles: Iterable[tuple[int, list[bytes] | TileFailure]],
-    per_tile: int,
+def _tell(
+    tiles: Iterable[tuple[int, MadeTile | TileFailure]],
     bad: dict[int, str],
+    sharpness: list[float | None],
     advance: Callable[[int], object],
-) -> Iterator[bytes | None]:
-    """Yield a shard's chunks in C order; None for those of an unreadable tile, whose reason goes to `bad`."""
-    for index, chunks in tiles:
-        if isinstance(chunks, TileFailure):
-            bad[index] = chunks.reason
-            yield from [None] * per_tile
-        else:
-            yield from chunks
+) -> Iterator[MadeTile | TileFailure]:
+    """Pass tiles on; why some are unreadable goes to `bad`, how sharp the others are to `sharpness`."""
+    for index, tile in tiles:
+        if isinstance(tile, TileFailure):
+            bad[index] = tile.reason
+        sharpness.append(None if isinstance(tile, TileFailure) else tile.sharpness)
+        yield tile
         advance(1)
+
+
+def _chunks(tiles: Iterable[MadeTile | TileFailure], per_tile: int) -> Iterator[bytes | None]:
+    """Yield the chunks of tiles in C order; None for those of an unreadable tile."""
+    for tile in tiles:
+        yield from [None] * per_tile if isinstance(tile, TileFailure) else tile.chunks

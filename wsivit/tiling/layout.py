@@ -8,12 +8,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.errors import UsageError
 from wsivit.grid import TileGrid
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide
 from wsivit.store import StoreParameters, TileTable
+from wsivit.tiling.blur import MEASURED_BEFORE, MEASURED_WHILE_MADE, SEEN_ON_OVERVIEW, TELLING, measure_blur
 from wsivit.tiling.options import TileOptions
-from wsivit.tissue import OVERVIEW_MPP, Tissue, find_tissue, qc_fractions, read_tissue, tissue_fractions
+from wsivit.tissue import (
+    OVERVIEW_MPP,
+    Tissue,
+    blur_scores,
+    find_tissue,
+    qc_fractions,
+    read_tissue,
+    tissue_fractions,
+)
 
 SHARD_BYTES = 32 << 20
 """Shards are cut so that they hold about this much; a JPEG tile is taken for an eighth of its raw size."""
@@ -35,14 +45,17 @@ class Layout:
         return self.grid.boxes0(self.table.col, self.table.row)
 
 
-def lay_out(slide: Slide, options: TileOptions) -> Layout:
+def lay_out(slide: Slide, options: TileOptions, *, progress: bool = False) -> Layout:
     """Decide which tiles of a slide are made, and how."""
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
     grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     tissue = _find_tissue(slide, options.tissue)
     tissue = replace(tissue, mask=tissue.mask & _scanned(slide, tissue.mask.shape))
-    table, qc = _choose_tiles(grid, tissue, slide, options)
-    return Layout(plan, grid, tissue, table, qc, _parameters(slide, plan, grid, tissue, options))
+    candidates = _candidates(grid, tissue, slide, options)
+    if options.max_blur < 1:
+        candidates = _in_focus(candidates, slide, plan, options.max_blur, progress)
+    table = TileTable.from_grid(grid, candidates.col, candidates.row, candidates.fraction)
+    return Layout(plan, grid, tissue, table, candidates.qc, _parameters(slide, plan, grid, tissue, options))
 
 
 def _find_tissue(slide: Slide, method: str) -> Tissue:
@@ -75,9 +88,23 @@ def _pixel_boxes(mask: NDArray[np.bool_], slide_size: tuple[int, int]) -> NDArra
     return pixels.boxes0(*pixels.cells())
 
 
-def _choose_tiles(
-    grid: TileGrid, tissue: Tissue, slide: Slide, options: TileOptions
-) -> tuple[TileTable, dict[str, NDArray[np.float32]]]:
+@dataclass(frozen=True)
+class _Candidates:
+    """Tiles that may be made: their cells, tissue fraction and quality control, arrays of (n,)."""
+
+    grid: TileGrid
+    col: NDArray[np.int64]
+    row: NDArray[np.int64]
+    fraction: NDArray[np.float32]
+    qc: dict[str, NDArray[np.float32]]
+
+    def where(self, keep: NDArray[np.bool_]) -> _Candidates:
+        qc = {name: values[keep] for name, values in self.qc.items()}
+        return _Candidates(self.grid, self.col[keep], self.row[keep], self.fraction[keep], qc)
+
+
+def _candidates(grid: TileGrid, tissue: Tissue, slide: Slide, options: TileOptions) -> _Candidates:
+    """Choose the tiles by all but their blur."""
     col, row = grid.cells()
     boxes = grid.boxes0(col, row)
     size, (x, y, width, height) = slide.dimensions, slide.bounds
@@ -85,10 +112,18 @@ def _choose_tiles(
     keep = (fraction >= options.min_tissue) & (boxes < [x + width, y + height, np.inf, np.inf]).all(axis=1)
     keep &= (boxes > [-np.inf, -np.inf, x, y]).all(axis=1)
     for name, limit in options.limits().items():
-        if name in qc:
+        if name in qc and name != "blur":
             keep &= qc[name] <= limit
-    kept = {name: values[keep] for name, values in qc.items()}
-    return TileTable.from_grid(grid, col[keep], row[keep], fraction[keep]), kept
+        elif name not in qc and name != "blur" and limit < 1:
+            raise UsageError(f"max_{name} cannot be kept to: tissue={options.tissue!r} does not tell {name}; use auto")
+    return _Candidates(grid, col, row, fraction, qc).where(keep)
+
+
+def _in_focus(found: _Candidates, slide: Slide, plan: ReadPlan, max_blur: float, progress: bool) -> _Candidates:
+    """Choose among them by their blur, at their own scale."""
+    measured = measure_blur(slide, plan, found.grid, (found.col, found.row), progress)
+    blur = blur_scores(measured, found.qc.get("blur", 0.0), found.fraction >= TELLING)
+    return replace(found, qc={**found.qc, "blur": blur}).where(blur <= max_blur)
 
 
 def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions) -> StoreParameters:
@@ -105,7 +140,7 @@ def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, op
         mpp=(plan.mpp_x, plan.mpp_y),
         plan=asdict(plan),
         grid=grid,
-        tissue={**tissue.parameters, "limits": options.limits()},
+        tissue={**tissue.parameters, "limits": options.limits(), "blur": _blur_measure(options, native is not None)},
         min_tissue=options.min_tissue,
         codec=options.codec,
         quality=options.quality,
@@ -115,6 +150,13 @@ def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, op
         opening=slide.opening,
         slide_bounds=slide.bounds,
     )
+
+
+def _blur_measure(options: TileOptions, copied: bool) -> str:
+    if options.max_blur < 1:
+        return MEASURED_BEFORE
+    # Copied bytes are not decoded unless that is asked for: it would take many times as long as copying.
+    return SEEN_ON_OVERVIEW if copied or options.codec == "none" else MEASURED_WHILE_MADE
 
 
 def _shard_tiles(options: TileOptions) -> int:

@@ -29,7 +29,8 @@ class TileOptions:
         Largest fraction of a tile that may be pen ink, 0 to 1. 1, here and below, leaves it to training: the fractions
         are in the store under ``qc`` either way.
     max_blur : float
-        Largest fraction of a tile that may be out of focus.
+        Largest blur of a tile, judged at its own scale against the slide's sharp tissue: above 0.5 it is out of focus
+        by a pixel and a half or more. Below 1, tiles are read once more, before they are chosen.
     max_fold : float
         Largest fraction of a tile that may be folded.
     max_fat : float

@@ -13,6 +13,7 @@ from wsivit.errors import UsageError
 from wsivit.preview import write_preview
 from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
+from wsivit.tiling.blur import write_blur
 from wsivit.tiling.fill import OnBadTile, write_shards
 from wsivit.tiling.layout import Layout, lay_out
 from wsivit.tiling.made import Made, how_made
@@ -173,6 +174,7 @@ class Tiler:
         """Complete a store whose shards are written."""
         regions = self._regions(slide)
         with StoreWriter.join(store) as writer:
+            write_blur(writer)
             writer.finish()
         finished = TileStore(store)
         if regions is not None:
@@ -181,7 +183,7 @@ class Tiler:
 
     def lay_out(self, slide: Slide, place: Place) -> Layout:
         """Decide which tiles are made, and how."""
-        layout = lay_out(slide, self.options)
+        layout = lay_out(slide, self.options, progress=self.progress)
         return replace(layout, parameters=replace(layout.parameters, slide_id=place.slide_id))
 
     def _regions(self, slide: Slide) -> list[Annotation] | None:
@@ -195,6 +197,7 @@ class Tiler:
         write_overview(writer, slide, layout)
         source = TileSource(slide, layout.parameters, layout.table)
         failures = write_shards(writer, source, todo, self.on_bad_tile, self.progress)
+        write_blur(writer)
         writer.finish()
         return failures
 

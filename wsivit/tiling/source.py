@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -12,10 +13,10 @@ from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
 from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
+from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
 from wsivit.tiling.layout import Layout
 
 Pixels: TypeAlias = NDArray[np.uint8]
-Chunks: TypeAlias = list[bytes]
 
 PADDED = int(Status.PADDED)
 THUMBNAIL_SIDE = 2048
@@ -32,6 +33,14 @@ def write_overview(writer: StoreWriter, slide: Slide, layout: Layout) -> None:
     writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
 
+@dataclass(frozen=True, slots=True)
+class MadeTile:
+    """A tile's encoded chunks in C order, and its sharpness where it was measured."""
+
+    chunks: list[bytes]
+    sharpness: float | None = None
+
+
 class TileSource:
     """The encoded chunks of any run of tiles, in order.
 
@@ -42,18 +51,24 @@ class TileSource:
         Of the store that they are for.
     table : TileTable
         Its tiles.
+
+    Attributes
+    ----------
+    measuring : bool
+        Whether the sharpness of tiles is measured while they are made.
     """
 
     def __init__(self, slide: Slide, parameters: StoreParameters, table: TileTable) -> None:
         self._slide, self._parameters, self._table = slide, parameters, table
         self._plan = ReadPlan(**parameters.plan)
+        self.measuring = parameters.tissue.get("blur") == MEASURED_WHILE_MADE
         self._native = slide.native_tiles(self._plan.level) if parameters.encoding == "copied" else None
 
-    def chunks(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
-        """Yield the inner chunks of each tile, or why it cannot be read."""
+    def chunks(self, tiles: NDArray[np.int64]) -> Iterator[MadeTile | TileFailure]:
+        """Make each tile, or say why it cannot be read."""
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
-    def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[Chunks | TileFailure]:
+    def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTile | TileFailure]:
         # Plain lists: reading a numpy scalar costs as much as copying the tile.
         table = self._table
         columns = (values[tiles].tolist() for values in (table.col, table.row, table.status))
@@ -64,33 +79,36 @@ class TileSource:
             else:
                 yield self._copy(native, x, y)
 
-    def _copy(self, native: NativeTiles, col: int, row: int) -> Chunks | TileFailure:
+    def _copy(self, native: NativeTiles, col: int, row: int) -> MadeTile | TileFailure:
         grid = self._parameters.grid
         x, y = col * grid.step // native.tile_width, row * grid.step // native.tile_height
         nx, ny = grid.tile_size // native.tile_width, grid.tile_size // native.tile_height
         try:
-            return [
-                native.jpeg(x + dx, y + dy) or self._blank(native.tile_height, native.tile_width)
-                for dy in range(ny)
-                for dx in range(nx)
-            ]
+            return MadeTile(
+                [
+                    native.jpeg(x + dx, y + dy) or self._blank(native.tile_height, native.tile_width)
+                    for dy in range(ny)
+                    for dx in range(nx)
+                ]
+            )
         except OSError as error:
             return TileFailure(str(error))
 
     def _blank(self, height: int, width: int) -> bytes:
         return self._encode(np.full((height, width, 3), self._slide.background, np.uint8))
 
-    def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[Chunks | TileFailure]:
+    def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[MadeTile | TileFailure]:
         table, grid = self._table, self._parameters.grid
         x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
         return self._slide.map_tiles(self._encode_tile, self._plan, grid.tile_size, x, y)
 
-    def _encode_tile(self, pixels: Pixels) -> Chunks:
+    def _encode_tile(self, pixels: Pixels) -> MadeTile:
         height, width = self._parameters.chunk
         rows = range(0, pixels.shape[0], height)
-        return [
+        chunks = [
             self._encode(pixels[y : y + height, x : x + width]) for y in rows for x in range(0, pixels.shape[1], width)
         ]
+        return MadeTile(chunks, recorded_sharpness(pixels) if self.measuring else None)
 
     def _encode(self, pixels: Pixels) -> bytes:
         pixels = np.ascontiguousarray(pixels)
