@@ -170,8 +170,6 @@ def test_unknown_scale_is_refused_and_names_the_flag(tmp_path: Path) -> None:
 def test_what_would_be_ignored_is_refused(slide: Path, tmp_path: Path) -> None:
     with open_slide(slide) as opened, pytest.raises(UsageError, match="open already"):
         tile(opened, tmp_path, slide_mpp=1.0)
-    with pytest.raises(UsageError, match="local folder"):
-        tile(slide, "s3://bucket/tiles")
 
 
 def test_finer_than_the_slide_is_refused(slide: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cyclopts import App, CycloptsError
 
 from wsivit import __version__
+from wsivit.credentials import scrub
 from wsivit.errors import UsageError, WsivitError
 
 VERBS = {
@@ -102,5 +103,5 @@ def _show_warnings() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write("wsivit: " + " ".join(message.split()) + "\n")
+    sys.stderr.write("wsivit: " + " ".join(scrub(message).split()) + "\n")
     return code

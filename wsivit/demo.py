@@ -17,6 +17,7 @@ from wsivit.predict import predict
 from wsivit.recipe import TrainOptions
 from wsivit.sample import write_sample_slide
 from wsivit.slide import info
+from wsivit.store.outputs import Output
 from wsivit.tiling import LABEL, TileOptions, tile
 from wsivit.train import train
 
@@ -46,7 +47,7 @@ class Step:
     """
 
     command: str
-    made: tuple[Path, ...]
+    made: tuple[Output, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class _Tour:
         )
         return Demo(self._folder, tuple(self._steps))
 
-    def _step(self, command: str, action: Callable[[], T], made: Callable[[T], tuple[Path, ...]]) -> T:
+    def _step(self, command: str, action: Callable[[], T], made: Callable[[T], tuple[Output, ...]]) -> T:
         self._announce(f"$ {command}")
         result = action()
         self._steps.append(Step(command, made(result)))

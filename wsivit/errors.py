@@ -11,6 +11,7 @@ and its text says what happened, to which file, and what to do::
     ├── UnreadableTilesError (RuntimeError)      4  done, but some tiles could not be read
     ├── ScaleError (ValueError)                  5  no usable microns per pixel
     ├── LimitError (ValueError)                  6  refused by a limit that can be raised
+    ├── RemoteError                              3  a URL that does not answer, whatever was tried
     ├── OutputError (OSError)                    7  cannot write
     │   └── OutputExistsError (FileExistsError)
     └── StoreError (ValueError)                  8  a tile store that is invalid
@@ -22,11 +23,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from wsivit.credentials import scrub
+
 
 class WsivitError(Exception):
-    """Base of all errors that wsivit raises on purpose."""
+    """Base of all errors that wsivit raises on purpose. Their text never holds a credential."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(scrub(part) if isinstance(part, str) else part for part in args))
 
 
 class UsageError(WsivitError, ValueError):
@@ -65,6 +71,15 @@ class LimitError(WsivitError, ValueError):
     """The input is beyond a limit that the caller can raise."""
 
     exit_code = 6
+
+
+class RemoteError(WsivitError):
+    """Something at a URL that cannot be reached, or not read to its end, although it was tried again and again.
+
+    No `OSError` on purpose: what takes those for a damaged tile must not take this for one.
+    """
+
+    exit_code = 3
 
 
 class OutputError(WsivitError, OSError):

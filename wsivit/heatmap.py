@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import get_args
 
 from wsivit.aggregate import SlideScore
 from wsivit.errors import UsageError
 from wsivit.export import Form, HeatmapOptions, beside, file_name, read_heat, write
+from wsivit.remote import join
 from wsivit.store import TileStore
+from wsivit.store.outputs import Output
 
 __all__ = ["DEFAULT_FORMS", "HeatmapOptions", "HeatmapOutputs", "heatmap"]
 
@@ -27,8 +28,8 @@ class HeatmapOutputs:
     slide_id, run : str
     class_name : str
         The class that was drawn; several are joined by commas.
-    files : dict of str to Path
-        Where each form is.
+    files : dict of str to Path or str
+        Where each form is: a path, or a URL without credentials.
     scores : tuple of SlideScore
         The slide summed up, one per class of the run.
     """
@@ -36,16 +37,16 @@ class HeatmapOutputs:
     slide_id: str
     run: str
     class_name: str
-    files: dict[Form, Path]
+    files: dict[Form, Output]
     scores: tuple[SlideScore, ...]
 
     @property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[Output, ...]:
         """All files that were written."""
         return tuple(self.files.values())
 
     @property
-    def png(self) -> Path:
+    def png(self) -> Output:
         """The picture."""
         return self.files["png"]
 
@@ -66,13 +67,13 @@ def heatmap(
 
     Parameters
     ----------
-    store : path or TileStore
+    store : path, URL or TileStore
         A tile store with predictions.
     run : str, optional
         Which predictions; may be left out where there is one run only.
-    png : path, optional
+    png : path or URL, optional
         Where the picture goes; ``.png``, ``.jpg`` or ``.webp``.
-    output : path, optional
+    output : path or URL, optional
         Folder for everything else, named ``<slide_id>-<run>-…``. Default: beside the store.
     forms : sequence of str
         What is written: ``png``, ``argmax``, ``side-by-side``, ``contact`` (pictures), ``geojson``, ``regions``,
@@ -96,10 +97,10 @@ def heatmap(
     if unknown := set(forms) - set(get_args(Form)):
         raise UsageError(f"no form {', '.join(sorted(unknown))}; there are {', '.join(get_args(Form))}")
     heat = read_heat(store, run, options.window, options.smoothing)
-    folder = beside(heat.store) if output is None else Path(output)
-    paths: dict[Form, Path] = {} if png is None else {"png": Path(png)}
+    folder = beside(heat.store) if output is None else os.fspath(output)
+    paths: dict[Form, str] = {} if png is None else {"png": os.fspath(png)}
     for form in forms:
-        paths.setdefault(form, folder / file_name(heat, form, options))
+        paths.setdefault(form, join(folder, file_name(heat, form, options)))
     files = {form: write(heat, form, path, options) for form, path in paths.items()}
     names = ", ".join(heat.classes[k] for k in heat.chosen(options.class_name))
     return HeatmapOutputs(heat.slide_id, heat.run, names, files, tuple(heat.summary(options.threshold)))

@@ -97,7 +97,7 @@ def predict(
     source : path, Slide or TileStore
         A tile store or a slide. A slide whose file does not tell its scale: with ``--slide-mpp`` on the command line,
         as ``open_slide(path, mpp=…)`` in Python.
-    output : path, optional
+    output : path or URL, optional
         Folder for the store of a slide. Default: where the command runs.
     name : str, optional
         Name of the predictions in the store. Default: the model's.
@@ -194,7 +194,7 @@ class Predictor:
             self._write_features(store, mismatch, progress)
         else:
             self._write_predictions(store, mismatch, progress)
-        return TileStore(store.url)
+        return TileStore(store.files.location)
 
     def _open(self, source: Source, output: PathLike | None, progress: bool) -> TileStore:
         """Return the store, made of coordinates only where a slide was given."""

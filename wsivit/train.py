@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsivit.credentials import scrub
 from wsivit.data.adapter import PICTURE_SIDE, load_samples
 from wsivit.data.audit import require_clean, warnings_of
 from wsivit.data.samples import Samples
@@ -207,7 +208,7 @@ def _contract(
         split={"how": split.how, "by": split.by, **audited, "file": SPLIT},
         options=options.recorded(),
         versions=software_versions(),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=[Path(sys.argv[0]).name, *map(scrub, sys.argv[1:])],
     )
 
 

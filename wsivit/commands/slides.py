@@ -103,7 +103,7 @@ def _tell_tiling(done: Tiling) -> str:
     count = Counter(store.status.tolist())
     lines = [
         f"{len(store)} tiles of {parameters.grid.tile_size} px at {pair(parameters.mpp)} µm/px: {_how(done)}",
-        f"store    {store.path}",
+        f"store    {store.url}",
         f"preview  {done.preview}",
     ]
     if len(store) == 0:

@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple, get_args
 from wsivit.errors import UsageError
 from wsivit.export.options import Form, HeatmapOptions
 from wsivit.export.source import Heat, read_heat
+from wsivit.remote import is_url, join, local_path, parent_and_name
 from wsivit.store import TileStore
+from wsivit.store.outputs import Output, local_output, shown
 
 __all__ = ["Form", "Heat", "HeatmapOptions", "export", "read_heat", "score_slides", "write"]
 
@@ -31,7 +33,7 @@ def export(
     *,
     run: str | None = None,
     options: HeatmapOptions = HeatmapOptions(),
-) -> Path:
+) -> Output:
     """Write a run's predictions in the form of another tool.
 
     What was written by an earlier call is replaced. The slide is needed for a contact sheet only, and only where the
@@ -45,9 +47,9 @@ def export(
         ``geojson`` (tiles for QuPath), ``regions`` (merged regions for QuPath), ``overlay`` (colours alone, an RGBA
         OME-TIFF for QuPath), ``ome-tiff`` and ``ome-zarr`` (the score grid), ``csv`` (as WSInfer's), ``h5`` (as
         TRIDENT's and CLAM's), or a picture: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact``.
-    output : path, optional
-        The file, or an existing folder to put it in under its usual name. Default: beside the store. GeoJSON is
-        compressed if the name ends in ``.gz``.
+    output : path or URL, optional
+        The file, or an existing folder (a URL that ends in ``/``) to put it in under its usual name. Default: beside
+        the store. GeoJSON is compressed if the name ends in ``.gz``.
     run : str, optional
         Which predictions; may be left out where there is one run only.
     options : HeatmapOptions
@@ -55,8 +57,8 @@ def export(
 
     Returns
     -------
-    Path
-        What was written.
+    Path or str
+        What was written; a URL without credentials.
 
     Raises
     ------
@@ -71,24 +73,33 @@ def export(
         raise UsageError(f"no form {form!r}; there are {', '.join(get_args(Form))}")
     opened = store if isinstance(store, TileStore) else TileStore(store)
     if form == "h5" and run is None and opened.encoders and not opened.runs:
-        path = _place(opened, output, f"{safe_name(opened.parameters.slide_id)}.h5")
-        return _write_h5(opened, options, path)
+        location = _place(opened, output, f"{safe_name(opened.parameters.slide_id)}.h5")
+        with local_output(location) as path:
+            _write_h5(opened, options, path)
+        return shown(location)
     heat = read_heat(opened, run, options.window, options.smoothing)
     return write(heat, form, _place(opened, output, file_name(heat, form, options)), options)
 
 
-def _place(store: TileStore, output: str | os.PathLike[str] | None, name: str) -> Path:
+def _place(store: TileStore, output: str | os.PathLike[str] | None, name: str) -> str:
     """Where an output goes: to the path given, or under its usual name into the folder given or beside the store."""
-    given = None if output is None else Path(output)
-    if given is None or (given.is_dir() and not (given / "zarr.json").exists()):
-        return (given or beside(store)) / name
-    return given
+    given = None if output is None else os.fspath(output)
+    return join(given or beside(store), name) if given is None or _is_folder(given) else given
 
 
-def write(heat: Heat, form: Form, path: Path, options: HeatmapOptions) -> Path:
-    """Write one form of a run to a path, and return that."""
-    _writers()[form].write(heat, options, path)
-    return path
+def _is_folder(location: str) -> bool:
+    """Whether an output goes into it under its usual name: a folder that is there, a URL that ends in ``/``."""
+    if is_url(location):
+        return location.endswith("/")
+    folder = Path(local_path(location))
+    return folder.is_dir() and not (folder / "zarr.json").exists()
+
+
+def write(heat: Heat, form: Form, location: str | os.PathLike[str], options: HeatmapOptions) -> Output:
+    """Write one form of a run to a path or URL, and return where it is."""
+    with local_output(location) as path:
+        _writers()[form].write(heat, options, path)
+    return shown(location)
 
 
 def score_slides(
@@ -99,7 +110,7 @@ def score_slides(
     top_k: int = 10,
     thresholds: Mapping[str, float] | None = None,
     options: HeatmapOptions = HeatmapOptions(),
-) -> Path:
+) -> Output:
     """Sum slides up in one table: mean, top-k mean, noisy-or, area fraction and largest focus of every class.
 
     The table says with what threshold, window and smoothing each line was made.
@@ -107,7 +118,7 @@ def score_slides(
     Parameters
     ----------
     stores : sequence of path or TileStore
-    output : path
+    output : path or URL
     run : str, optional
         Which predictions; may be left out where each store has one run only.
     top_k : int
@@ -119,7 +130,7 @@ def score_slides(
 
     Returns
     -------
-    Path
+    Path or str
         The table.
     """
     from wsivit.export.tables import write_slide_scores
@@ -132,8 +143,9 @@ def score_slides(
         rows.append((heat.facts, [found[k] for k in wanted]))
     if unknown := set(thresholds or {}) - {score.class_name for _, scores in rows for score in scores}:
         raise UsageError(f"no slide has a class {', '.join(sorted(unknown))}, for which there is a threshold")
-    write_slide_scores(rows, Path(output))
-    return Path(output)
+    with local_output(output) as path:
+        write_slide_scores(rows, path)
+    return shown(output)
 
 
 def file_name(heat: Heat, form: Form, options: HeatmapOptions) -> str:
@@ -150,9 +162,9 @@ def safe_name(word: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", word).strip("_.") or "_"
 
 
-def beside(store: TileStore) -> Path:
-    """Folder for outputs of a store: the one it lies in, or the current one for a store behind a URL."""
-    return Path() if "://" in store.url else store.path.parent
+def beside(store: TileStore) -> str:
+    """Folder or URL for outputs of a store: the one it lies in."""
+    return parent_and_name(store.files.location)[0]
 
 
 def _writers() -> dict[Form, _Writer]:

@@ -10,8 +10,10 @@ from typing import IO
 
 import tifffile
 
+from wsivit.remote import is_url
 from wsivit.slide.metadata import TIFF_ERRORS
-from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
+from wsivit.slide.remote import remote_file
+from wsivit.slide.source import ByteSource, LocalFile
 
 _ENDS = 1 << 16
 _BLOCK = 1 << 12
@@ -30,7 +32,7 @@ def fingerprint(path: str) -> str:
 
 def _files(path: str) -> list[ByteSource]:
     if is_url(path):
-        return [RemoteFile(path)]
+        return [remote_file(path)]
     file = Path(path)
     if file.is_dir():
         parts = list(file.rglob("*"))
@@ -46,10 +48,9 @@ def _files(path: str) -> list[ByteSource]:
 def _file_digest(source: ByteSource) -> bytes:
     digest, size = hashlib.sha256(), source.size
     digest.update(size.to_bytes(8, "little"))
+    for sample in source.read_spread(list(_samples(size))):
+        digest.update(sample)
     with source.open() as file:
-        for start, stop in _samples(size):
-            file.seek(start)
-            digest.update(file.read(stop - start))
         for value in _tiff_values(file):
             digest.update(value)
     return digest.digest()

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from wsivit.errors import LimitError, SlideError, UsageError
+from wsivit.remote import local_path
 from wsivit.slide.base import Backend, JpegColor, UnreadableBlockError
 from wsivit.slide.image import ImageBackend
 from wsivit.slide.info import SlideInfo
@@ -80,7 +81,7 @@ def open_slide(
         raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
     if jpeg_color not in get_args(JpegColor):
         raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
-    path = os.fspath(path)
+    path = local_path(path)
     source, doubts = check_slide(path, max_pixels)
     backend: Backend
     if isolate or (doubts and isinstance(source, LocalFile)):
@@ -167,7 +168,7 @@ def _open(source: ByteSource, reader: str, color: JpegColor) -> Backend:
     if reader == "image":
         return ImageBackend(source)
     witness = _try(partial(NativeBackend, source))
-    return TiffSlideBackend(source.name, None if isinstance(witness, str) else witness)
+    return TiffSlideBackend(source, None if isinstance(witness, str) else witness)
 
 
 def _open_openslide(source: ByteSource, color: JpegColor = "auto") -> OpenSlideBackend:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsivit.errors import LimitError, SlideError, SlideNotFoundError
-from wsivit.slide.source import ByteSource, LocalFile, RemoteFile, is_url
+from wsivit.remote import is_url
+from wsivit.slide.remote import remote_file
+from wsivit.slide.source import ByteSource, LocalFile
 from wsivit.slide.tiffcheck import check_tiff
 
 _IMPOSTORS = (
@@ -50,7 +52,7 @@ def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
     LimitError
         If it is a TIFF of more pixels than `max_pixels`.
     """
-    source = RemoteFile(path) if is_url(path) else LocalFile(_regular_file(Path(path)))
+    source: ByteSource = remote_file(path) if is_url(path) else LocalFile(_regular_file(Path(path)))
     try:
         with source.open() as file:
             start = file.read(512)

@@ -10,7 +10,9 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wsivit.credentials import complete, public
 from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
+from wsivit.remote import is_url
 from wsivit.resolution import (
     Level,
     ReadPlan,
@@ -28,7 +30,6 @@ from wsivit.slide.isolated import IsolatedBackend
 from wsivit.slide.native import NativeBackend, NativeTiles
 from wsivit.slide.overview import Overview, survey
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
-from wsivit.slide.source import is_url
 
 _LOOK = 256
 _REMOTE_THREADS = 16
@@ -43,7 +44,7 @@ class Slide:
     Attributes
     ----------
     path : str
-        As it was given.
+        As it was given; of a URL without its credentials.
     reader : str
         ``"native"``, ``"openslide"``, ``"tiffslide"`` or ``"image"``.
     reader_reason : str
@@ -55,7 +56,7 @@ class Slide:
     def __init__(
         self, path: str, backend: Backend, reason: str, mpp: float | None = None, jpeg_color: JpegColor = "auto"
     ) -> None:
-        self.path = path
+        self.path = public(path) if is_url(path) else path
         self.reader = backend.name
         self.reader_reason = reason
         self.threads: int | None = _REMOTE_THREADS if is_url(path) else None
@@ -70,7 +71,7 @@ class Slide:
     def __reduce__(self) -> tuple[Any, ...]:
         from wsivit.slide.opening import reopen
 
-        return reopen, (self.path, self.opening, self.reader_reason, self.threads, self.isolated)
+        return reopen, (complete(self.path), self.opening, self.reader_reason, self.threads, self.isolated)
 
     def __enter__(self) -> Self:
         return self

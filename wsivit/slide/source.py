@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
-
-from wsivit.errors import SlideError, SlideNotFoundError
+from typing import IO, Protocol
 
 
 class ByteSource(Protocol):
@@ -17,6 +16,9 @@ class ByteSource(Protocol):
 
     def read(self, offset: int, count: int) -> bytes:
         """Return so many bytes from there; `OSError` if they cannot be had."""
+
+    def read_spread(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return ``[start, stop)`` of each range, of places that lie far apart and are read once."""
 
     def open(self) -> IO[bytes]:
         """A file-like object of its own, to be closed by the caller."""
@@ -49,6 +51,10 @@ class LocalFile:
             os.close(descriptor)
         return kept
 
+    def read_spread(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """See `ByteSource.read_spread`."""
+        return [self.read(start, stop - start) for start, stop in ranges]
+
     def open(self) -> IO[bytes]:
         """See `ByteSource.open`."""
         return self.path.open("rb")
@@ -62,56 +68,3 @@ class LocalFile:
     def __del__(self) -> None:
         if hasattr(self, "_open_files"):
             self.close()
-
-
-class RemoteFile:
-    """A file at an fsspec URL, read range by range.
-
-    Parameters
-    ----------
-    url : str
-        ``s3://…``, ``https://…``, ``memory://…``
-
-    Raises
-    ------
-    SlideNotFoundError
-        If there is nothing there.
-    SlideError
-        If it cannot be reached, or fsspec does not know how.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.name = url
-        self._pid = 0
-        try:
-            self.size = int(self._system().info(self._path)["size"])
-        except FileNotFoundError as error:
-            raise SlideNotFoundError(f"{url}: there is no such slide") from error
-        except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-            raise SlideError(f"{url}: cannot be reached: {error}") from error
-
-    def _system(self) -> Any:
-        """The file system of this process: fsspec's are not safe across a fork."""
-        if self._pid != os.getpid():
-            from fsspec.core import url_to_fs
-
-            self._fs, self._path = url_to_fs(self.name)
-            self._pid = os.getpid()
-        return self._fs
-
-    def read(self, offset: int, count: int) -> bytes:
-        """See `ByteSource.read`."""
-        return bytes(self._system().cat_file(self._path, start=offset, end=offset + count))
-
-    def open(self) -> IO[bytes]:
-        """See `ByteSource.open`."""
-        file: IO[bytes] = self._system().open(self._path, "rb")
-        return file
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-def is_url(path: str) -> bool:
-    """Whether a path is an fsspec URL."""
-    return "://" in path

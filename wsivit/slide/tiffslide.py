@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from wsivit.slide.base import (
     block_size,
     reducible,
 )
+from wsivit.slide.source import ByteSource, LocalFile
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
@@ -40,8 +41,7 @@ class TiffSlideBackend:
 
     Parameters
     ----------
-    url : str
-        A path, or any URL that fsspec knows.
+    source : ByteSource
     witness : Backend, optional
         Asked wherever tiffslide shows nothing but black, which is also what it shows where a file is damaged.
 
@@ -53,21 +53,22 @@ class TiffSlideBackend:
 
     name = "tiffslide"
 
-    def __init__(self, url: str, witness: Backend | None = None) -> None:
-        self.url, self.witness = url, witness
+    def __init__(self, source: ByteSource, witness: Backend | None = None) -> None:
+        self.source, self.witness = source, witness
         self._local = PerProcess(_Handle)
         try:
             slide = self._open(self._local.get())
             self.facts = _facts(slide)
             _check(slide)
         except _ERRORS as error:
-            raise SlideError(f"{url}: tiffslide cannot read it: {error}") from error
+            raise SlideError(f"{source.name}: tiffslide cannot read it: {error}") from error
 
     def _open(self, local: _Handle) -> TiffSlide:
         if local.slide is None:
             from tiffslide import TiffSlide
 
-            local.slide = TiffSlide(self.url)
+            file: Any = self.source.name if isinstance(self.source, LocalFile) else self.source.open()
+            local.slide = TiffSlide(file)
         return local.slide
 
     def block_size(self, level: int) -> tuple[int, int]:

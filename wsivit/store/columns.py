@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsivit.errors import StoreError, UsageError
 from wsivit.store import layout
 from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place
-from wsivit.store.lock import Lock
+from wsivit.store.lease import exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT = 60.0
@@ -51,10 +51,8 @@ def present(files: Files, kind: str, name: str) -> str:
 
 
 def lock_column(files: Files, kind: str, name: str, wait: float = WAIT) -> AbstractContextManager[object]:
-    """Lock a named column of a store in a folder; elsewhere there is no lock, and the last writer wins."""
-    if not isinstance(files, LocalFiles):
-        return nullcontext()
-    return Lock(files.root.with_name(f"{files.root.name}.{kind}.{name}"), wait)
+    """Lock a named column of a store."""
+    return exclusive(files, f".{kind}.{name}", wait)
 
 
 def building_key(files: Files, kind: str, name: str) -> str:

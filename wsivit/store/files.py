@@ -13,19 +13,27 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-from wsivit.errors import OutputError, WsivitError
+from wsivit.errors import OutputError, RemoteError, WsivitError
+from wsivit.remote import Range, Remote, coalesce, is_url, local_path
 
 TEMPORARY = ".tmp-"
-Range: TypeAlias = tuple[str, int, int]
-"""Key of a file, first byte, byte after the last."""
 
 
 class Files(Protocol):
-    """The files below one root; keys are relative, with ``/`` between their parts."""
+    """The files below one root; keys are relative, with ``/`` between their parts.
+
+    Attributes
+    ----------
+    url : str
+        Of the root, as it may be shown and kept.
+    location : str
+        What opens it again: the same, with the credentials that it was given with.
+    """
 
     url: str
+    location: str
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a file, or the bytes ``[start, stop)`` of it; FileNotFoundError where there is none."""
@@ -54,10 +62,7 @@ class Files(Protocol):
 
 def files_at(location: str | os.PathLike[str]) -> Files:
     """Return the files below a folder or URL (``s3://…``, ``memory://…``)."""
-    text = os.fspath(location)
-    if "://" in text and not text.startswith("file://"):
-        return RemoteFiles(text)
-    return LocalFiles(Path(text.removeprefix("file://")))
+    return RemoteFiles(os.fspath(location)) if is_url(location) else LocalFiles(Path(local_path(location)))
 
 
 def sync_folder(folder: Path) -> None:
@@ -122,7 +127,7 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.url = str(root)
+        self.url = self.location = str(root)
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return a file, or a part of it."""
@@ -210,45 +215,37 @@ class LocalFiles:
 
 
 class RemoteFiles:
-    """Files below a URL of fsspec."""
+    """Files below a URL of fsspec.
+
+    Parameters
+    ----------
+    url : str
+        It may hold credentials; `url` then shows it without, `location` with them.
+    """
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._process: int | None = None
-        self._opened: tuple[Any, str] | None = None
-
-    def _at(self, key: str) -> tuple[Any, str]:
-        import fsspec
-
-        # A client's event loop does not survive a fork: each process opens its own.
-        if self._opened is None or self._process != os.getpid():
-            self._opened = fsspec.core.url_to_fs(self.url)
-            self._process = os.getpid()
-        system, root = self._opened
-        return system, f"{root}/{key}" if key else root
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "_process": None, "_opened": None}
+        self._remote = Remote(url)
+        self.url, self.location = self._remote.url, self._remote.given
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return an object, or a part of it."""
-        system, path = self._at(key)
-        return bytes(system.cat_file(path, start=start, end=stop))
+        return self._remote.read(key, start, stop)
 
     @contextmanager
     def ranges(self, wanted: Sequence[Range]) -> Iterator[Callable[[int], bytes]]:
-        """Fetch some ranges, side by side where the file system can."""
-        keys, starts, stops = [list(column) for column in zip(*wanted, strict=True)] or [[], [], []]
-        parts = self._at("")[0].cat_ranges([self._at(key)[1] for key in keys], starts, stops, on_error="raise")
-        yield lambda k: bytes(parts[k])
+        """Fetch some ranges side by side, neighbours in one request."""
+        requests, owner = coalesce(wanted)
+        parts = self._remote.read_many(requests)
+
+        def fetch(k: int) -> bytes:
+            (_, start, stop), first = wanted[k], requests[owner[k]][1]
+            return parts[owner[k]][start - first : stop - first]
+
+        yield fetch
 
     def size(self, key: str) -> int | None:
         """Length of an object."""
-        system, path = self._at(key)
-        try:
-            return int(system.size(path))
-        except FileNotFoundError:
-            return None
+        return self._remote.size(key)
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
         """Upload an object in one request."""
@@ -259,29 +256,30 @@ class RemoteFiles:
         data = b"".join(parts)
 
         def finish() -> None:
-            system, path = self._at(key)
             try:
-                system.makedirs(path.rpartition("/")[0], exist_ok=True)
-                system.pipe_file(path, data)
-            except OSError as error:
-                raise OutputError(f"cannot write {self.url}/{key}: {error}") from error
+                self._remote.write(key, data)
+            except (OSError, RemoteError) as error:
+                raise OutputError(f"cannot write {self.url}/{key}: {error}") from None
 
         return finish
 
+    def create(self, key: str, data: bytes) -> bool:
+        """Upload an object where there is none; False where there is one."""
+        try:
+            self._remote.write(key, data, new=True)
+        except FileExistsError:
+            return False
+        except (OSError, RemoteError) as error:
+            raise OutputError(f"cannot write {self.url}/{key}: {error}") from None
+        return True
+
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key."""
-        system, path = self._at(key)
-        try:
-            names: Iterator[str] = (name.rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False))
-            return sorted(set(names))
-        except FileNotFoundError:
-            return []
+        return self._remote.list(key)
 
     def remove(self, key: str) -> None:
         """Remove an object or everything below a key."""
-        system, path = self._at(key)
-        if system.exists(path):
-            system.rm(path, recursive=True)
+        self._remote.remove(key)
 
     def remove_temporaries(self, key: str = "") -> None:
         """Do nothing: uploads leave nothing behind."""

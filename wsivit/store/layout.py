@@ -211,7 +211,7 @@ def _read_by_zarr(files: Files, name: str) -> NDArray[Any]:
     import zarr
 
     try:
-        return np.asarray(zarr.open_array(f"{files.url}/{name}", mode="r")[...])
+        return np.asarray(zarr.open_array(f"{files.location}/{name}", mode="r")[...])
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{files.url}/{name} cannot be read: {error!r}") from error
 

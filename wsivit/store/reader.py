@@ -46,7 +46,7 @@ class TileStore(Added):
     Attributes
     ----------
     url : str
-        Where the store is.
+        Where the store is, without credentials.
     files : Files
         Its files, as bytes.
     versions : dict
@@ -85,7 +85,7 @@ class TileStore(Added):
             return False
 
     def __reduce__(self) -> tuple[Callable[..., TileStore], tuple[str, bool]]:
-        return _reopen, (self.url, self._allow_incomplete)
+        return _reopen, (self.files.location, self._allow_incomplete)
 
     def __repr__(self) -> str:
         size, mpp = self.grid.tile_size, self.parameters.mpp[0]
@@ -366,5 +366,5 @@ class TileStore(Added):
             target[place] = tile
 
 
-def _reopen(url: str, allow_incomplete: bool) -> TileStore:
-    return TileStore(url, allow_incomplete=allow_incomplete)
+def _reopen(location: str, allow_incomplete: bool) -> TileStore:
+    return TileStore(location, allow_incomplete=allow_incomplete)

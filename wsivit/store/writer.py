@@ -30,6 +30,7 @@ from wsivit.store.documents import (
 )
 from wsivit.store.files import Files, LocalFiles, files_at, put_in_place, recover_swap
 from wsivit.store.journal import Hashed, Journal
+from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
 from wsivit.store.shard import encode_shard
@@ -57,7 +58,7 @@ class StoreWriter:
         self._versions = versions()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
         self._settling: Future[None] | None = None
-        self._lock: Lock | None = None
+        self._lock: Lock | Lease | None = None
         self._place: Path | None = None
         self.done = False
 
@@ -102,12 +103,11 @@ class StoreWriter:
             writer = cls(files, parameters, table, shared)
             writer._begin(discard=False)
             return writer
-        lock = Lock(files.root) if isinstance(files, LocalFiles) else None
+        lock = exclusive(files)
         try:
             writer = cls._open_locked(files, parameters, table, overwrite)
         except BaseException:
-            if lock is not None:
-                lock.close()
+            lock.close()
             raise
         writer._lock = lock
         return writer
@@ -270,7 +270,12 @@ class StoreWriter:
 
     def _enter(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
         to_disk()
+        self._check_lease()
         self._journal.enter(entry)
+
+    def _check_lease(self) -> None:
+        if isinstance(self._lock, Lease):
+            self._lock.check()
 
     def _settle(self) -> None:
         """Wait until the shard before is on disk and in the journal."""
@@ -363,6 +368,7 @@ class StoreWriter:
             self._take_up_journal()
         if missing := self.pending():
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
+        self._check_lease()
         self._journal.gather()
         self._write_columns()
         self._journal.tidy()

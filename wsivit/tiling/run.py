@@ -6,13 +6,14 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from wsivit.annotations import Annotation, label_tiles, read_annotations
 from wsivit.errors import UsageError
 from wsivit.preview import write_preview
+from wsivit.remote import join
 from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
+from wsivit.store.outputs import Output, local_output, shown
 from wsivit.tiling.blur import write_blur
 from wsivit.tiling.fill import OnBadTile, write_shards
 from wsivit.tiling.layout import Layout, lay_out
@@ -34,8 +35,8 @@ class Tiling:
     ----------
     store : TileStore
         The finished store, open for reading.
-    preview : Path
-        PNG of tissue mask and tiles over the thumbnail.
+    preview : Path or str
+        Path or URL of the PNG of tissue mask and tiles over the thumbnail.
     failures : dict of int to str
         Index of each unreadable tile and the reason.
     resumed : int
@@ -45,7 +46,7 @@ class Tiling:
     """
 
     store: TileStore
-    preview: Path
+    preview: Output
     failures: dict[int, str] = field(default_factory=dict)
     resumed: int = 0
     made: Made = Made()
@@ -71,7 +72,7 @@ def tile(
     ----------
     slide : path or Slide
         A whole-slide image.
-    output : path
+    output : path or URL
         Folder in which ``<slide_id>.zarr`` and ``<slide_id>-preview.png`` are made.
     options : TileOptions
         Scale, tile size, tissue, codec.
@@ -95,7 +96,7 @@ def tile(
     SlideError
         The slide cannot be read.
     UsageError
-        With a scale for a slide that is open already, or an output that is no local folder.
+        With a scale for a slide that is open already.
     ScaleError
         Its scale is unknown or absurd, or coarser than the one asked for.
     StoreMismatchError
@@ -103,9 +104,8 @@ def tile(
     UnreadableTilesError
         With ``on_bad_tile="fail"``.
     """
-    folder = _checked_folder(output)
     with _opened(slide, slide_mpp) as opened:
-        place = Place(str(folder / f"{opened.id}.zarr"), str(folder / f"{opened.id}-preview.png"), opened.id)
+        place = Place(join(output, f"{opened.id}.zarr"), join(output, f"{opened.id}-preview.png"), opened.id)
         how = Tiler(options, None if annotations is None else os.fspath(annotations), on_bad_tile, overwrite, progress)
         return how.tile(opened, place)
 
@@ -210,25 +210,21 @@ def _opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> S
     return slide
 
 
-def _checked_folder(output: str | os.PathLike[str]) -> Path:
-    if "://" in str(output):
-        raise UsageError(f"{output}: tiles go to a local folder; copy the finished store, which reads from any URL")
-    return Path(output)
-
-
 def _warn(slide: Slide) -> None:
     for warning in dict.fromkeys([*slide.info().warnings, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
 
 
-def _draw(path: str, store: TileStore, layout: Layout) -> Path:
-    return write_preview(
-        Path(path),
-        store.thumbnail[0],
-        layout.tissue,
-        layout.grid,
-        store.col,
-        store.row,
-        slide_size=store.parameters.slide_size,
-        mpp=store.parameters.slide_mpp,
-    )
+def _draw(location: str, store: TileStore, layout: Layout) -> Output:
+    with local_output(location) as path:
+        write_preview(
+            path,
+            store.thumbnail[0],
+            layout.tissue,
+            layout.grid,
+            store.col,
+            store.row,
+            slide_size=store.parameters.slide_size,
+            mpp=store.parameters.slide_mpp,
+        )
+    return shown(location)
