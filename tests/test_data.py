@@ -204,15 +204,16 @@ def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path:
     ]
 
 
-def test_a_label_that_follows_the_site_is_warned_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["site", "scanner"])
+def test_a_label_that_follows_the_site_or_scanner_is_warned_of(tmp_path: Path, what: str) -> None:
     def cohort(sites: str) -> list[str]:
         found = []
         for i, site in enumerate(sites):
             name = f"{sites}{i}"
             store = write_store(tmp_path, name, columns=4, rows=2, size=8, codes=np.full(8, i % 2, np.int16))
-            found.append(StoreSource(store.path, site=site))
+            found.append(StoreSource(store.path, **{what: site}))
         samples = samples_from_stores(found, "region")
-        return [w for w in warnings_of(samples, split_samples(samples, 0.5)) if "site" in w]
+        return [w for w in warnings_of(samples, split_samples(samples, 0.5)) if f"learn the {what}" in w]
 
     assert ["V 1.00 over slides" in warning for warning in cohort("nsnsns")] == [True]
     assert cohort("nnssns") == []

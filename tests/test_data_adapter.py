@@ -156,12 +156,13 @@ def test_a_cohort_that_cannot_be_used_names_the_line(tmp_path: Path) -> None:
     for text, message in (
         ("", "empty"),
         ("name\nx\n", "needs a column slide_id or path; it has name"),
-        ("slide\ngone\n", r"line 2: .*gone\.zarr is no tile store"),
-        ("path,label\ncohort.csv,a\n", "line 2: .* is a slide: tile it first"),
+        ("slide\ngone\n", r"which label\? \(--label\); its columns are slide"),
+        ("slide,label\ngone,a\n", r"slide gone: .*gone\.zarr is neither a tile store nor a slide"),
+        ("path,label\ncohort.csv,a\n", "slide cohort: .* is a slide: make a store of it"),
     ):
         table.write_text(text)
         with pytest.raises(UsageError, match=message):
-            load_samples([table], "label")
+            load_samples([table])
     write_store(tmp_path, "s", columns=4, rows=2, size=16)
     table.write_text("slide,split\ns,elsewhere\n")
     with pytest.raises(UsageError, match="split 'elsewhere' is none of train"):
@@ -217,8 +218,8 @@ def test_a_file_may_split_regions_on_purpose(tmp_path: Path) -> None:
 def test_what_is_no_data_says_what_data_are(tmp_path: Path) -> None:
     for given, message in (
         ([], "no data"),
-        ([tmp_path / "gone"], "no such store, table, folder"),
-        ([tmp_path], "neither tile stores nor pictures"),
+        ([tmp_path / "gone"], "no such store, slide, table, folder"),
+        ([tmp_path], "neither tile stores, nor slides, nor pictures"),
     ):
         with pytest.raises(UsageError, match=message):
             load_samples(given, "region")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from PIL import Image
 from sklearn import metrics as sk
 from train_helpers import CLASSES, make_run, write_store
 
-from wsivit.data.samples import samples_from_stores
+from wsivit.data.samples import Samples, samples_from_stores
 from wsivit.data.splits import split_samples, write_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluate import EvaluateOptions, evaluate
+from wsivit.predict import PredictOptions, predict
 from wsivit.runs import Contract
 from wsivit.store import TileStore
 
@@ -70,6 +72,30 @@ def test_tiles_that_were_trained_on_are_left_out(stores: list[TileStore], tmp_pa
     write_split(run / "split.csv", samples, replace(split, side=np.zeros_like(split.side)))
     with pytest.raises(UsageError, match="trained on all of these tiles"):
         evaluate(run, [stores[0].path], output=tmp_path / "none", options=CPU)
+
+
+def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [write_store(tmp_path, name, columns=8, rows=6, seed=i) for i, name in enumerate("ab")]
+    afresh = evaluate(run, [s.path for s in stores], output=tmp_path / "afresh", options=replace(CPU, stored=False))
+    predict(run, stores[0].path, name="other name", options=PredictOptions(device="cpu"))
+    predict(make_run(tmp_path / "other", seed=5), stores[1].path, options=PredictOptions(device="cpu"))
+    scored: list[int] = []
+    whole = sys.modules[evaluate.__module__].score_samples
+
+    def counted(scorer: object, samples: Samples, **more: int) -> object:
+        scored.append(len(samples))
+        return whole(scorer, samples, **more)
+
+    monkeypatch.setattr(sys.modules[evaluate.__module__], "score_samples", counted)
+    found = evaluate(run, [s.path for s in stores], output=tmp_path / "stored", options=CPU)
+    assert scored == [46], "the second store alone, whose predictions are another model's"
+    assert found.figures == pytest.approx(afresh.figures, abs=1e-5)
+    evaluate(run, [stores[0].path], output=tmp_path / "all", options=CPU)
+    assert scored == [46], "nothing is left to run"
+    report = json.loads((tmp_path / "stored" / "metrics.json").read_text())
+    assert report["scores"] == {"stored": 46, "computed": 46, "unreadable": 0}
 
 
 def test_one_slide_gives_no_intervals(run: Path, stores: list[TileStore], tmp_path: Path) -> None:

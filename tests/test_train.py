@@ -140,6 +140,9 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
         predict(tmp_path / "vit", slides[1].path)
     with pytest.raises(OutputExistsError, match=r"another unfinished run: options: .*asked for"):
         train([slides[0].path], **arguments | {"options": replace(QUICK, lr=1e-3)})
+    torn = tmp_path / "vit" / "checkpoints" / "checkpoint-999"  # as if killed while it was written
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"half")
     again = train([slides[0].path], **arguments)
     assert (tmp_path / "vit" / "metrics.csv").read_text() == (vit.folder / "metrics.csv").read_text()
     assert again.contract.model_fingerprint == vit.contract.model_fingerprint

@@ -28,6 +28,7 @@ _HOME = {
     "PredictOptions": "wsivit.predict",
     "score_slides": "wsivit.export",
     "Slide": "wsivit.slide",
+    "SlideOptions": "wsivit.data.slides",
     "tile": "wsivit.tiling",
     "TileGrid": "wsivit.grid",
     "TileOptions": "wsivit.tiling",
@@ -41,6 +42,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
     from wsivit.compare import compare as compare
+    from wsivit.data.slides import SlideOptions as SlideOptions
     from wsivit.demo import demo as demo
     from wsivit.errors import WsivitError as WsivitError
     from wsivit.evaluate import EvaluateOptions as EvaluateOptions

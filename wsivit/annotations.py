@@ -34,6 +34,8 @@ _NOT_DRAWN = {"tile", "cell", "detection", "tmaCore", "tma_core", "root"}
 _NOT_DRAWN |= {"PathTileObject", "PathCellObject", "PathDetectionObject", "TMACoreObject", "PathRootObject"}
 _AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 _MAX_VERTICES = 256
+ENDINGS = (".geojson", ".geojson.gz", ".json", ".json.gz", ".xml", ".xml.gz")
+"""Of annotation files, in the order in which they are looked for beside a slide."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,13 @@ def read_annotations(
             f"{path}: no labelled region in it ({why}). Give each a class in QuPath and export it as GeoJSON"
         )
     return found
+
+
+def find_annotations(slide: str | os.PathLike[str]) -> Path | None:
+    """Find the file beside a slide that has its name and one of the forms of annotations; None if there is none."""
+    path = Path(slide)
+    stem = path.name if path.is_dir() else path.stem
+    return next((near for end in ENDINGS if (near := path.with_name(stem + end)).is_file()), None)
 
 
 def label_tiles(

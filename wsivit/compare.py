@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsivit.data.samples import Samples
+from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.evaluate import EvaluateOptions, check_fit, finite, labelled_truth, unseen_by
+from wsivit.evaluate import EvaluateOptions, check_fit, finite, labelled_truth, tiler_for, unseen_by, were_read
 from wsivit.figures import draw_comparison
 from wsivit.metrics import Measurement, bootstrap, paired_test
 from wsivit.runs import Contract
-from wsivit.scoring import Scorer, ScoringOptions, finished_run, open_run, run_name, score_samples, softmax
+from wsivit.scoring import Floats, Scorer, ScoringOptions, finished_run, open_run, run_name, score_samples, softmax
 
 PathLike = str | os.PathLike[str]
 TABLE = "comparison.md"
@@ -42,7 +42,7 @@ class Entry:
     seconds_per_epoch : float or None
         Of its training.
     memory_mb : float or None
-        Most that the model took on the GPU.
+        Most that its training took: on the GPU, or of the whole process on a CPU.
     p_value : float or None
         That it is as often right as the first run; None for the first, and where there is one patient only.
     """
@@ -84,6 +84,7 @@ def compare(
     *,
     output: PathLike = "comparison",
     options: EvaluateOptions = EvaluateOptions(),
+    slides: SlideOptions = SlideOptions(),
     progress: bool = False,
 ) -> Comparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.
@@ -100,7 +101,9 @@ def compare(
     output : path
         Folder to make.
     options : EvaluateOptions
-        As for ``evaluate``.
+        As for ``evaluate``; the models are always run, since their speed is measured.
+    slides : SlideOptions
+        How slides are opened, where the data are slides; their scale and tile size are those of the first run.
     progress : bool
         Show progress bars.
 
@@ -119,25 +122,21 @@ def compare(
     if (folder / TABLE).exists() and not options.overwrite:
         raise OutputExistsError(f"{folder}: holds a comparison already; choose another output, or --overwrite it")
     contracts = dict(zip(map(Path, runs), _alike(runs), strict=True))
-    samples = _common(contracts, data, options)
-    several = len(np.unique(samples.patients)) > 1
-    entries: list[Entry] = []
-    first: NDArray[np.bool_] | None = None
-    for run, contract in contracts.items():
-        entry, right = _measure(run, contract, samples, options, progress)
-        if first is None:
-            first = right
-        elif several:
-            entry = replace(entry, p_value=paired_test(first, right, samples.patients, seed=options.seed))
-        entries.append(entry)
-    found = Comparison(folder, tuple(entries), len(np.unique(samples.patients)), len(samples))
+    tiler = tiler_for(next(iter(contracts.values())), folder, slides)
+    samples = _common(contracts, data, options, tiler)
+    scored = [_score(run, contract, samples, options, progress) for run, contract in contracts.items()]
+    good = were_read(*(one.logits for one in scored))
+    entries = _entries([replace(one, logits=one.logits[good]) for one in scored], samples.take(good), options)
+    found = Comparison(folder, entries, len(np.unique(samples.patients[good])), int(good.sum()))
     _write(found, [_curve(run) for run in contracts])
     return found
 
 
-def _common(contracts: Mapping[Path, Contract], data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
+def _common(
+    contracts: Mapping[Path, Contract], data: Sequence[PathLike], options: EvaluateOptions, tiler: SlideTiler
+) -> Samples:
     """Collect the labelled tiles that no run was trained on."""
-    samples = labelled_truth(next(iter(contracts.values())), data, options)
+    samples = labelled_truth(next(iter(contracts.values())), data, options, tiler)
     keep = np.ones(len(samples), bool)
     for run, contract in contracts.items():
         check_fit(contract, samples, allow=options.allow_mismatch)
@@ -148,26 +147,46 @@ def _common(contracts: Mapping[Path, Contract], data: Sequence[PathLike], option
     return samples.take(keep)
 
 
-def _measure(
-    run: Path, contract: Contract, samples: Samples, options: EvaluateOptions, progress: bool
-) -> tuple[Entry, NDArray[np.bool_]]:
-    """Run one model; return its entry, and where it is right."""
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """What one model said, and how fast."""
+
+    run: Path
+    contract: Contract
+    parameters: int
+    logits: Floats
+    images_per_second: float
+
+    def measure(self, samples: Samples) -> Measurement:
+        return Measurement(softmax(self.logits / self.contract.temperature), samples.code)
+
+
+def _score(run: Path, contract: Contract, samples: Samples, options: EvaluateOptions, progress: bool) -> _Scored:
     scorer = Scorer(open_run(run, contract), ScoringOptions(device=options.device))
     begun = time.perf_counter()
     logits = score_samples(scorer, samples, batch_size=options.batch_size, progress=progress)
-    seconds = time.perf_counter() - begun
-    measured = Measurement(softmax(logits / contract.temperature), samples.code)
-    entry = Entry(
-        run=run_name(run),
-        model=contract.model,
-        parameters=scorer.parameters,
-        figures=measured.figures(),
-        intervals=bootstrap(measured, samples.patients, draws=options.draws, seed=options.seed).bounds,
-        images_per_second=len(samples) / seconds,
-        seconds_per_epoch=contract.validation.get("seconds_per_epoch"),
-        memory_mb=scorer.memory_mb,
+    return _Scored(run, contract, scorer.parameters, logits, len(samples) / (time.perf_counter() - begun))
+
+
+def _entries(scored: Sequence[_Scored], samples: Samples, options: EvaluateOptions) -> tuple[Entry, ...]:
+    """Measure every run on the same tiles, and test each against the first."""
+    measured = [one.measure(samples) for one in scored]
+    right = [m.predicted == m.codes for m in measured]
+    several = len(np.unique(samples.patients)) > 1
+    return tuple(
+        Entry(
+            run=run_name(one.run),
+            model=one.contract.model,
+            parameters=one.parameters,
+            figures=m.figures(),
+            intervals=bootstrap(m, samples.patients, draws=options.draws, seed=options.seed).bounds,
+            images_per_second=one.images_per_second,
+            seconds_per_epoch=one.contract.validation.get("seconds_per_epoch"),
+            memory_mb=one.contract.validation.get("memory_mb"),
+            p_value=paired_test(right[0], r, samples.patients, seed=options.seed) if several and number else None,
+        )
+        for number, (one, m, r) in enumerate(zip(scored, measured, right, strict=True))
     )
-    return entry, measured.predicted == measured.codes
 
 
 def _alike(runs: Sequence[PathLike]) -> list[Contract]:
@@ -214,7 +233,7 @@ def comparison_table(found: Comparison) -> str:
         row |= {"log loss": f"{e.figures['log_loss']:.3f}", "calibration error": f"{e.figures['ece']:.3f}"}
         row |= {"p": _or_blank(e.p_value, ".3g"), "parameters": f"{e.parameters:,}"}
         row |= {"images/s": f"{e.images_per_second:.0f}", "s/epoch": _or_blank(e.seconds_per_epoch, ".1f")}
-        row |= {"GPU MB": _or_blank(e.memory_mb, ",.0f")}
+        row |= {"memory, MB": _or_blank(e.memory_mb, ",.0f")}
         lines += [] if lines else [" | ".join(row), "|".join("---" for _ in row)]
         lines.append(" | ".join(row.values()))
     over = f"intervals over {found.patients} patients" if found.patients > 1 else "one patient, so no intervals"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wsivit.data.adapter import load_samples
 from wsivit.data.samples import Samples, same_scale
+from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.data.splits import TEST, VALIDATION, read_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
@@ -29,7 +30,9 @@ from wsivit.scoring import (
     run_name,
     score_samples,
     softmax,
+    stored_logits,
 )
+from wsivit.tiling import TileOptions
 
 PathLike = str | os.PathLike[str]
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
@@ -53,6 +56,9 @@ class EvaluateOptions:
         Bootstrap draws for the intervals.
     examples : int
         Pictures in the grid of examples.
+    stored : bool
+        Take the scores that ``wsivit predict`` left in the stores, where they are by this model, and run it only over
+        the rest.
     seed : int
         Of the bootstrap and of the choice of examples.
     allow_mismatch : bool
@@ -67,6 +73,7 @@ class EvaluateOptions:
     device: str = "auto"
     draws: int = 1000
     examples: int = 24
+    stored: bool = True
     seed: int = 0
     allow_mismatch: bool = False
     overwrite: bool = False
@@ -89,6 +96,10 @@ class Evaluation:
         How many patients (or slides, where the patient is not known) were measured.
     n : int
         How many tiles were.
+    scores : dict of str to int
+        How many of the scores were ``stored``, ``computed``, and could not be (``unreadable`` tiles).
+    of_slides_learned_from : int
+        How many of the tiles are of slides whose other parts the run was trained on: those say nothing of new patients.
     """
 
     folder: Path
@@ -96,6 +107,8 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     patients: int
     n: int
+    scores: dict[str, int]
+    of_slides_learned_from: int
 
 
 def evaluate(
@@ -104,6 +117,7 @@ def evaluate(
     *,
     output: PathLike | None = None,
     options: EvaluateOptions = EvaluateOptions(),
+    slides: SlideOptions = SlideOptions(),
     progress: bool = False,
 ) -> Evaluation:
     """Measure a trained model on labelled data.
@@ -121,6 +135,8 @@ def evaluate(
         Folder for the figures. Default: ``evaluation`` in the run folder.
     options : EvaluateOptions
         Which tiles, which label, how many bootstrap draws.
+    slides : SlideOptions
+        How slides are opened, where the data are slides; their scale and tile size are those of the run.
     progress : bool
         Show a progress bar.
 
@@ -141,28 +157,59 @@ def evaluate(
     folder = Path(output) if output is not None else Path(run) / "evaluation"
     if (folder / METRICS).exists() and not options.overwrite:
         raise OutputExistsError(f"{folder}: holds an evaluation already; choose another output, or --overwrite it")
-    samples = labelled_truth(contract, data, options)
+    samples = labelled_truth(contract, data, options, tiler_for(contract, folder, slides))
     check_fit(contract, samples, allow=options.allow_mismatch)
     if options.part != "all":
         keep = unseen_by(Path(run), contract, samples)
         if not keep.any():
             raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
         samples = samples.take(keep)
-    logits = score_samples(
-        Scorer(open_run(run, contract), ScoringOptions(device=options.device)),
-        samples,
-        batch_size=options.batch_size,
-        progress=progress,
-    )
+    logits, scores = _scored(run, contract, samples, options, progress)
+    good = were_read(logits)
+    samples, logits = samples.take(good), logits[good]
     probabilities = softmax(logits / contract.temperature)
     measured = Measurement(probabilities, samples.code)
     intervals = bootstrap(measured, samples.patients, draws=options.draws, seed=options.seed)
-    found = Evaluation(folder, measured.figures(), intervals.bounds, intervals.groups, len(samples))
+    found = Evaluation(
+        folder,
+        measured.figures(),
+        intervals.bounds,
+        intervals.groups,
+        len(samples),
+        scores,
+        _of_slides_learned_from(contract, samples),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, samples, probabilities)
     _draw(folder, samples, measured, options)
     _write(folder / METRICS, run_name(run), contract, samples, measured, found)
     return found
+
+
+def _scored(
+    run: PathLike, contract: Contract, samples: Samples, options: EvaluateOptions, progress: bool
+) -> tuple[Floats, dict[str, int]]:
+    """Take stored logits and run the model over the rest; also say how many came from where."""
+    model = open_run(run, contract)
+    logits = stored_logits(model.card, samples)
+    if not options.stored:
+        logits[:] = np.nan
+    missing = np.flatnonzero(np.isnan(logits).any(axis=1))
+    if len(missing):
+        scorer = Scorer(model, ScoringOptions(device=options.device))
+        rest = samples.take(missing)
+        logits[missing] = score_samples(scorer, rest, batch_size=options.batch_size, progress=progress)
+    lost = int(np.isnan(logits).any(axis=1).sum())
+    kept = len(samples) - len(missing)
+    return logits, {"stored": kept, "computed": len(missing) - lost, "unreadable": lost}
+
+
+def were_read(*logits: Floats) -> NDArray[np.bool_]:
+    """Tell which tiles every model could score (n,); the others cannot be read. UsageError if none could."""
+    good = ~np.any([np.isnan(one).any(axis=1) for one in logits], axis=0)
+    if not good.any():
+        raise UsageError("none of the tiles can be read")
+    return np.asarray(good)
 
 
 def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -> None:
@@ -177,14 +224,22 @@ def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -
             writer.writerow([source, item, patient, samples.classes[code], name, *(f"{p:.6g}" for p in row)])
 
 
-def labelled_truth(contract: Contract, data: Sequence[PathLike], options: EvaluateOptions) -> Samples:
+def labelled_truth(
+    contract: Contract, data: Sequence[PathLike], options: EvaluateOptions, tiler: SlideTiler
+) -> Samples:
     """Collect the labelled tiles to measure on, their classes in the order of the run's."""
-    samples = load_samples(data, options.label or contract.label, side=contract.tile_size, min_classes=1)
+    label = options.label or contract.label
+    samples = load_samples(data, label, side=contract.tile_size, min_classes=1, tiler=tiler)
     unknown = sorted(set(samples.classes) - set(contract.classes))
     if unknown:
         raise UsageError(f"the data have classes that the run does not know: {', '.join(unknown)}")
     order = np.array([contract.classes.index(name) for name in samples.classes], np.int64)
     return replace(samples, code=order[samples.code], classes=contract.classes)
+
+
+def tiler_for(contract: Contract, folder: Path, slides: SlideOptions) -> SlideTiler:
+    """Return what makes stores of slides that fit a run, in a folder ``tiles`` of the output."""
+    return SlideTiler(folder / "tiles", slides, contract.mpp or TileOptions.mpp, contract.tile_size)
 
 
 def check_fit(contract: Contract, samples: Samples, *, allow: bool) -> None:
@@ -204,8 +259,7 @@ def check_fit(contract: Contract, samples: Samples, *, allow: bool) -> None:
 
 def unseen_by(run: Path, contract: Contract, samples: Samples) -> NDArray[np.bool_]:
     """Tell which tiles the run was neither trained on nor too near to; (n,)."""
-    known = {source["fingerprint"] for source in contract.data}
-    trained = np.array([source.fingerprint in known for source in samples.sources])[samples.source]
+    trained = _of_known_sources(contract, samples)
     keep = ~trained
     if trained.any():
         seen = samples.take(trained)
@@ -213,6 +267,18 @@ def unseen_by(run: Path, contract: Contract, samples: Samples) -> NDArray[np.boo
         # The validation part chose the epoch: where there is a test part, that alone is unseen.
         keep[trained] = side == TEST if (side == TEST).any() else side == VALIDATION
     return keep
+
+
+def _of_known_sources(contract: Contract, samples: Samples) -> NDArray[np.bool_]:
+    """Tell which pictures are of slides or sets that the run was given; (n,)."""
+    known = {source["fingerprint"] for source in contract.data}
+    return np.array([source.fingerprint in known for source in samples.sources])[samples.source]
+
+
+def _of_slides_learned_from(contract: Contract, samples: Samples) -> int:
+    learned = {source["fingerprint"] for source in contract.data if source.get("train")}
+    shared = [bool(source.patient) and source.fingerprint in learned for source in samples.sources]
+    return int(np.array(shared)[samples.source].sum())
 
 
 def _draw(folder: Path, samples: Samples, measured: Measurement, options: EvaluateOptions) -> None:
@@ -258,9 +324,8 @@ def _write(
         "per_slide": per_slide,
         "confusion": measured.confusion().astype(int).tolist(),
         "slides": [source.id for source in samples.sources],
-        "trained_on_any_of_these": bool(
-            {source.fingerprint for source in samples.sources} & {source["fingerprint"] for source in contract.data}
-        ),
+        "scores": found.scores,
+        "of_slides_learned_from": found.of_slides_learned_from,
     }
     path.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

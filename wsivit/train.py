@@ -15,6 +15,7 @@ from wsivit.credentials import scrub
 from wsivit.data.adapter import PICTURE_SIDE, load_samples
 from wsivit.data.audit import require_clean, warnings_of
 from wsivit.data.samples import Samples
+from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, official_split, read_split, split_samples, write_split
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.metrics import fit_temperature
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, SPLIT = "checkpoints", "split.csv"
+CHECKPOINTS, SPLIT, TILES = "checkpoints", "split.csv", "tiles"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def train(
     output: str | os.PathLike[str],
     label: str | None = None,
     options: TrainOptions = TrainOptions(),
+    slides: SlideOptions = SlideOptions(),
     progress: bool = False,
 ) -> RunResult:
     """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.
@@ -72,17 +74,21 @@ def train(
     Parameters
     ----------
     data : sequence of path
-        Tile stores of one scale and tile size, folders of them, or a cohort table (``.csv``: slide_id, path, patient,
-        site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or ``hf:<id>``.
+        Tile stores, slides with annotations beside them, folders of either, or a cohort table (``.csv``: slide_id,
+        path, patient, site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or
+        ``hf:<id>``.
     model : str
         A timm name (``vit_small_patch16_224.augreg_in21k``, ``resnet50.a1_in1k``), a hub id
         (``google/vit-base-patch16-224-in21k``, ``microsoft/resnet-50``), or a model folder.
     output : path
         The run folder to make.
     label : str, optional
-        Label column of the stores or the table, e.g. ``region``. Folders of pictures need none.
+        Label column of the stores or the table. Default: of slides ``region`` (their annotations), of a table its
+        column ``label``; folders of pictures need none.
     options : TrainOptions
         Epochs, learning rate, split, augmentation.
+    slides : SlideOptions
+        Scale and tile size where the data are slides, whose pixels are read as they are needed.
     progress : bool
         Show a progress bar.
 
@@ -100,9 +106,8 @@ def train(
         The run folder is there and is not this run broken off.
     """
     folder = Path(output)
-    if (folder / CONTRACT).is_file() and Contract.read(folder).done:
-        raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
-    samples = load_samples(data, label, side=_picture_side(options))
+    _require_free(folder)
+    samples = load_samples(data, label, side=_picture_side(options), tiler=SlideTiler(folder / TILES, slides))
     split = _split(samples, options)
     audited = _audit(samples, split, options)
 
@@ -242,6 +247,15 @@ def _classifier(model: str, samples: Samples, options: TrainOptions) -> Classifi
     )
 
 
+def _require_free(folder: Path) -> None:
+    """Refuse a folder that holds a finished run, or anything that a run broken off would not leave."""
+    if (folder / CONTRACT).is_file():
+        if Contract.read(folder).done:
+            raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
+    elif folder.exists() and (not folder.is_dir() or any(entry.name != TILES for entry in folder.iterdir())):
+        raise OutputExistsError(f"{folder}: is there already and is no run; choose another output folder")
+
+
 def _begin(folder: Path, contract: Contract) -> str | None:
     """Write the contract of a run that begins; return the last checkpoint of one that was broken off."""
     if (folder / CONTRACT).is_file():
@@ -254,8 +268,6 @@ def _begin(folder: Path, contract: Contract) -> str | None:
 
         LocalFiles(folder).remove_temporaries()
         return last_whole(folder / CHECKPOINTS)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExistsError(f"{folder}: is there already and is no run; choose another output folder")
     folder.mkdir(parents=True, exist_ok=True)
     contract.write(folder)
     return None

@@ -10,6 +10,7 @@ from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit.cli import Report
 from wsivit.commands.shared import FLAT, MANY, OUTPUT, QUIET, Opening, documented_by
+from wsivit.data.slides import SlideOptions
 from wsivit.evaluate import EvaluateOptions
 from wsivit.predict import PredictOptions, Predictor
 from wsivit.recipe import TrainOptions
@@ -25,9 +26,10 @@ def train(
     output: Annotated[str, OUTPUT],
     label: str | None = None,
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _train(data, model=model, output=output, label=label, options=options, progress=not quiet)
+    done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
     return Report(f"held out {_tell_figures(done.validation)}\nrun      {done.folder}")
 
 
@@ -38,11 +40,19 @@ def evaluate(
     *,
     output: Annotated[str | None, OUTPUT] = None,
     options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _evaluate(run, data, output=output, options=options, progress=not quiet)
+    done = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
     whose = "one patient or slide: no intervals" if done.patients == 1 else f"{done.patients} patients or slides"
-    lines = [f"{done.n} tiles of {whose}", f"measured {_tell_figures(done.figures)}"]
+    lines = [f"{done.n} tiles of {whose}"]
+    if done.of_slides_learned_from:
+        lines.append(f"{done.of_slides_learned_from} of them are of slides that the run was trained on elsewhere")
+    if done.scores["stored"]:
+        lines.append(f"{done.scores['stored']} scored by wsivit predict before, {done.scores['computed']} now")
+    if done.scores["unreadable"]:
+        lines.append(f"{done.scores['unreadable']} more cannot be read and are left out")
+    lines.append(f"measured {_tell_figures(done.figures)}")
     lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
     return Report("\n".join([*lines, f"wrote    {done.folder}"]))
 
@@ -54,9 +64,10 @@ def compare(
     data: Annotated[list[str], MANY],
     output: Annotated[str, OUTPUT] = "comparison",
     options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _compare(runs, data, output=output, options=options, progress=not quiet)
+    done = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
     return Report((done.folder / "comparison.md").read_text().rstrip() + f"\nwrote    {done.folder}")
 
 

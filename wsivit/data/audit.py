@@ -108,7 +108,8 @@ def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np
     vectors, kept = [np.empty((0, side * side), np.float32)], [np.empty(0, np.int64)]
     for start in range(0, len(chosen), 128):
         batch = chosen[start : start + 128]
-        grey = samples.read(batch).mean(axis=3, dtype=np.float32)
+        batch, pixels = samples.read_good(batch)
+        grey = pixels.mean(axis=3, dtype=np.float32)
         means = np.add.reduceat(np.add.reduceat(grey, edges, axis=1), edges, axis=2).reshape(len(batch), -1)
         means *= (side / samples.size) ** 2
         means -= means.mean(axis=1, keepdims=True)
@@ -119,21 +120,31 @@ def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np
 
 
 def _confounded(samples: Samples) -> list[str]:
-    """Warn where the site all but tells the class (Cramér's V over slides above 0.8)."""
-    sites = [source.site for source in samples.sources]
-    names, site = np.unique(sites, return_inverse=True)
+    """Warn where the site or the scanner all but tells the class (Cramér's V over slides above 0.8)."""
+    known = {
+        "site": [source.site for source in samples.sources],
+        "scanner": [source.scanner for source in samples.sources],
+    }
+    strengths = {what: _association(samples, values) for what, values in known.items()}
+    return [
+        f"the label follows the {what} (Cramér's V {strength:.2f} over slides): the model may learn the {what}"
+        for what, strength in strengths.items()
+        if strength > 0.8
+    ]
+
+
+def _association(samples: Samples, values: list[str]) -> float:
+    """How far a value of each source tells which classes it has: Cramér's V; 0 where it is not known of all."""
+    names, place = np.unique(values, return_inverse=True)
     if len(names) < 2 or "" in names:
-        return []
+        return 0.0
     table = np.zeros((len(names), len(samples.classes)))
-    for number in range(len(sites)):
+    for number in range(len(values)):
         codes = samples.code[samples.source == number]
-        table[site[number]] += np.bincount(codes, minlength=table.shape[1]) > 0
+        table[place[number]] += np.bincount(codes, minlength=table.shape[1]) > 0
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
     chi2 = ((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum()
-    strength = float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))
-    if strength <= 0.8:
-        return []
-    return [f"the label follows the site (Cramér's V {strength:.2f} over slides): the model may learn the site"]
+    return float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))
 
 
 def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64]) -> int:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from wsivit.data.images import SPLIT_FOLDERS
 from wsivit.data.samples import Labelled, StoreSource, label_from_store, readable_tiles
+from wsivit.data.slides import SlideTiler, is_slide
 from wsivit.errors import UsageError
 from wsivit.manifest import Line, read_manifest
 from wsivit.store import TileStore
+
+_log = logging.getLogger(__name__)
+
+LABEL_COLUMN = "label"
+"""Of a table, where no other is named."""
+TILE_FIRST = "make a store of it with wsivit tile (--codec none copies no pixels)"
 
 
 @dataclass(frozen=True)
@@ -21,29 +29,36 @@ class CohortRow:
     Attributes
     ----------
     slide : str
-    store : Path
-        Its tile store.
-    patient, site : str
+    path : Path
+        Its tile store, or the slide itself.
+    patient, site, scanner : str
         Empty where the table does not say.
     side : int or None
         Side of the split, where the table says.
+    annotations : Path or None
+    slide_mpp : float or None
+        Microns per pixel of the slide itself.
     values : dict of str to str
         All columns.
     """
 
     slide: str
-    store: Path
+    path: Path
     patient: str
     site: str
+    scanner: str
     side: int | None
+    annotations: Path | None
+    slide_mpp: float | None
     values: dict[str, str]
 
 
 def read_cohort(path: Path) -> list[CohortRow]:
     """Read a cohort CSV.
 
-    Columns (any of their usual names): ``slide_id|slide|wsi``, ``store`` or ``path`` (of the store; else
-    ``<slide>.zarr`` beside the table), ``patient|case_id``, ``site``, ``split``; every other column can be a label.
+    Columns (any of their usual names): ``slide_id|slide|wsi``, ``store`` or ``path`` (of the store or the slide; else
+    ``<slide>.zarr`` beside the table), ``patient|case_id``, ``site``, ``scanner``, ``split``; of slides
+    ``annotations`` and ``slide_mpp``; every other column can be a label.
 
     Raises
     ------
@@ -53,42 +68,73 @@ def read_cohort(path: Path) -> list[CohortRow]:
     return [_row(path, line) for line in read_manifest(str(path))]
 
 
-def labelled_cohort(path: Path, label: str) -> list[Labelled]:
+def labelled_cohort(path: Path, label: str | None, tiler: SlideTiler | None = None) -> list[Labelled]:
     """Label the tiles of a cohort: by the table's column of that name, one value per slide, else by the stores' own.
 
     Slides without a value are left out.
+
+    Parameters
+    ----------
+    path : Path
+    label : str, optional
+        Default: the table's column ``label``.
+    tiler : SlideTiler, optional
+        Makes stores of rows that are slides; without it they are refused.
     """
     rows = read_cohort(path)
-    found = []
-    for row in rows:
-        if label in row.values and not row.values[label]:
-            continue
-        source = StoreSource(row.store, row.patient, row.site)
-        part = _whole_slide(source, row.values[label]) if label in row.values else label_from_store(source, label)
-        side = None if row.side is None else np.full(len(part.index), row.side, np.int8)
-        found.append(Labelled(part.source, part.index, part.code, part.classes, side))
-    if not found:
+    if label is None and LABEL_COLUMN not in rows[0].values:
+        raise UsageError(f"{path}: which label? (--label); its columns are {', '.join(rows[0].values)}")
+    label = label or LABEL_COLUMN
+    wanted = [row for row in rows if row.values.get(label) != ""]
+    if not wanted:
         raise UsageError(f"{path}: no slide has a value of {label!r}")
-    return found
+    if len(wanted) < len(rows):
+        _log.warning("%s: %d slides without a value of %r are left out", path, len(rows) - len(wanted), label)
+    return [_labelled(row, label, _store(path, row, tiler)) for row in wanted]
 
 
-def _whole_slide(source: StoreSource, value: str) -> Labelled:
-    index = readable_tiles(source)
-    return Labelled(source, index, np.zeros(len(index), np.int64), (value,))
+def _labelled(row: CohortRow, label: str, store: Path) -> Labelled:
+    source = StoreSource(store, row.patient, row.site, row.scanner)
+    if label in row.values:
+        index = readable_tiles(source)
+        part = Labelled(source, index, np.zeros(len(index), np.int64), (row.values[label],), label=label)
+    else:
+        part = label_from_store(source, label)
+    return part if row.side is None else replace(part, side=np.full(len(part.index), row.side, np.int8))
 
 
-def _row(path: Path, line: Line) -> CohortRow:
+def _store(table: Path, row: CohortRow, tiler: SlideTiler | None) -> Path:
+    """Return the store of a row; that of a slide is made."""
+    if TileStore.is_store(row.path):
+        return row.path
+    if row.path.suffix == ".zarr" or not row.path.exists() or not is_slide(row.path):
+        raise UsageError(f"{table}, slide {row.slide}: {row.path} is neither a tile store nor a slide")
+    if tiler is None:
+        raise UsageError(f"{table}, slide {row.slide}: {row.path} is a slide: {TILE_FIRST}")
+    return tiler.store(row.path, row.annotations, row.slide_mpp)
+
+
+def _row(table: Path, line: Line) -> CohortRow:
     where = line.store or line.path
     slide = line.slide or Path(where).stem
-    store = path.parent / (where or f"{slide}.zarr")
-    if not TileStore.is_store(store):
-        what = (
-            "is a slide: tile it first (wsivit tile, with --codec none to copy no pixels)"
-            if store.is_file()
-            else ("is no tile store")
-        )
-        raise UsageError(f"{path}, line {line.number}: {store} {what}")
     split = line.split.lower()
     if split and split not in SPLIT_FOLDERS:
-        raise UsageError(f"{path}, line {line.number}: split {split!r} is none of {', '.join(SPLIT_FOLDERS)}")
-    return CohortRow(slide, store, line.patient, line.site, SPLIT_FOLDERS.get(split), line.values)
+        raise UsageError(f"{table}, line {line.number}: split {split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+    return CohortRow(
+        slide=slide,
+        path=table.parent / (where or f"{slide}.zarr"),
+        patient=line.patient,
+        site=line.site,
+        scanner=line.scanner,
+        side=SPLIT_FOLDERS.get(split),
+        annotations=table.parent / line.annotations if line.annotations else None,
+        slide_mpp=_scale(table, line),
+        values=line.values,
+    )
+
+
+def _scale(table: Path, line: Line) -> float | None:
+    try:
+        return float(line.mpp) if line.mpp else None
+    except ValueError:
+        raise UsageError(f"{table}, line {line.number}: {line.mpp!r} is no scale") from None

@@ -6,10 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from wsivit.data.images import MAX_BAD
 from wsivit.data.samples import Samples, samples_from_stores
+from wsivit.errors import LimitError
 
 
 class Example(TypedDict):
@@ -23,7 +26,8 @@ class TileDataset(Dataset[Example]):
     """Labelled tiles for a ``DataLoader``: unnormalised uint8 pixels and class numbers.
 
     A whole batch is read at once (``__getitems__``), in threads that decode without the GIL, so shuffling costs
-    nothing extra. Normalise and augment on the device, in batches: see :mod:`wsivit.data.augment`.
+    nothing extra. Pictures that turn out unreadable are left out and named in the log; more than one in a hundred are a
+    LimitError. Normalise and augment on the device, in batches: see :mod:`wsivit.data.augment`.
 
     Parameters
     ----------
@@ -37,6 +41,7 @@ class TileDataset(Dataset[Example]):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.classes = samples.classes
+        self._lost: set[int] = set()
 
     @classmethod
     def from_stores(cls, stores: Sequence[str | os.PathLike[str]], label: str) -> TileDataset:
@@ -51,6 +56,17 @@ class TileDataset(Dataset[Example]):
 
     def __getitems__(self, chosen: list[int]) -> list[Example]:
         threads = 1 if get_worker_info() else None  # workers are the threads, where there are any
-        pixels = torch.from_numpy(self.samples.read(chosen, threads)).permute(0, 3, 1, 2)
-        codes = self.samples.code[chosen].tolist()
+        good, read = self.samples.read_good(chosen, threads)
+        if len(good) < len(chosen):
+            self._lose(set(chosen) - set(good.tolist()))
+        pixels = torch.from_numpy(read).permute(0, 3, 1, 2)
+        codes = self.samples.code[good].tolist()
         return [Example(pixel_values=p, labels=code) for p, code in zip(pixels.unbind(), codes, strict=True)]
+
+    def _lose(self, unreadable: set[int]) -> None:
+        self._lost |= unreadable
+        if len(self._lost) > max(1, MAX_BAD * len(self)):
+            raise LimitError(
+                f"{len(self._lost)} of the pictures turned out unreadable, more than {MAX_BAD:.0%} of {len(self)}: "
+                f"{', '.join(self.samples.take(np.array(sorted(self._lost)[:5])).items())}; repair or leave them out"
+            )

@@ -38,7 +38,7 @@ class HubSource:
         Side that they are brought to, in pixels.
     """
 
-    patient, site = "", ""
+    patient = site = scanner = ""
     mpp: float | None = None
     downscale = ""
 

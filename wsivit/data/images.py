@@ -37,7 +37,7 @@ class ImageSource:
         Side that they are brought to, in pixels.
     """
 
-    patient, site = "", ""
+    patient = site = scanner = ""
     mpp: float | None = None
     downscale = ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -10,11 +12,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsivit.errors import StoreError, StoreMismatchError, UsageError
+from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.store import TileStore
 
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
+
+_log = logging.getLogger(__name__)
 
 MPP_TOLERANCE = 0.04
 """Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
@@ -27,8 +31,10 @@ class Source(Protocol):
     ----------
     id : str
         Name of the slide or folder.
-    patient, site : str
-        What must not be on both sides of a split. An empty patient: pictures that have nothing to do with each other.
+    patient : str
+        Who must not be on both sides of a split; empty for pictures that have nothing to do with each other.
+    site, scanner : str
+        Where it was made, and with what; empty where that is not known.
     fingerprint : str
         Of the content, not the name.
     mpp : float or None
@@ -42,6 +48,7 @@ class Source(Protocol):
     id: str
     patient: str
     site: str
+    scanner: str
     fingerprint: str
     mpp: float | None
     size: int
@@ -61,16 +68,18 @@ class StoreSource:
     ----------
     path : path
         A tile store.
-    patient, site : str, optional
-        Default to the slide's id and the empty string.
+    patient : str, optional
+        Default: the slide's id.
+    site, scanner : str, optional
+        Where and with what the slide was made.
     """
 
-    def __init__(self, path: PathLike, patient: str = "", site: str = "") -> None:
+    def __init__(self, path: PathLike, patient: str = "", site: str = "", scanner: str = "") -> None:
         self.store = TileStore(path)
         parameters = self.store.parameters
         self.id = parameters.slide_id
         self.patient = patient or self.id
-        self.site = site
+        self.site, self.scanner = site, scanner
         self.fingerprint = parameters.slide_fingerprint
         self.mpp: float | None = float(np.sqrt(parameters.mpp[0] * parameters.mpp[1]))
         self.grid = parameters.grid
@@ -161,8 +170,12 @@ class Samples:
 
     @property
     def mpp(self) -> float | None:
-        """Microns per pixel of the pictures: the mean of the sources'; None where nothing is known."""
+        """Microns per pixel of the pictures: what all were tiled for, else the mean; None where nothing is known."""
         known = [source.mpp for source in self.sources if source.mpp is not None]
+        asked = {source.store.parameters.requested_mpp for source in self.sources if isinstance(source, StoreSource)}
+        nominal = asked.pop() if len(asked) == 1 else None
+        if nominal is not None and all(same_scale(nominal, mpp) for mpp in known):
+            return nominal
         return float(np.mean(known)) if known else None
 
     def read(self, chosen: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
@@ -173,6 +186,18 @@ class Samples:
             here = np.flatnonzero(self.source[chosen] == number)
             pixels[here] = self.sources[number].read(self.index[chosen[here]], threads)
         return pixels
+
+    def read_good(self, chosen: ArrayLike, threads: int | None = None) -> tuple[IntArray, NDArray[np.uint8]]:
+        """Read pictures as `read` does, but leave out and log those that turn out unreadable; and which are left."""
+        chosen = np.asarray(chosen, np.int64)
+        try:
+            return chosen, self.read(chosen, threads)
+        except UnreadableTilesError as error:
+            if len(chosen) == 1:
+                _log.warning("left out: %s", error)
+                return chosen[:0], np.empty((0, self.size, self.size, 3), np.uint8)
+        parts = [self.read_good([i], threads) for i in chosen]
+        return np.concatenate([i for i, _ in parts]), np.concatenate([pixels for _, pixels in parts])
 
     def items(self) -> list[str]:
         """Name each picture within its source."""
@@ -196,6 +221,8 @@ class Labelled:
     classes : tuple of str
     side : ndarray of int8 (k,), optional
         Side of a split that came with the data.
+    label : str
+        What the classes are a value of.
     """
 
     source: Source
@@ -203,6 +230,7 @@ class Labelled:
     code: IntArray
     classes: tuple[str, ...]
     side: NDArray[np.int8] | None = None
+    label: str = "class"
 
 
 def combine(parts: Sequence[Labelled], label: str, *, min_classes: int = 2) -> Samples:
@@ -211,11 +239,12 @@ def combine(parts: Sequence[Labelled], label: str, *, min_classes: int = 2) -> S
     Raises
     ------
     UsageError
-        There is nothing, or too few classes.
+        There is nothing, too few classes, or two sources of one name.
     StoreMismatchError
         The sources differ in scale or size.
     """
     sources = tuple(part.source for part in parts)
+    _require_own_names(sources)
     require_one_scale(sources)
     classes = tuple(sorted({name for part in parts for name in part.classes}))
     number = np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)])
@@ -268,7 +297,7 @@ def label_from_store(source: StoreSource, label: str) -> Labelled:
     column = source.store.label(label)
     readable = readable_tiles(source)
     index = readable[column.codes[readable] >= 0]
-    return Labelled(source, index, column.codes[index].astype(np.int64), column.classes)
+    return Labelled(source, index, column.codes[index].astype(np.int64), column.classes, label=label)
 
 
 def readable_tiles(source: StoreSource) -> IntArray:
@@ -276,6 +305,14 @@ def readable_tiles(source: StoreSource) -> IntArray:
     if not len(source.store):
         raise StoreError(f"{source.store.url}: the store holds no tiles")
     return np.asarray(source.store.readable, np.int64)
+
+
+def _require_own_names(sources: Sequence[Source]) -> None:
+    """Refuse two sources of one name: a split file could not tell them apart."""
+    name, times = Counter(source.id for source in sources).most_common(1)[0]
+    if times > 1:
+        same = len({source.fingerprint for source in sources if source.id == name}) == 1
+        raise UsageError(f"{name} was given {times} times" if same else f"{times} slides or folders are called {name}")
 
 
 def require_one_scale(sources: Sequence[Source]) -> None:
@@ -290,12 +327,13 @@ def require_one_scale(sources: Sequence[Source]) -> None:
     for other in sources[1:]:
         if other.size != first.size:
             raise StoreMismatchError(
-                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike"
+                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike, "
+                "or say which to take (--tile-size)"
             )
         if not same_scale(first.mpp, other.mpp):
             raise StoreMismatchError(
                 f"{other.id} is at {other.mpp:.4g} microns per pixel, {first.id} at {first.mpp:.4g}: "
-                "tile all slides at one scale"
+                "tile all slides at one scale, or say which to take (--mpp)"
             )
 
 

@@ -3,7 +3,7 @@
 from wsivit.scoring.card import Card, Model, finished_run, run_name
 from wsivit.scoring.opening import open_model, open_run
 from wsivit.scoring.options import ScoringOptions
-from wsivit.scoring.scorer import Floats, Scorer, score_samples, softmax
+from wsivit.scoring.scorer import Floats, Scorer, score_samples, softmax, stored_logits
 
 __all__ = [
     "Card",
@@ -17,4 +17,5 @@ __all__ = [
     "run_name",
     "score_samples",
     "softmax",
+    "stored_logits",
 ]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Samples
+from wsivit.data.samples import Samples, StoreSource
 from wsivit.errors import UsageError
 from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
-from wsivit.scoring.card import Model
+from wsivit.scoring.card import Card, Model
 from wsivit.scoring.options import ScoringOptions
 from wsivit.store.predictions import VIEWS
 
@@ -229,13 +229,31 @@ def choose_device(options: ScoringOptions) -> torch.device:
 
 
 def score_samples(scorer: Scorer, samples: Samples, *, batch_size: int = 64, progress: bool = False) -> Floats:
-    """Run the model over samples; float32 logits (n, classes), in their order."""
-    logits = np.empty((len(samples), len(scorer.card.classes)), np.float32)
+    """Run the model over samples; float32 logits (n, classes), in their order, NaN where one cannot be read."""
+    logits = np.full((len(samples), len(scorer.card.classes)), np.nan, np.float32)
     batches = [np.arange(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
     with progress_bar(len(samples), "measuring", "tile", show=progress) as advance, ThreadPoolExecutor(1) as reader:
-        for batch, pixels in zip(batches, map_ordered(reader, samples.read, batches, ahead=3), strict=True):
-            logits[batch] = scorer(pixels)
+        read = map_ordered(reader, samples.read_good, batches, ahead=3)
+        for batch, (good, pixels) in zip(batches, read, strict=True):
+            if len(good):
+                logits[good] = scorer(pixels)
             advance(len(batch))
+    return logits
+
+
+def stored_logits(card: Card, samples: Samples) -> Floats:
+    """Logits that ``wsivit predict`` left in the stores, by this very model, as `score_samples` would give them.
+
+    float32 (n, classes), NaN where there are none; those of several views or of 8-bit weights do not count.
+    """
+    logits = np.full((len(samples), len(card.classes)), np.nan, np.float32)
+    for number, source in enumerate(samples.sources):
+        if isinstance(source, StoreSource):
+            here = samples.source == number
+            for found in map(source.store.predictions, source.store.runs):
+                same_model = found.attrs.get("model_fingerprint") == card.fingerprint and found.classes == card.classes
+                if same_model and found.logits is not None and found.logits.ndim == 2 and not found.attrs.get("int8"):
+                    logits[here] = found.logits[samples.index[here]]
     return logits
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +21,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from wsivit.data.augment import augmentation, normalise, resize
 from wsivit.data.dataset import TileDataset
+from wsivit.errors import WsivitError
 from wsivit.figures import draw_augmented
 from wsivit.models import Classifier
 from wsivit.trainer.callbacks import Average, Curves, Progress, epoch_table
@@ -241,13 +245,14 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
     trainer.add_callback(Sealing())
     if trainer.is_world_process_zero():
         _show_batch(trainer, folder / "augmented.png")
-    with quiet_transformers():
+    with quiet_transformers(), _plain_errors():
         done = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
             trainer.average.take_from(str(trainer.state.best_model_checkpoint))
         held_out = trainer.predict(trainer.held_out)
     metrics = held_out.metrics or {}
     figures = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
+    figures["memory_mb"] = _memory_mb(trainer.args.device)
     if checkpoint is None:  # of a resumed training only the last part was timed
         figures["seconds_per_epoch"] = done.metrics["train_runtime"] / float(done.metrics["epoch"])
     rows = [row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row]
@@ -256,15 +261,34 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
     return Outcome(figures | {"epoch": best["epoch"]}, logits, np.asarray(held_out.label_ids, np.int64))
 
 
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Give an error of a reading process its own words back, without the trace that torch puts before them."""
+    try:
+        yield
+    except WsivitError as error:
+        if "Original Traceback" not in str(error):
+            raise
+        raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+
+
 def _show_batch(trainer: TileTrainer, path: Path, n: int = 12) -> None:
     """Draw some training tiles as they are and as the model gets them, without touching the random state."""
     samples = trainer.learned.samples
     chosen = np.random.default_rng(0).permutation(len(samples))[:n]
-    pixels = torch.from_numpy(samples.read(chosen)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(samples.read_good(chosen)[1]).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pictures = trainer.augment(resize(pixels, trainer.preprocessing.image_size))
     draw_augmented(path, pixels.permute(0, 2, 3, 1).numpy(), pictures.permute(0, 2, 3, 1).numpy())
+
+
+def _memory_mb(device: torch.device) -> float:
+    """Most memory that was taken so far, in MB: on the GPU, or by the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e6 if sys.platform == "darwin" else most / 1e3  # bytes there, kilobytes elsewhere
 
 
 def _rest(model: nn.Module) -> None:
