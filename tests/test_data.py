@@ -51,6 +51,9 @@ def test_a_batch_across_stores_is_each_tile_in_its_place(stores: list[Path]) -> 
         source = samples.sources[samples.source[i]]
         assert isinstance(source, StoreSource)
         assert np.array_equal(pixels[place], source.store[int(samples.index[i])])
+    good, together = samples.read_good(chosen)
+    assert sorted(good) == sorted(chosen)
+    assert np.array_equal(together, samples.read(good))
     again = pickle.loads(pickle.dumps(samples))
     assert np.array_equal(again.read(chosen), pixels)
 

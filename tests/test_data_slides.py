@@ -167,10 +167,10 @@ def broken_from(first: int) -> Callable[..., np.ndarray]:
     """Reading a store whose tiles from `first` on turn out unreadable."""
     whole = StoreSource.read
 
-    def read(self: StoreSource, indices: object, threads: int | None = None) -> np.ndarray:
+    def read(self: StoreSource, indices: object, threads: int | None = None, out: object = None) -> np.ndarray:
         if np.max(indices) >= first:
             raise UnreadableTilesError(f"tile {np.max(indices)}: its JPEG is damaged")
-        return whole(self, indices, threads)
+        return whole(self, indices, threads, out)  # type: ignore[arg-type]
 
     return read
 

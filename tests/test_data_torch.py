@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from train_helpers import write_store
 
 from wsivit.data import augment
-from wsivit.data.dataset import TileDataset
+from wsivit.data.dataset import Examples, TileDataset, collate
 from wsivit.errors import UsageError
 
 
@@ -34,6 +34,14 @@ def test_a_loader_gives_the_stores_own_tiles(tmp_path: Path) -> None:
     index = int(dataset.samples.index[0])
     assert np.array_equal(first["pixel_values"].permute(1, 2, 0).numpy(), store[index])
     assert first["labels"] == store.label("region").codes[index]
+
+
+def test_a_batch_that_was_read_together_is_not_copied(tmp_path: Path) -> None:
+    dataset = TileDataset.from_stores([write_store(tmp_path, "s", size=16).path], "region")
+    examples = dataset.__getitems__([5, 3, 99])
+    whole, plain = collate(examples), collate([dataset[i] for i in (5, 3, 99)])
+    assert isinstance(examples, Examples) and whole["pixel_values"] is examples.block["pixel_values"]
+    assert all(torch.equal(whole[key], plain[key]) for key in plain)
 
 
 def test_resize_agrees_with_pillow() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from wsivit.data.cohort import TILE_FIRST, labelled_cohort
 from wsivit.data.images import is_food101, is_image_folder, labelled_folder, labelled_food101
 from wsivit.data.samples import Labelled, Samples, StoreSource, combine, label_from_store, same_scale
-from wsivit.data.slides import SlideOptions, SlideTiler, is_slide, slides_in
+from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.errors import UsageError
+from wsivit.manifest.folders import slides_below
 from wsivit.slide.source import is_url
 from wsivit.store import TileStore
 from wsivit.tiling import LABEL
@@ -90,7 +91,8 @@ class _Adapter:
         )
 
     def _folder(self, folder: Path) -> list[Labelled]:
-        stores = sorted(path for path in folder.glob("*.zarr") if TileStore.is_store(path))
+        found = [folder / below for below in slides_below(str(folder))]
+        stores = [path for path in found if TileStore.is_store(path)]
         if stores:
             return [self._store(path) for path in stores]
         for food in (folder, folder / "food-101"):
@@ -98,9 +100,8 @@ class _Adapter:
                 return [labelled_food101(food, self.side)]
         if is_image_folder(folder):
             return [labelled_folder(folder, self.side)]
-        slides = slides_in(folder) or ([folder] if is_slide(folder) else [])
-        if slides:
-            return [self._slide(path) for path in slides]
+        if found:
+            return [self._slide(path) for path in found]
         raise UsageError(f"{folder}: holds neither tile stores, nor slides, nor pictures in folders of classes")
 
     def _store(self, path: str | Path) -> Labelled:

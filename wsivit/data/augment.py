@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +14,11 @@ from wsivit.errors import UsageError
 
 Augmentation: TypeAlias = Literal["histology", "natural", "none"]
 
-STAINS = ((0.650, 0.704, 0.286), (0.072, 0.990, 0.105), (0.268, 0.570, 0.776))
-"""Optical density per channel of haematoxylin, eosin and DAB (Ruifrok and Johnston)."""
+_DENSITIES = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+STAINS = (_DENSITIES / np.linalg.norm(_DENSITIES, axis=1, keepdims=True)).tolist()
+"""Optical density per channel of haematoxylin, eosin and DAB (Ruifrok and Johnston), of length 1."""
+UNMIXING = np.linalg.inv(STAINS).tolist()
+"""From densities per channel to amounts of the three."""
 
 
 def resize(pixels: Tensor, size: int) -> Tensor:
@@ -65,12 +69,11 @@ def natural(pictures: Tensor) -> Tensor:
 
 def turn(pictures: Tensor) -> Tensor:
     """Apply one of the eight flips and quarter turns to each picture."""
-    code = torch.randint(8, (len(pictures),), device=pictures.device)
-    turned = torch.empty_like(pictures)
-    for i in range(8):
-        here = code == i
-        turned[here] = view(pictures[here], i)
-    return turned
+    # Two flips and one transposition, each done or not. No place is looked up, so that a GPU is not waited for.
+    coins = torch.rand(3, len(pictures), 1, 1, 1, device=pictures.device) < 0.5
+    pictures = torch.where(coins[0], pictures.flip(-1), pictures)
+    pictures = torch.where(coins[1], pictures.flip(-2), pictures)
+    return torch.where(coins[2], pictures.transpose(-2, -1), pictures)
 
 
 def view(pictures: Tensor, code: int) -> Tensor:
@@ -104,14 +107,12 @@ def blur(pictures: Tensor, chance: float) -> Tensor:
 
 def stain_jitter(pictures: Tensor, strength: float) -> Tensor:
     """Scale and shift the amount of each stain by up to `strength`, as another batch of dye would."""
-    stains = pictures.new_tensor(STAINS)
-    stains = stains / stains.norm(dim=1, keepdim=True)
     density = -torch.log(pictures.clamp(min=1 / 255))
-    amounts = torch.einsum("nchw,cs->nshw", density, torch.linalg.inv(stains))
+    amounts = torch.einsum("nchw,cs->nshw", density, pictures.new_tensor(UNMIXING))
     shape = (len(pictures), 3, 1, 1)
     scale = 1 + strength * (torch.rand(shape, device=pictures.device) * 2 - 1)
     shift = strength * (torch.rand(shape, device=pictures.device) * 2 - 1)
-    return torch.exp(-torch.einsum("nshw,sc->nchw", amounts * scale + shift, stains))
+    return torch.exp(-torch.einsum("nshw,sc->nchw", amounts * scale + shift, pictures.new_tensor(STAINS)))
 
 
 def brightness(pictures: Tensor, strength: float) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsivit.data.images import SPLIT_FOLDERS
 from wsivit.data.samples import Labelled, StoreSource, label_from_store, readable_tiles
-from wsivit.data.slides import SlideTiler, is_slide
+from wsivit.data.slides import SlideTiler
 from wsivit.errors import UsageError
 from wsivit.manifest import Line, read_manifest
 from wsivit.store import TileStore
@@ -107,7 +107,7 @@ def _store(table: Path, row: CohortRow, tiler: SlideTiler | None) -> Path:
     """Return the store of a row; that of a slide is made."""
     if TileStore.is_store(row.path):
         return row.path
-    if row.path.suffix == ".zarr" or not row.path.exists() or not is_slide(row.path):
+    if row.path.suffix == ".zarr" or not row.path.exists():
         raise UsageError(f"{table}, slide {row.slide}: {row.path} is neither a tile store nor a slide")
     if tiler is None:
         raise UsageError(f"{table}, slide {row.slide}: {row.path} is a slide: {TILE_FIRST}")

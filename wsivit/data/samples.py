@@ -86,9 +86,11 @@ class StoreSource:
         self.size = self.grid.tile_size
         self.downscale = parameters.downscale
 
-    def read(self, indices: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
-        """Read tiles, uint8 (k, size, size, 3)."""
-        return self.store.read(indices, threads=threads)
+    def read(
+        self, indices: ArrayLike, threads: int | None = None, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Read tiles, uint8 (k, size, size, 3), into `out` where that is given."""
+        return self.store.read(indices, out, threads=threads)
 
     def items(self, indices: IntArray) -> list[str]:
         """Name tiles by their place in the grid, ``col/row``, which outlives a change of the mask."""
@@ -184,12 +186,20 @@ class Samples:
         pixels = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
         for number in np.unique(self.source[chosen]):
             here = np.flatnonzero(self.source[chosen] == number)
-            pixels[here] = self.sources[number].read(self.index[chosen[here]], threads)
+            source, indices, together = self.sources[number], self.index[chosen[here]], slice(here[0], here[-1] + 1)
+            if isinstance(source, StoreSource) and here[-1] - here[0] + 1 == len(here):
+                source.read(indices, threads, pixels[together])
+            else:
+                pixels[here] = source.read(indices, threads)
         return pixels
 
     def read_good(self, chosen: ArrayLike, threads: int | None = None) -> tuple[IntArray, NDArray[np.uint8]]:
-        """Read pictures as `read` does, but leave out and log those that turn out unreadable; and which are left."""
+        """Read pictures, but leave out and log those that turn out unreadable; also return which they are.
+
+        Those of one source come together, which saves a copy.
+        """
         chosen = np.asarray(chosen, np.int64)
+        chosen = chosen[np.argsort(self.source[chosen], kind="stable")]
         try:
             return chosen, self.read(chosen, threads)
         except UnreadableTilesError as error:

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsivit.annotations import find_annotations
-from wsivit.errors import SlideError, UsageError
+from wsivit.errors import UsageError
 from wsivit.slide import JpegColor, Reader, open_slide
-from wsivit.slide.preflight import check_slide
 from wsivit.tiling import TileOptions, tile
-
-SUFFIXES = {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".svslide", ".bif", ".vms", ".vmu", ".dcm"}
-"""Of the files of a folder that are taken for slides."""
 
 
 @dataclass(frozen=True)
@@ -90,20 +86,3 @@ class SlideTiler:
         with open_slide(slide, reader=chosen.reader, mpp=scale, jpeg_color=chosen.jpeg_color) as opened:
             done = tile(opened, self.folder, how, annotations=annotations or find_annotations(slide))
         return done.store.path
-
-
-def is_slide(path: Path) -> bool:
-    """Whether a path may be a slide: any file, or a folder that holds a DICOM series."""
-    if path.is_file():
-        return True
-    try:
-        check_slide(os.fspath(path))
-    except SlideError:
-        return False
-    return True
-
-
-def slides_in(folder: Path) -> list[Path]:
-    """Slides of a folder, by their names; none where it is a DICOM series, which is one slide."""
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix.lower() in SUFFIXES]
-    return [] if all(path.suffix.lower() == ".dcm" for path in found) else found

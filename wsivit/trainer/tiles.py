@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Sampler, default_collate
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from wsivit.data.augment import augmentation, normalise, resize
-from wsivit.data.dataset import TileDataset
+from wsivit.data.dataset import TileDataset, collate
 from wsivit.errors import WsivitError
 from wsivit.figures import draw_augmented
 from wsivit.models import Classifier
@@ -94,7 +94,7 @@ class TileTrainer(Trainer):
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=default_collate,
+            data_collator=collate,
             compute_metrics=_metrics,
             optimizers=(optimizer, None),
         )
