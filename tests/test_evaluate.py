@@ -79,7 +79,7 @@ def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
 ) -> None:
     stores = [write_store(tmp_path, name, columns=8, rows=6, seed=i) for i, name in enumerate("ab")]
     afresh = evaluate(run, [s.path for s in stores], output=tmp_path / "afresh", options=replace(CPU, stored=False))
-    predict(run, stores[0].path, name="other name", options=PredictOptions(device="cpu"))
+    predict(run, stores[0].path, name="another", options=PredictOptions(device="cpu"))
     predict(make_run(tmp_path / "other", seed=5), stores[1].path, options=PredictOptions(device="cpu"))
     scored: list[int] = []
     whole = sys.modules[evaluate.__module__].score_samples
