@@ -14,7 +14,7 @@ from wsivit.data.samples import Labelled, Samples, StoreSource, combine, label_f
 from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.errors import UsageError
 from wsivit.manifest.folders import slides_below
-from wsivit.slide.source import is_url
+from wsivit.remote import is_url
 from wsivit.store import TileStore
 from wsivit.tiling import LABEL
 
