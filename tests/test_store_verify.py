@@ -89,9 +89,9 @@ def test_a_missing_array_is_found(store: Path, name: str) -> None:
 
 def test_the_damaged_tile_is_named(store: Path) -> None:
     shard = store / "tiles/c.1.0.0.0"
-    index = TileStore(store)._shard_index(1)
+    index = TileStore(store)._shard_index(1)[1]
     whole = bytearray(shard.read_bytes())
-    whole[index[3, 0] + 5] ^= 1
+    whole[index[3, 0, 0] + 5] ^= 1
     shard.write_bytes(whole)
     assert verify(store) == [
         f"{shard} is damaged: not the bytes that were written",
