@@ -90,6 +90,17 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
     return slides
 
 
+def read_slides(table: str) -> list[CohortSlide]:
+    """Read the slides of a table, whether they are there or not.
+
+    Raises
+    ------
+    UsageError
+        If the table cannot be used; the text names the line.
+    """
+    return [slide for _, slide in _from_table(table)]
+
+
 def is_one_file(source: str) -> bool:
     """Whether a source is one slide or store, not a folder, glob, table or list of them."""
     if source.lower().endswith(TABLES + LISTS):

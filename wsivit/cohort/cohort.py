@@ -1,0 +1,162 @@
+"""The verbs over many slides."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+from wsivit.cohort.ledger import Ledger, Record
+from wsivit.cohort.options import CohortOptions
+from wsivit.cohort.result import CohortResult
+from wsivit.cohort.serial import in_turn
+from wsivit.cohort.tree import Tree
+from wsivit.cohort.verbs import HeatmapVerb, PredictVerb, TileVerb, Verb, VerifyVerb
+from wsivit.cohort.work import Bench, Job, choose
+from wsivit.errors import UsageError
+from wsivit.export import Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMS
+from wsivit.manifest import CohortSlide, find_slides
+from wsivit.predict import PredictOptions
+from wsivit.progress import progress_bar
+from wsivit.slide import JpegColor, Reader
+from wsivit.tiling import TileOptions
+from wsivit.tiling.fill import OnBadTile
+
+PathLike = str | os.PathLike[str]
+
+
+class Cohort:
+    """Many slides, and one folder for all that is made of them.
+
+    Each verb does only what is missing or changed, records each slide in the ledger, and goes on where one fails.
+
+    Parameters
+    ----------
+    sources : path or URL, or several
+        Slides, tile stores, folders (with all folders in them), globs, tables (``.csv`` with a column ``path``), lists
+        (``.txt``); or the output of a cohort.
+    output : path or URL, optional
+        Folder for everything; may be left out where `sources` is one.
+    options : CohortOptions
+        Workers, scheduler, which slides.
+    progress : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    slides : list of CohortSlide
+    tree : Tree
+        Where things are.
+
+    Raises
+    ------
+    UsageError
+        If there are no slides, a table cannot be used, or there is no output.
+    """
+
+    def __init__(
+        self,
+        sources: PathLike | Sequence[PathLike],
+        output: PathLike | None = None,
+        options: CohortOptions = CohortOptions(),
+        *,
+        progress: bool = False,
+    ) -> None:
+        named = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else [os.fspath(s) for s in sources]
+        there = Tree(named[0]) if len(named) == 1 else None
+        inside = there is not None and there.is_there
+        if output is None and not inside:
+            raise UsageError("many slides need an output, -o: a folder for the ledger and all that is made")
+        self.tree = Tree(named[0] if output is None else output)
+        if there is not None and inside:
+            self.slides = there.slides()
+        else:
+            self.slides = find_slides(named, {slide.source: slide.id for slide in self.tree.slides()})
+        self.options, self._progress = options, progress
+
+    def tile(
+        self,
+        options: TileOptions = TileOptions(),
+        *,
+        slide_mpp: float | None = None,
+        reader: Reader = "auto",
+        jpeg_color: JpegColor = "auto",
+        on_bad_tile: OnBadTile = "skip",
+    ) -> CohortResult:
+        """Tile each slide into ``slides/<id>.zarr``; see `wsivit.tile`."""
+        return self._run(TileVerb(options, reader, jpeg_color, slide_mpp, on_bad_tile))
+
+    def predict(
+        self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()
+    ) -> CohortResult:
+        """Run a model over the tiles of each slide; see `wsivit.predict`."""
+        return self._run(PredictVerb.of(os.fspath(model), name, options))
+
+    def heatmap(
+        self,
+        *,
+        run: str | None = None,
+        forms: Sequence[Form] = DEFAULT_FORMS,
+        options: HeatmapOptions = HeatmapOptions(),
+    ) -> CohortResult:
+        """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
+        return self._run(HeatmapVerb(run or "", tuple(forms), options))
+
+    def verify(self, *, sample: int = 32) -> CohortResult:
+        """Check the tiles of each slide; see `wsivit.verify`."""
+        return self._run(VerifyVerb(sample))
+
+    def _run(self, verb: Verb) -> CohortResult:
+        bench, ledger = Bench(verb, self.tree), Ledger(self.tree.files)
+        chosen = self._chosen()
+        known = ledger.read(verb.verb, verb.run)
+        jobs = choose(bench, chosen, known, again=self.options.again, retry_failed=self.options.retry_failed)
+        jobs = jobs[: self.options.limit]
+        result = CohortResult(verb.verb, self.tree.root, len(chosen), tuple(jobs), ())
+        self.tree.take_up(self.slides)
+        with progress_bar(len(jobs), verb.verb, "slide", show=self._progress and bool(jobs)) as advance:
+            for record in self._done(bench, jobs):
+                known[record.slide_id] = record
+                advance(1)
+        ledger.fold([slide.id for slide in self.tree.slides()])
+        return replace(result, records=tuple(known[slide.id] for slide in chosen if slide.id in known))
+
+    def _done(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Record]:
+        return in_turn(bench, jobs)
+
+    def _chosen(self) -> list[CohortSlide]:
+        pattern = self.options.only
+        chosen = [slide for slide in self.slides if pattern is None or fnmatchcase(slide.id, pattern)]
+        if not chosen:
+            names = ", ".join(slide.id for slide in self.slides[:3])
+            raise UsageError(f"no slide is called {pattern}; there are {names}{', …' if len(self.slides) > 3 else ''}")
+        part, parts = self.options.part()
+        return chosen[part::parts]
+
+
+def status(cohort: PathLike) -> dict[str, list[Record]]:
+    """Tell how far a cohort is, also while it is being worked on; ``ledger.csv`` is brought up to date.
+
+    Parameters
+    ----------
+    cohort : path or URL
+        The output of a cohort.
+
+    Returns
+    -------
+    dict of str to list of Record
+        By verb (``tile``, ``predict vit``), what is known of each slide.
+
+    Raises
+    ------
+    UsageError
+        There is no cohort.
+    """
+    tree = Tree(cohort)
+    if not tree.is_there:
+        raise UsageError(f"{tree.root}: not the output of a cohort: there is no cohort.csv")
+    records = Ledger(tree.files).fold([slide.id for slide in tree.slides()])
+    kinds = dict.fromkeys(f"{record.verb} {record.run}".strip() for record in records)
+    return {kind: [record for record in records if f"{record.verb} {record.run}".strip() == kind] for kind in kinds}

@@ -1,0 +1,270 @@
+"""What a verb does with one slide of many, and what that depends on."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from wsivit.cohort.inputs import document_signature, signature
+from wsivit.cohort.ledger import State
+from wsivit.cohort.tree import Tree
+from wsivit.errors import StoreError, UnreadableTilesError, WsivitError
+from wsivit.export import Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMS, heatmap
+from wsivit.manifest import CohortSlide
+from wsivit.predict import PredictOptions, predict
+from wsivit.scoring import run_name
+from wsivit.slide import JpegColor, Reader, Slide, open_slide
+from wsivit.store import Status, TileStore
+from wsivit.store.documents import read_journal
+from wsivit.store.files import files_at
+from wsivit.store.verify import verify
+from wsivit.tiling import TileOptions, Tiler
+from wsivit.tiling.fill import OnBadTile
+
+
+class Skipped(Exception):
+    """There is nothing to be done with this slide, which is no failure; the text says why."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a slide; as in `wsivit.cohort.ledger.Record`."""
+
+    state: State = "done"
+    reason: str = ""
+    exit_code: int = 0
+    tiles: int = 0
+    unreadable: int = 0
+    bytes: int = 0
+    scale: str = ""
+    fingerprint: str = ""
+    outputs: tuple[str, ...] = ()
+
+
+class Verb(Protocol):
+    """A verb with its options, applied to any slide; it is sent to workers."""
+
+    @property
+    def verb(self) -> str:
+        """Its name."""
+
+    @property
+    def run(self) -> str:
+        """Name of the model's run; empty for verbs without."""
+
+    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+        """Everything but the input that determines what comes out, ready for JSON."""
+
+    def signature(self, slide: CohortSlide, tree: Tree) -> str:
+        """What changes when the input does."""
+
+    def fingerprint(self, slide: CohortSlide) -> str:
+        """The input's content, where its signature may change without it; else empty."""
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        """Do it; `anew`: in place of what was made of other input or with other parameters."""
+
+
+@dataclass(frozen=True)
+class TileVerb:
+    """Tile each slide."""
+
+    options: TileOptions = TileOptions()
+    reader: Reader = "auto"
+    jpeg_color: JpegColor = "auto"
+    slide_mpp: float | None = None
+    on_bad_tile: OnBadTile = "skip"
+    verb: str = "tile"
+    run: str = ""
+
+    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+        """See `Verb`."""
+        tissue = self.options.tissue
+        return {
+            **asdict(self.options),
+            "tissue_file": signature(tissue) if Path(tissue).suffix else "",
+            "annotations": signature(slide.annotations),
+            **self._opening(slide),
+            "on_bad_tile": self.on_bad_tile,
+        }
+
+    def signature(self, slide: CohortSlide, tree: Tree) -> str:
+        """See `Verb`."""
+        return signature(slide.path)
+
+    def fingerprint(self, slide: CohortSlide) -> str:
+        """See `Verb`."""
+        with self.open(slide) as opened:
+            return opened.fingerprint
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        """See `Verb`."""
+        with self.open(slide) as opened:
+            done = self.tiler(slide, anew=anew).tile(opened, tree.place(slide))
+        return tiled(done.store, tree, next(iter(done.failures.values()), ""))
+
+    def open(self, slide: CohortSlide) -> Slide:
+        """Open a slide."""
+        if not slide.path:
+            raise Skipped("only its store is known, there is no slide to tile")
+        opening = self._opening(slide)
+        return open_slide(slide.path, mpp=opening["slide_mpp"], reader=self.reader, jpeg_color=self.jpeg_color)
+
+    def tiler(self, slide: CohortSlide, *, anew: bool) -> Tiler:
+        """Return what tiles it."""
+        return Tiler(self.options, slide.annotations or None, self.on_bad_tile, anew)
+
+    def _opening(self, slide: CohortSlide) -> dict[str, Any]:
+        mpp = self.slide_mpp if slide.mpp is None else slide.mpp
+        return {"slide_mpp": mpp, "reader": self.reader, "jpeg_color": self.jpeg_color}
+
+
+def tiled(store: TileStore, tree: Tree, why: str = "") -> Outcome:
+    """Sum up a store of tiles."""
+    unreadable = int((store.status == Status.UNREADABLE).sum())
+    scale = store.parameters.scale
+    mpp = "{mpp_x:.4g} x {mpp_y:.4g}".format(**scale) if scale["mpp_x"] != scale["mpp_y"] else f"{scale['mpp_x']:.4g}"
+    whole = Outcome(
+        tiles=len(store),
+        bytes=sum(entry.bytes for entry in read_journal(store.files).values()),
+        scale=f"{mpp} µm/px, {scale['source']}, {scale['confidence']}",
+        fingerprint=store.parameters.slide_fingerprint,
+        outputs=(_below(store.url, tree) + "/zarr.json",),
+    )
+    if not unreadable:
+        return whole
+    reason = f"{unreadable} tiles cannot be read{': ' + why if why else ''}"
+    code = UnreadableTilesError.exit_code
+    return replace(whole, state="partial", reason=reason, unreadable=unreadable, exit_code=code)
+
+
+@dataclass(frozen=True)
+class PredictVerb:
+    """Run a model over the tiles of each slide."""
+
+    model: str
+    run: str
+    options: PredictOptions = PredictOptions()
+    verb: str = "predict"
+
+    @classmethod
+    def of(cls, model: str, name: str | None, options: PredictOptions) -> PredictVerb:
+        """Name the predictions like the model's folder, unless they have a name."""
+        return cls(model, name or run_name(model), options)
+
+    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+        """See `Verb`."""
+        how = asdict(self.options)
+        for machine in ("device", "batch_size", "overwrite"):
+            how.pop(machine, None)
+        return {"model": signature(posixpath.join(self.model, "wsivit.json")), **how}
+
+    def signature(self, slide: CohortSlide, tree: Tree) -> str:
+        """See `Verb`."""
+        return document_signature(tree.store(slide))
+
+    def fingerprint(self, slide: CohortSlide) -> str:
+        """See `Verb`."""
+        return ""
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        """See `Verb`."""
+        store = _finished(slide, tree)
+        options = replace(self.options, overwrite=self.options.overwrite or anew)
+        predicted = predict(self.model, store, name=self.run, options=options)
+        node = f"{_below(store.url, tree)}/predictions/{self.run}"
+        return replace(tiled(predicted, tree), outputs=(f"{node}/zarr.json",))
+
+
+@dataclass(frozen=True)
+class HeatmapVerb:
+    """Draw the predictions of each slide."""
+
+    run: str
+    forms: tuple[Form, ...] = DEFAULT_FORMS
+    options: HeatmapOptions = HeatmapOptions()
+    verb: str = "heatmap"
+
+    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+        """See `Verb`."""
+        return {"forms": list(self.forms), **asdict(self.options)}
+
+    def signature(self, slide: CohortSlide, tree: Tree) -> str:
+        """See `Verb`."""
+        return "".join(document_signature(tree.store(slide), node) for node in self._nodes(slide, tree))
+
+    def _nodes(self, slide: CohortSlide, tree: Tree) -> Iterator[str]:
+        names = [self.run] if self.run else files_at(tree.store(slide)).list("predictions")
+        yield from (f"predictions/{name}" for name in names if name != "zarr.json")
+
+    def fingerprint(self, slide: CohortSlide) -> str:
+        """See `Verb`."""
+        return ""
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        """See `Verb`."""
+        store = _finished(slide, tree)
+        made = heatmap(store, run=self.run or None, output=tree.heatmaps, forms=self.forms, options=self.options)
+        outputs = tuple(_below(str(path), tree) for path in made.paths)
+        sizes = [tree.files.size(path) or 0 for path in outputs]
+        return Outcome(tiles=len(store), bytes=sum(sizes), outputs=outputs)
+
+
+@dataclass(frozen=True)
+class VerifyVerb:
+    """Check each store."""
+
+    sample: int = 32
+    verb: str = "verify"
+    run: str = ""
+
+    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+        """See `Verb`."""
+        return {"sample": self.sample}
+
+    def signature(self, slide: CohortSlide, tree: Tree) -> str:
+        """See `Verb`."""
+        return document_signature(tree.store(slide))
+
+    def fingerprint(self, slide: CohortSlide) -> str:
+        """See `Verb`."""
+        return ""
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        """See `Verb`."""
+        location = tree.store(slide)
+        if not TileStore.is_store(location):
+            raise Skipped("it has no tiles yet")
+        problems = verify(location, sample=self.sample)
+        if problems:
+            more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+            return Outcome("failed", problems[0] + more, StoreError.exit_code)
+        return replace(tiled(TileStore(location), tree), state="done", exit_code=0, outputs=())
+
+
+def _finished(slide: CohortSlide, tree: Tree) -> TileStore:
+    """Open the tiles of a slide, if it has any."""
+    try:
+        store = TileStore(tree.store(slide))
+    except StoreError as error:
+        if TileStore.is_store(tree.store(slide)):
+            raise Skipped(str(error)) from None
+        raise Skipped("it has no tiles: wsivit tile comes first") from None
+    if len(store) == 0:
+        raise Skipped("no tile of it has enough tissue")
+    return store
+
+
+def _below(location: str, tree: Tree) -> str:
+    """Return a location relative to the tree's root, or whole where it lies elsewhere."""
+    return location.removeprefix(f"{tree.root}/")
+
+
+def failure(error: WsivitError | OSError) -> Outcome:
+    """Sum up what went wrong."""
+    code = error.exit_code if isinstance(error, WsivitError) else 7
+    return Outcome("failed", " ".join(str(error).split()), code)
