@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOME = {
+    "Cohort": "wsivit.cohort",
+    "CohortOptions": "wsivit.cohort.options",
     "compare": "wsivit.compare",
     "demo": "wsivit.demo",
     "evaluate": "wsivit.evaluate",
@@ -29,6 +31,7 @@ _HOME = {
     "score_slides": "wsivit.export",
     "Slide": "wsivit.slide",
     "SlideOptions": "wsivit.data.slides",
+    "status": "wsivit.cohort",
     "tile": "wsivit.tiling",
     "TileGrid": "wsivit.grid",
     "TileOptions": "wsivit.tiling",
@@ -41,6 +44,9 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
+    from wsivit.cohort import Cohort as Cohort
+    from wsivit.cohort import status as status
+    from wsivit.cohort.options import CohortOptions as CohortOptions
     from wsivit.compare import compare as compare
     from wsivit.data.slides import SlideOptions as SlideOptions
     from wsivit.demo import demo as demo

@@ -27,6 +27,7 @@ VERBS = {
     "heatmap": ("results", "Draw a run's predictions over the slide, and export them."),
     "export": ("results", "Write a run's predictions in the form of another tool."),
     "score_slides": ("results", "Sum slides up in one table."),
+    "status": ("cohorts", "Tell how far a cohort is, slide by slide."),
     "verify": ("stores", "Check a store against its journal and checksums."),
     "demo": ("demo", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.options import CohortOptions
@@ -20,7 +21,6 @@ from wsivit.heatmap import DEFAULT_FORMS
 from wsivit.manifest import CohortSlide, find_slides
 from wsivit.predict import PredictOptions
 from wsivit.progress import progress_bar
-from wsivit.slide import JpegColor, Reader
 from wsivit.tiling import TileOptions
 from wsivit.tiling.fill import OnBadTile
 
@@ -73,26 +73,43 @@ class Cohort:
         if there is not None and inside:
             self.slides = there.slides()
         else:
-            self.slides = find_slides(named, {slide.source: slide.id for slide in self.tree.slides()})
+            self.slides = find_slides(named, self.tree.names())
         self.options, self._progress = options, progress
 
     def tile(
         self,
         options: TileOptions = TileOptions(),
         *,
-        slide_mpp: float | None = None,
-        reader: Reader = "auto",
-        jpeg_color: JpegColor = "auto",
+        opening: Mapping[str, Any] = {},
         on_bad_tile: OnBadTile = "skip",
+        overwrite: bool = False,
     ) -> CohortResult:
-        """Tile each slide into ``slides/<id>.zarr``; see `wsivit.tile`."""
-        return self._run(TileVerb(options, reader, jpeg_color, slide_mpp, on_bad_tile))
+        """Tile each slide into ``slides/<id>.zarr``; see `wsivit.tile`.
+
+        Parameters
+        ----------
+        options : TileOptions
+        opening : mapping
+            ``slide_mpp``, and options of `wsivit.open_slide`; a scale in the table of slides goes before it.
+        on_bad_tile : {"skip", "fail"}
+        overwrite : bool
+            Do all of it anew.
+        """
+        return self._run(TileVerb(options, tuple(opening.items()), on_bad_tile), again=overwrite)
 
     def predict(
-        self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()
+        self,
+        model: PathLike,
+        *,
+        name: str | None = None,
+        options: PredictOptions = PredictOptions(),
+        opening: Mapping[str, Any] = {},
     ) -> CohortResult:
-        """Run a model over the tiles of each slide; see `wsivit.predict`."""
-        return self._run(PredictVerb.of(os.fspath(model), name, options))
+        """Run a model over the tiles of each slide; see `wsivit.predict`.
+
+        The model is loaded once in each process. A slide without tiles is read where it is, as `wsivit.predict` does.
+        """
+        return self._run(PredictVerb.of(os.fspath(model), name, options, TileVerb(opening=tuple(opening.items()))))
 
     def heatmap(
         self,
@@ -108,11 +125,12 @@ class Cohort:
         """Check the tiles of each slide; see `wsivit.verify`."""
         return self._run(VerifyVerb(sample))
 
-    def _run(self, verb: Verb) -> CohortResult:
+    def _run(self, verb: Verb, *, again: bool = False) -> CohortResult:
         bench, ledger = Bench(verb, self.tree), Ledger(self.tree.files)
+        again = again or self.options.again
         chosen = self._chosen()
         known = ledger.read(verb.verb, verb.run)
-        jobs = choose(bench, chosen, known, again=self.options.again, retry_failed=self.options.retry_failed)
+        jobs = choose(bench, chosen, known, again=again, retry_failed=self.options.retry_failed)
         jobs = jobs[: self.options.limit]
         result = CohortResult(verb.verb, self.tree.root, len(chosen), tuple(jobs), ())
         self.tree.take_up(self.slides)

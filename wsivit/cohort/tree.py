@@ -67,6 +67,10 @@ class Tree:
         """Slides of the cohort so far; none where there is none yet."""
         return read_slides(posixpath.join(self.root, COHORT)) if self.is_there else []
 
+    def names(self) -> dict[str, str]:
+        """Names of the slides so far, by where they are; of those that are there still."""
+        return {slide.source: slide.id for slide in self.slides() if not _is_gone(slide.source)}
+
     def take_up(self, slides: Sequence[CohortSlide]) -> None:
         """Add slides to the cohort.
 

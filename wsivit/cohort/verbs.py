@@ -5,19 +5,21 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from wsivit.cohort.inputs import document_signature, signature
 from wsivit.cohort.ledger import State
 from wsivit.cohort.tree import Tree
-from wsivit.errors import StoreError, UnreadableTilesError, WsivitError
+from wsivit.errors import StoreError, UnreadableTilesError, UsageError, WsivitError
 from wsivit.export import Form, HeatmapOptions
 from wsivit.heatmap import DEFAULT_FORMS, heatmap
 from wsivit.manifest import CohortSlide
-from wsivit.predict import PredictOptions, predict
-from wsivit.scoring import run_name
-from wsivit.slide import JpegColor, Reader, Slide, open_slide
+from wsivit.predict import PredictOptions, Predictor
+from wsivit.runs import CONTRACT
+from wsivit.scoring.card import Card
+from wsivit.slide import Slide, open_slide
 from wsivit.store import Status, TileStore
 from wsivit.store.documents import read_journal
 from wsivit.store.files import files_at
@@ -74,9 +76,7 @@ class TileVerb:
     """Tile each slide."""
 
     options: TileOptions = TileOptions()
-    reader: Reader = "auto"
-    jpeg_color: JpegColor = "auto"
-    slide_mpp: float | None = None
+    opening: tuple[tuple[str, Any], ...] = ()
     on_bad_tile: OnBadTile = "skip"
     verb: str = "tile"
     run: str = ""
@@ -111,16 +111,16 @@ class TileVerb:
         """Open a slide."""
         if not slide.path:
             raise Skipped("only its store is known, there is no slide to tile")
-        opening = self._opening(slide)
-        return open_slide(slide.path, mpp=opening["slide_mpp"], reader=self.reader, jpeg_color=self.jpeg_color)
+        how = self._opening(slide)
+        return open_slide(slide.path, mpp=how.pop("slide_mpp"), **how)
 
     def tiler(self, slide: CohortSlide, *, anew: bool) -> Tiler:
         """Return what tiles it."""
         return Tiler(self.options, slide.annotations or None, self.on_bad_tile, anew)
 
     def _opening(self, slide: CohortSlide) -> dict[str, Any]:
-        mpp = self.slide_mpp if slide.mpp is None else slide.mpp
-        return {"slide_mpp": mpp, "reader": self.reader, "jpeg_color": self.jpeg_color}
+        how = {"slide_mpp": None, **dict(self.opening)}
+        return how if slide.mpp is None else {**how, "slide_mpp": slide.mpp}
 
 
 def tiled(store: TileStore, tree: Tree, why: str = "") -> Outcome:
@@ -149,19 +149,19 @@ class PredictVerb:
     model: str
     run: str
     options: PredictOptions = PredictOptions()
+    slides: TileVerb = TileVerb()
     verb: str = "predict"
 
     @classmethod
-    def of(cls, model: str, name: str | None, options: PredictOptions) -> PredictVerb:
-        """Name the predictions like the model's folder, unless they have a name."""
-        return cls(model, name or run_name(model), options)
+    def of(cls, model: str, name: str | None, options: PredictOptions, slides: TileVerb) -> PredictVerb:
+        """Name the predictions like the model, unless they have a name."""
+        return cls(model, Predictor(model, name=name, options=options).name, options, slides)
 
     def parameters(self, slide: CohortSlide) -> dict[str, Any]:
         """See `Verb`."""
-        how = asdict(self.options)
-        for machine in ("device", "batch_size", "overwrite"):
-            how.pop(machine, None)
-        return {"model": signature(posixpath.join(self.model, "wsivit.json")), **how}
+        how = {key: value for key, value in asdict(self.options).items() if key not in _MACHINE}
+        folder = signature(posixpath.join(self.model, CONTRACT))
+        return {"model": f"{self.model} {folder}".rstrip(), **how}
 
     def signature(self, slide: CohortSlide, tree: Tree) -> str:
         """See `Verb`."""
@@ -173,11 +173,33 @@ class PredictVerb:
 
     def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
         """See `Verb`."""
-        store = _finished(slide, tree)
         options = replace(self.options, overwrite=self.options.overwrite or anew)
-        predicted = predict(self.model, store, name=self.run, options=options)
-        node = f"{_below(store.url, tree)}/predictions/{self.run}"
-        return replace(tiled(predicted, tree), outputs=(f"{node}/zarr.json",))
+        predictor = _predictor(self.model, self.run, options)
+        if TileStore.is_store(tree.store(slide)) or not slide.path:
+            predicted = predictor(_finished(slide, tree))
+        else:
+            predicted = predictor(_finished(slide, tree, self._coordinates(slide, tree, predictor.card)))
+        node = f"{'features' if options.features else 'predictions'}/{self.run}"
+        outputs = (f"{_below(predicted.url, tree)}/{node}/zarr.json",)
+        return replace(tiled(predicted, tree), outputs=outputs)
+
+    def _coordinates(self, slide: CohortSlide, tree: Tree, card: Card) -> TileStore:
+        """Make a store of coordinates only, as the model wants them."""
+        if card.mpp is None:
+            raise UsageError("the model was trained on pictures without a scale: tile the slides first")
+        options = TileOptions(mpp=card.mpp, tile_size=card.tile_size, codec="none")
+        with self.slides.open(slide) as opened:
+            return Tiler(options).tile(opened, tree.place(slide)).store
+
+
+_MACHINE = ("device", "batch_size", "overwrite")
+"""Options that do not change what comes out."""
+
+
+@lru_cache(maxsize=1)
+def _predictor(model: str, name: str, options: PredictOptions) -> Predictor:
+    """Load a model once for all slides that this process is given."""
+    return Predictor(model, name=name, options=options)
 
 
 @dataclass(frozen=True)
@@ -246,10 +268,10 @@ class VerifyVerb:
         return replace(tiled(TileStore(location), tree), state="done", exit_code=0, outputs=())
 
 
-def _finished(slide: CohortSlide, tree: Tree) -> TileStore:
+def _finished(slide: CohortSlide, tree: Tree, made: TileStore | None = None) -> TileStore:
     """Open the tiles of a slide, if it has any."""
     try:
-        store = TileStore(tree.store(slide))
+        store = made or TileStore(tree.store(slide))
     except StoreError as error:
         if TileStore.is_store(tree.store(slide)):
             raise Skipped(str(error)) from None

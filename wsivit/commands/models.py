@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from wsivit import compare as _compare
@@ -9,6 +10,8 @@ from wsivit import evaluate as _evaluate
 from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit.cli import Report
+from wsivit.cohort import CohortOptions
+from wsivit.commands.cohorts import many_slides, told
 from wsivit.commands.shared import FLAT, MANY, OUTPUT, QUIET, Opening, documented_by
 from wsivit.data.slides import SlideOptions
 from wsivit.evaluate import EvaluateOptions
@@ -74,16 +77,19 @@ def compare(
 @documented_by(_predict)
 def predict(
     model: str,
-    source: str,
+    source: Annotated[list[str], MANY],
     *,
     output: Annotated[str | None, OUTPUT] = None,
     name: str | None = None,
     options: Annotated[PredictOptions, FLAT] = PredictOptions(),
     opening: Annotated[Opening, FLAT] = Opening(),
+    many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
+    if cohort := many_slides(source, output, many, quiet=quiet):
+        return told(cohort.predict(model, name=name, options=options, opening=asdict(opening)))
     predictor = Predictor(model, name=name, options=options)
-    slide = source if TileStore.is_store(source) else opening.open(source)
+    slide = source[0] if TileStore.is_store(source[0]) else opening.open(source[0])
     return Report(_tell_predictions(predictor.name, predictor(slide, output=output, progress=not quiet), options))
 
 

@@ -10,6 +10,8 @@ from wsivit import export as _export
 from wsivit import heatmap as _heatmap
 from wsivit import score_slides as _score_slides
 from wsivit.cli import Report
+from wsivit.cohort import CohortOptions
+from wsivit.commands.cohorts import many_slides, told
 from wsivit.commands.shared import FLAT, MANY, OUTPUT, documented_by
 from wsivit.export.options import Form, HeatmapOptions
 from wsivit.heatmap import DEFAULT_FORMS
@@ -19,15 +21,18 @@ FORMS = Parameter(name="--form", negative=(), consume_multiple=False)
 
 @documented_by(_heatmap)
 def heatmap(
-    store: str,
+    store: Annotated[list[str], MANY],
     *,
     run: str | None = None,
     png: str | None = None,
     output: Annotated[str | None, OUTPUT] = None,
     forms: Annotated[tuple[Form, ...], FORMS] = DEFAULT_FORMS,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
+    many: Annotated[CohortOptions, FLAT] = CohortOptions(),
 ) -> Report:
-    made = _heatmap(store, run=run, png=png, output=output, forms=forms, options=options)
+    if cohort := many_slides(store, output, many, quiet=True, png=png):
+        return told(cohort.heatmap(run=run, forms=forms, options=options))
+    made = _heatmap(store[0], run=run, png=png, output=output, forms=forms, options=options)
     return Report("\n".join([f"class    {made.class_name}", *(f"wrote    {path}" for path in made.paths)]))
 
 

@@ -12,7 +12,9 @@ from cyclopts import Parameter
 from wsivit import info as _info
 from wsivit import tile as _tile
 from wsivit.cli import Report
-from wsivit.commands.shared import FLAG, FLAT, OUTPUT, QUIET, Opening, documented_by, pair
+from wsivit.cohort import CohortOptions
+from wsivit.commands.cohorts import many_slides, told
+from wsivit.commands.shared import FLAG, FLAT, MANY, OUTPUT, QUIET, Opening, documented_by, pair
 from wsivit.errors import UnreadableTilesError, UsageError
 from wsivit.slide import SlideInfo
 from wsivit.store import Status, TileStore
@@ -37,7 +39,7 @@ def info(
 
 @documented_by(_tile)
 def tile(
-    slide: str,
+    slide: Annotated[list[str], MANY],
     *,
     output: Annotated[str, OUTPUT] = ".",
     options: Annotated[TileOptions, FLAT] = TileOptions(),
@@ -46,12 +48,16 @@ def tile(
     annotations: str | None = None,
     on_bad_tile: Literal["skip", "fail"] = "skip",
     overwrite: Annotated[bool, FLAG] = False,
+    many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
+    options = _at_magnification(options, mag)
+    if cohort := many_slides(slide, output, many, quiet=quiet, annotations=annotations):
+        return told(cohort.tile(options, on_bad_tile=on_bad_tile, overwrite=overwrite, opening=asdict(opening)))
     done = _tile(
-        opening.open(slide),
+        opening.open(slide[0]),
         output,
-        _at_magnification(options, mag),
+        options,
         annotations=annotations,
         on_bad_tile=on_bad_tile,
         overwrite=overwrite,
