@@ -185,7 +185,7 @@ class PredictVerb:
 
     def _coordinates(self, slide: CohortSlide, tree: Tree, card: Card) -> TileStore:
         """Make a store of coordinates only, as the model wants them."""
-        if card.mpp is None:
+        if card.mpp is None or card.tile_size is None:
             raise UsageError("the model was trained on pictures without a scale: tile the slides first")
         options = TileOptions(mpp=card.mpp, tile_size=card.tile_size, codec="none")
         with self.slides.open(slide) as opened:
@@ -271,7 +271,7 @@ class VerifyVerb:
 def _finished(slide: CohortSlide, tree: Tree, made: TileStore | None = None) -> TileStore:
     """Open the tiles of a slide, if it has any."""
     try:
-        store = made or TileStore(tree.store(slide))
+        store = TileStore(tree.store(slide)) if made is None else made
     except StoreError as error:
         if TileStore.is_store(tree.store(slide)):
             raise Skipped(str(error)) from None
