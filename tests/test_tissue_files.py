@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tissue_picture, write_slide
 from PIL import Image
 
 from wsivit.errors import UsageError
+from wsivit.export import export
+from wsivit.tiling import TileOptions, tile
 from wsivit.tissue import read_tissue, tissue_geojson
 
 SIZE = (1600, 1200)
@@ -32,6 +36,19 @@ def test_geojson_goes_out_and_comes_back(tmp_path: Path, form: str) -> None:
     back = read_tissue(path, (120, 160), SIZE)
     assert (back.mask & blob()).sum() / (back.mask | blob()).sum() > 0.985
     assert back.parameters["method"] == "polygons" and len(back.parameters["sha256"]) == 64
+
+
+def test_outlines_count_from_where_the_viewer_does(tmp_path: Path) -> None:
+    collection = tissue_geojson(blob(), (10, 10), view_origin=(120, 40))
+    path = tmp_path / "tissue.geojson.gz"
+    path.write_bytes(gzip.compress(json.dumps(collection).encode()))
+    back = read_tissue(path, (120, 160), SIZE, view_origin=(120, 40)).mask
+    assert (back & blob()).sum() / (back | blob()).sum() > 0.985
+    there = read_tissue(path, (120, 160), SIZE).mask
+    assert np.array_equal(np.roll(there, (4, 12), axis=(0, 1)), back)
+    path.write_bytes(b"not gzip")
+    with pytest.raises(UsageError, match="is not GeoJSON"):
+        read_tissue(path, (120, 160), SIZE)
 
 
 @pytest.mark.parametrize(("name", "high"), [("mask.png", 1), ("mask.png", 255), ("mask.jpg", 255)])
@@ -57,3 +74,18 @@ def test_wrong_files_are_told(tmp_path: Path) -> None:
     Image.new("L", (100, 100), 1).save(tmp_path / "square.png")
     with pytest.raises(UsageError, match="not the shape of the slide"):
         read_tissue(tmp_path / "square.png", (10, 10), SIZE)
+
+
+def test_a_stores_tissue_goes_to_qupath_and_comes_back(tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "s.tiff", tissue_picture(1500, 1200), tile=128)
+    first = tile(slide, tmp_path / "first").store
+    path = export(first, "tissue")
+    assert path.name == "s-tissue.geojson"
+    features = json.loads(path.read_text())["features"]
+    mask, downsample = first.tissue_mask
+    area = mask.sum() * downsample[0] * downsample[1] * 0.25 / 1e6
+    assert sum(f["properties"]["measurements"]["Area mm^2"] for f in features) == pytest.approx(area, rel=0.02)
+    again = tile(slide, tmp_path / "again", TileOptions(tissue=str(path))).store
+    assert again.parameters.tissue["method"] == "polygons" and again.parameters.tissue["file"] == path.name
+    back, _ = again.tissue_mask
+    assert (back & mask).sum() / (back | mask).sum() > 0.98

@@ -42,11 +42,12 @@ def export(
     Parameters
     ----------
     store : path or TileStore
-        A tile store with predictions.
+        A tile store, with predictions for all forms but ``tissue``.
     form : str
         ``geojson`` (tiles for QuPath), ``regions`` (merged regions for QuPath), ``overlay`` (colours alone, an RGBA
         OME-TIFF for QuPath), ``ome-tiff`` and ``ome-zarr`` (the score grid), ``csv`` (as WSInfer's), ``h5`` (as
         TRIDENT's and CLAM's), or a picture: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact``.
+        ``tissue`` is the outline of the tissue for QuPath, and needs no predictions.
     output : path or URL, optional
         The file, or an existing folder (a URL that ends in ``/``) to put it in under its usual name. Default: beside
         the store. GeoJSON is compressed if the name ends in ``.gz``.
@@ -76,6 +77,11 @@ def export(
         location = _place(opened, output, f"{safe_name(opened.parameters.slide_id)}.h5")
         with local_output(location) as path:
             _write_h5(opened, options, path)
+        return shown(location)
+    if form == "tissue":
+        location = _place(opened, output, f"{safe_name(opened.parameters.slide_id)}-tissue.geojson")
+        with local_output(location) as path:
+            _write_tissue(opened, path)
         return shown(location)
     heat = read_heat(opened, run, options.window, options.smoothing)
     return write(heat, form, _place(opened, output, file_name(heat, form, options)), options)
@@ -183,6 +189,7 @@ def _writers() -> dict[Form, _Writer]:
         "ome-zarr": _Writer(".ome.zarr", "all", lambda heat, _, path: ome_zarr.write_ome_zarr(heat, path)),
         "csv": _Writer(".csv", "all", lambda heat, _, path: tables.write_csv(heat, path)),
         "h5": _Writer(".h5", "all", lambda heat, options, path: _write_h5(heat.store, options, path, heat)),
+        "tissue": _Writer("-tissue.geojson", "all", lambda heat, _, path: _write_tissue(heat.store, path)),
     }
 
 
@@ -190,6 +197,13 @@ def _write_h5(store: TileStore, options: HeatmapOptions, path: Path, heat: Heat 
     from wsivit.export.tables import write_h5
 
     write_h5(store, path, heat, options.encoder)
+    return path
+
+
+def _write_tissue(store: TileStore, path: Path) -> Path:
+    from wsivit.export.geojson import write_tissue
+
+    write_tissue(store, path)
     return path
 
 

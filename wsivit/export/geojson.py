@@ -23,6 +23,8 @@ from shapely.geometry.base import BaseGeometry
 from wsivit.aggregate import ScoreGrid, check_threshold
 from wsivit.export.files import replacing
 from wsivit.export.source import Heat
+from wsivit.store import TileStore
+from wsivit.tissue import tissue_geojson
 
 
 def write_tiles(heat: Heat, path: Path) -> int:
@@ -58,6 +60,25 @@ def write_regions(heat: Heat, class_indexes: Sequence[int], threshold: float, pa
     found = [(k, region) for k in class_indexes for region in merged_regions(heat.scores, k, threshold)]
     _write_collection(heat, path, (_region_feature(heat, k, threshold, region) for k, region in found))
     return len(found)
+
+
+def write_tissue(store: TileStore, path: Path) -> int:
+    """Write the pieces of a store's tissue mask as QuPath annotations, holes kept, areas in mm²; return how many.
+
+    Edited, the file goes back in as ``--tissue`` of the next tiling.
+
+    Parameters
+    ----------
+    store : TileStore
+    path : Path
+        Compressed if its name ends in ``.gz``.
+    """
+    mask, downsample = store.tissue_mask
+    parameters = store.parameters
+    found = tissue_geojson(mask, downsample, parameters.slide_mpp, view_origin=parameters.slide_bounds[:2])
+    with _writing(path) as file:
+        file.write(_dumps(found) + "\n")
+    return len(found["features"])
 
 
 def merged_regions(scores: ScoreGrid, class_index: int, threshold: float) -> NDArray[Any]:

@@ -21,6 +21,7 @@ Form: TypeAlias = Literal[
     "ome-zarr",
     "csv",
     "h5",
+    "tissue",
 ]
 
 

@@ -62,7 +62,7 @@ def _find_tissue(slide: Slide, method: str) -> Tissue:
     scale, (width, height) = slide.scale, slide.dimensions
     overview = slide.survey(OVERVIEW_MPP)
     if Path(method).suffix:
-        return read_tissue(method, overview.pixels.shape[:2], slide.dimensions)
+        return read_tissue(method, overview.pixels.shape[:2], slide.dimensions, view_origin=slide.bounds[:2])
     tissue = find_tissue(overview.pixels, scale.mpp_x * width / overview.pixels.shape[1], method)
     if not overview.unreadable.any():
         return tissue

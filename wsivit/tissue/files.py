@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -21,18 +23,26 @@ from wsivit.tissue.masks import tissue_from_polygons
 GEOJSON_SUFFIXES = (".geojson", ".json")
 
 
-def read_tissue(path: str | Path, shape: tuple[int, int], slide_size: tuple[int, int]) -> Tissue:
+def read_tissue(
+    path: str | Path,
+    shape: tuple[int, int],
+    slide_size: tuple[int, int],
+    *,
+    view_origin: tuple[float, float] = (0.0, 0.0),
+) -> Tissue:
     """Read the tissue that a person drew: GeoJSON outlines, or a mask image of the whole slide.
 
     Parameters
     ----------
     path : path
-        ``.geojson`` or ``.json``: every area in it is tissue, in level-0 pixels. Anything else is an image,
-        black where there is no tissue, of any size in the slide's proportions.
+        ``.geojson`` or ``.json``, or one of them compressed as ``.gz``: every area in it is tissue, in level-0
+        pixels. Anything else is an image, black where there is no tissue, of any size in the slide's proportions.
     shape : (int, int)
         Height and width of the mask that outlines are filled into; an image keeps its own.
     slide_size : (int, int)
         Width and height of level 0.
+    view_origin : (float, float), optional
+        Where on the slide the outlines' origin lies: QuPath counts from the corner of the slide's bounds (MIRAX).
 
     Raises
     ------
@@ -44,23 +54,38 @@ def read_tissue(path: str | Path, shape: tuple[int, int], slide_size: tuple[int,
         content = source.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the tissue mask {path}: {error.strerror}") from error
-    if source.suffix.lower() in GEOJSON_SUFFIXES:
-        tissue = _from_geojson(source, content, shape, slide_size)
+    if is_outline(source):
+        tissue = _from_geojson(source, content, Frame(shape, slide_size, view_origin))
     else:
         tissue = Tissue(_from_image(source, slide_size), None, {"method": "image"})
     identity = {"file": source.name, "sha256": hashlib.sha256(content).hexdigest()}
     return replace(tissue, parameters={**tissue.parameters, **identity})
 
 
-def _from_geojson(source: Path, content: bytes, shape: tuple[int, int], slide_size: tuple[int, int]) -> Tissue:
+def is_outline(path: str | Path) -> bool:
+    """Tell outlines from a mask image by the file's name."""
+    return Path(Path(path).stem if Path(path).suffix.lower() == ".gz" else path).suffix.lower() in GEOJSON_SUFFIXES
+
+
+class Frame(NamedTuple):
+    """The mask that outlines are filled into, on a slide whose outlines count from `origin`."""
+
+    shape: tuple[int, int]
+    slide_size: tuple[int, int]
+    origin: tuple[float, float]
+
+
+def _from_geojson(source: Path, content: bytes, frame: Frame) -> Tissue:
     try:
-        document = json.loads(content)
+        document = json.loads(gzip.decompress(content) if source.suffix.lower() == ".gz" else content)
         features = document if isinstance(document, list) else [document]
         geometries = [shapely.from_geojson(json.dumps(feature)) for feature in features]
-    except (ValueError, shapely.errors.GEOSException) as error:
+        moved = shapely.transform(np.array(geometries), lambda xy: xy + np.asarray(frame.origin))
+    except (ValueError, OSError, EOFError, zlib.error, shapely.errors.GEOSException) as error:
         raise UsageError(f"{source} is not GeoJSON: {error}") from error
     try:
-        return tissue_from_polygons(geometries, shape, (slide_size[0] / shape[1], slide_size[1] / shape[0]))
+        scale = (frame.slide_size[0] / frame.shape[1], frame.slide_size[1] / frame.shape[0])
+        return tissue_from_polygons(moved, frame.shape, scale)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from error
 
@@ -83,7 +108,11 @@ def _from_image(source: Path, slide_size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def tissue_geojson(
-    mask: NDArray[np.bool_], downsample: tuple[float, float], mpp: tuple[float, float] | None = None
+    mask: NDArray[np.bool_],
+    downsample: tuple[float, float],
+    mpp: tuple[float, float] | None = None,
+    *,
+    view_origin: tuple[float, float] = (0.0, 0.0),
 ) -> dict[str, Any]:
     """Turn a mask into GeoJSON for QuPath: one annotation per piece, with its area where the scale is known.
 
@@ -94,6 +123,8 @@ def tissue_geojson(
         Level-0 pixels per mask pixel, x and y.
     mpp : (float, float) or None
         Microns per level-0 pixel.
+    view_origin : (float, float), optional
+        Where on the slide the outlines' origin shall lie: QuPath counts from the corner of the slide's bounds (MIRAX).
 
     Returns
     -------
@@ -105,6 +136,7 @@ def tissue_geojson(
         properties: dict[str, Any] = {"objectType": "annotation", "classification": {"name": "Tissue"}}
         if mpp is not None:
             properties["measurements"] = {"Area mm^2": round(piece.area * mpp[0] * mpp[1] / 1e6, 6)}
-        geometry = json.loads(shapely.to_geojson(piece))
+        seen = shapely.transform(piece, lambda xy: np.round(xy - np.asarray(view_origin), 2))
+        geometry = json.loads(shapely.to_geojson(seen))
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     return {"type": "FeatureCollection", "features": features}
