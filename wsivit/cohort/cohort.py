@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +11,10 @@ from typing import Any
 
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.options import CohortOptions
+from wsivit.cohort.parts import is_large, write_own
 from wsivit.cohort.result import CohortResult
 from wsivit.cohort.serial import in_turn
+from wsivit.cohort.spread import spread
 from wsivit.cohort.tree import Tree
 from wsivit.cohort.verbs import HeatmapVerb, PredictVerb, TileVerb, Verb, VerifyVerb
 from wsivit.cohort.work import Bench, Job, choose
@@ -95,7 +98,8 @@ class Cohort:
         overwrite : bool
             Do all of it anew.
         """
-        return self._run(TileVerb(options, tuple(opening.items()), on_bad_tile), again=overwrite)
+        verb = TileVerb(options, tuple(opening.items()), on_bad_tile, self.options.threads)
+        return self._run(verb, again=overwrite)
 
     def predict(
         self,
@@ -128,7 +132,7 @@ class Cohort:
     def _run(self, verb: Verb, *, again: bool = False) -> CohortResult:
         bench, ledger = Bench(verb, self.tree), Ledger(self.tree.files)
         again = again or self.options.again
-        chosen = self._chosen()
+        chosen = self._chosen(bench)
         known = ledger.read(verb.verb, verb.run)
         jobs = choose(bench, chosen, known, again=again, retry_failed=self.options.retry_failed)
         jobs = jobs[: self.options.limit]
@@ -142,16 +146,28 @@ class Cohort:
         return replace(result, records=tuple(known[slide.id] for slide in chosen if slide.id in known))
 
     def _done(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Record]:
-        return in_turn(bench, jobs)
+        if self.options.workers or self.options.address:
+            return spread(bench, jobs, self.options)
+        part, n = self.options.part()
+        large = [job for job in jobs if n > 1 and is_large(bench, job, self.options.split_gb)]
+        return itertools.chain(
+            (record for job in large if (record := write_own(bench, job, part, n))),
+            in_turn(bench, [job for job in jobs if job not in large]),
+        )
 
-    def _chosen(self) -> list[CohortSlide]:
+    def _chosen(self, bench: Bench) -> list[CohortSlide]:
         pattern = self.options.only
         chosen = [slide for slide in self.slides if pattern is None or fnmatchcase(slide.id, pattern)]
         if not chosen:
             names = ", ".join(slide.id for slide in self.slides[:3])
             raise UsageError(f"no slide is called {pattern}; there are {names}{', …' if len(self.slides) > 3 else ''}")
-        part, parts = self.options.part()
-        return chosen[part::parts]
+        part, n = self.options.part()
+        if n == 1:
+            return chosen
+        # Every task of an array has its share of the large slides, and all of its share of the others.
+        large = [is_large(bench, Job(slide, ""), self.options.split_gb) for slide in chosen]
+        rest = itertools.count()
+        return [slide for slide, big in zip(chosen, large, strict=True) if big or next(rest) % n == part]
 
 
 def status(cohort: PathLike) -> dict[str, list[Record]]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
+from wsivit.credentials import scrub
 from wsivit.manifest.folders import LEDGER
 from wsivit.store.files import Files
 
@@ -39,6 +40,8 @@ class Record:
         Why not ``done``.
     exit_code : int
         That the verb would have ended with on this slide alone.
+    passing : bool
+        A failure that is not the slide's own, such as a full disk: it is tried again unasked.
     tiles, unreadable : int
     bytes : int
         Of what was made.
@@ -64,6 +67,7 @@ class Record:
     state: State = "not_started"
     reason: str = ""
     exit_code: int = 0
+    passing: bool = False
     tiles: int = 0
     unreadable: int = 0
     bytes: int = 0
@@ -78,7 +82,9 @@ class Record:
     outputs: tuple[str, ...] = ()
 
 
-COLUMNS = tuple(entry.name for entry in fields(Record) if entry.name not in ("signature", "parameters", "outputs"))
+COLUMNS = tuple(
+    entry.name for entry in fields(Record) if entry.name not in ("passing", "signature", "parameters", "outputs")
+)
 """What of a record is in the table."""
 
 
@@ -97,7 +103,7 @@ class Ledger:
     def write(self, record: Record) -> None:
         """Write a record in place of what was known of that slide and verb."""
         key = f"{LEDGER}/{_kind(record.verb, record.run)}/{record.slide_id}.json"
-        self._files.write(key, [json.dumps(asdict(record)).encode()])
+        self._files.write(key, [scrub(json.dumps(asdict(record))).encode()])
 
     def read(self, verb: str, run: str = "") -> dict[str, Record]:
         """Read all records of a verb, by slide; one that is damaged is as good as none."""

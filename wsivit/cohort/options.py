@@ -67,6 +67,13 @@ class CohortOptions:
             return None
         return self.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS") or None
 
+    @property
+    def threads(self) -> int | None:
+        """Threads for each slide: the machine's CPUs are shared out among local workers; a distant one has one each."""
+        if self.workers:
+            return max(1, (os.cpu_count() or 1) // self.workers)
+        return 1 if self.address else None
+
     def part(self) -> tuple[int, int]:
         """Which part of how many, counted from 0.
 

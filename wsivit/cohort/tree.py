@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wsivit.credentials import public
 from wsivit.errors import UsageError
 from wsivit.manifest import CohortSlide, read_slides
 from wsivit.store.files import files_at
@@ -94,7 +95,7 @@ class Tree:
             )
         for slide in slides:
             old = there.get(slide.id, slide)
-            if old.source != slide.source and not _is_gone(old.source):
+            if public(old.source) != public(slide.source) and not _is_gone(old.source):
                 raise UsageError(
                     f"{self.root} holds another slide called {slide.id}: {old.source} there, {slide.source} asked for; "
                     "choose another output, or another slide_id in a table"
@@ -113,8 +114,9 @@ def _table(slides: Sequence[CohortSlide], root: str) -> bytes:
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for slide in slides:
-        ours = {name: getattr(slide, name) for name in ("path", "patient", "site", "split", "annotations")}
-        store = (slide.store or f"slides/{slide.id}.zarr").removeprefix(f"{root}/")
+        ours = {name: getattr(slide, name) for name in ("patient", "site", "split")}
+        ours |= {name: public(getattr(slide, name)) for name in ("path", "annotations")}
+        store = public(slide.store or f"slides/{slide.id}.zarr").removeprefix(f"{public(root)}/")
         mpp = "" if slide.mpp is None else f"{slide.mpp:.17g}"
         writer.writerow({**slide.values, **ours, "slide_id": slide.id, "store": store, "slide_mpp": mpp})
     return text.getvalue().encode("utf-8", "surrogateescape")

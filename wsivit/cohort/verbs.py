@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from wsivit.cohort.inputs import document_signature, signature
 from wsivit.cohort.ledger import State
 from wsivit.cohort.tree import Tree
-from wsivit.errors import StoreError, UnreadableTilesError, UsageError, WsivitError
+from wsivit.errors import OutputError, RemoteError, StoreError, UnreadableTilesError, UsageError, WsivitError
 from wsivit.export import Form, HeatmapOptions
 from wsivit.heatmap import DEFAULT_FORMS, heatmap
 from wsivit.manifest import CohortSlide
@@ -39,6 +39,7 @@ class Outcome:
     state: State = "done"
     reason: str = ""
     exit_code: int = 0
+    passing: bool = False
     tiles: int = 0
     unreadable: int = 0
     bytes: int = 0
@@ -73,11 +74,12 @@ class Verb(Protocol):
 
 @dataclass(frozen=True)
 class TileVerb:
-    """Tile each slide."""
+    """Tile each slide, each with so many `threads`; None for as many as there are CPUs."""
 
     options: TileOptions = TileOptions()
     opening: tuple[tuple[str, Any], ...] = ()
     on_bad_tile: OnBadTile = "skip"
+    threads: int | None = None
     verb: str = "tile"
     run: str = ""
 
@@ -112,7 +114,9 @@ class TileVerb:
         if not slide.path:
             raise Skipped("only its store is known, there is no slide to tile")
         how = self._opening(slide)
-        return open_slide(slide.path, mpp=how.pop("slide_mpp"), **how)
+        opened = open_slide(slide.path, mpp=how.pop("slide_mpp"), **how)
+        opened.threads = self.threads or opened.threads
+        return opened
 
     def tiler(self, slide: CohortSlide, *, anew: bool) -> Tiler:
         """Return what tiles it."""
@@ -288,5 +292,6 @@ def _below(location: str, tree: Tree) -> str:
 
 def failure(error: WsivitError | OSError) -> Outcome:
     """Sum up what went wrong."""
-    code = error.exit_code if isinstance(error, WsivitError) else 7
-    return Outcome("failed", " ".join(str(error).split()), code)
+    code = error.exit_code if isinstance(error, WsivitError) else OutputError.exit_code
+    passing = isinstance(error, OutputError | RemoteError) or not isinstance(error, WsivitError)
+    return Outcome("failed", " ".join(str(error).split()), code, passing)

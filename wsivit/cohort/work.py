@@ -14,14 +14,13 @@ import wsivit
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.tree import Tree
 from wsivit.cohort.verbs import Outcome, Skipped, Verb, failure
-from wsivit.errors import OutputError, StoreLockedError, UsageError, WsivitError
+from wsivit.errors import StoreLockedError, UsageError, WsivitError
 from wsivit.manifest import CohortSlide
 from wsivit.store.documents import versions
 
-LOST = 1
-"""Exit code of what no verb returned from: its worker was lost, or it broke."""
-PASSING = (LOST, OutputError.exit_code)
-"""Exit codes of failures that are not the slide's own: they are tried again unasked."""
+
+class VersionError(UsageError):
+    """A worker of another version than who gives it work."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Bench:
             return Job(slide, changed or "asked to do it again", anew=True)
         if record.state == "running":
             return Job(slide, "was not finished")
-        if record.state == "failed" and (retry_failed or record.exit_code in PASSING):
+        if record.state == "failed" and (retry_failed or record.passing):
             return Job(slide, f"failed before: {record.reason}")
         gone = [path for path in record.outputs if self._is_gone(path)]
         return Job(slide, f"{gone[0]} is gone") if gone else None
@@ -136,10 +135,10 @@ class Bench:
 
         Raises
         ------
-        UsageError
+        VersionError
         """
         if self.version != wsivit.__version__:
-            raise UsageError(
+            raise VersionError(
                 f"worker {socket.gethostname()} has wsivit {wsivit.__version__}, the client {self.version}: "
                 "install the same on both"
             )

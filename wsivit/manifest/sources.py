@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wsivit.credentials import public
 from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.manifest.folders import slides_below
 from wsivit.manifest.ids import assign_ids
@@ -81,10 +82,10 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
     unique = {slide.source: (relative, slide) for relative, slide in reversed(found)}
     places = [(relative, slide) for relative, slide in found if unique.pop(slide.source, None)]
     _check_there([slide for _, slide in places])
-    unnamed = [(relative, slide.source) for relative, slide in places if not slide.id]
-    named = {slide.source: slide.id for _, slide in places if slide.id}
+    unnamed = [(relative, public(slide.source)) for relative, slide in places if not slide.id]
+    named = {public(slide.source): slide.id for _, slide in places if slide.id}
     ids = dict(zip((path for _, path in unnamed), assign_ids(unnamed, {**known, **named}), strict=True))
-    slides = [slide if slide.id else replace(slide, id=ids[slide.source]) for _, slide in places]
+    slides = [slide if slide.id else replace(slide, id=ids[public(slide.source)]) for _, slide in places]
     if not slides:
         raise UsageError(f"{', '.join(os.fspath(source) for source in sources)}: there is no slide")
     return slides
