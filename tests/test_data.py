@@ -203,7 +203,8 @@ def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path:
     side = np.where(np.arange(20) < 12, TRAIN, VALIDATION).astype(np.int8)
     assert near_duplicates(samples, np.flatnonzero(side == TRAIN), np.flatnonzero(side == VALIDATION)) == [(15, 2)]
     assert warnings_of(samples, Split(side, "planted", "region", (VALIDATION,))) == [
-        "1 validation pictures are near duplicates of training ones: 15/0 and 2/0"
+        "1 validation tiles lie beside training ones: leave out those between them",
+        "1 validation pictures are near duplicates of training ones: 15/0 and 2/0",
     ]
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from train_helpers import tissue, write_store
 
 from wsivit.data.adapter import load_samples
-from wsivit.data.audit import audit
+from wsivit.data.audit import audit, warnings_of
 from wsivit.data.cohort import read_cohort
 from wsivit.data.samples import Samples
 from wsivit.data.splits import TEST, TRAIN, VALIDATION, official_split, read_split, split_samples
@@ -122,6 +122,46 @@ def test_a_folder_in_the_hubs_format(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert np.array_equal(samples.read([place])[0], np.asarray(parts["test"][3]["image"]))
 
 
+def test_food101_of_the_hub_keeps_its_official_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["apple_pie", "sushi"])})
+    rng = np.random.default_rng(0)
+    parts = {
+        part: Dataset.from_dict(
+            {"image": [Image.fromarray(tissue(i % 2, 32, rng)) for i in range(n)], "label": [i % 2 for i in range(n)]},
+            features=features,
+        )
+        for part, n in (("train", 10), ("validation", 4))  # as the hub has it
+    }
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda name: asked.append(name) or DatasetDict(parts))
+    samples = load_samples(["food101"], side=32)
+    assert asked == ["ethz/food101"]
+    assert sides(samples) == {TRAIN: 10, TEST: 4}
+    split = official_split(samples, 0.2)
+    assert len(split.of(TEST)) == 4 and len(split.of(VALIDATION)) == 2 and len(split.of(TRAIN)) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "side"), [("val", VALIDATION), ("valid", VALIDATION), ("validation", VALIDATION), ("test", TEST)]
+)
+def test_a_part_goes_by_any_of_its_names(tmp_path: Path, name: str, side: int) -> None:
+    assert sides(load_samples([image_folder(tmp_path / "set", {"train": 2, name: 1})], side=32)) == {TRAIN: 4, side: 2}
+
+
+def test_sites_stay_whole(tmp_path: Path) -> None:
+    for i in range(6):
+        write_store(tmp_path, f"s{i}", columns=4, rows=2, size=8, seed=i)
+    (tmp_path / "cohort.csv").write_text("slide,site\n" + "".join(f"s{i},{'abc'[i // 2]}\n" for i in range(6)))
+    samples = load_samples([tmp_path / "cohort.csv"], "region")
+    split = split_samples(samples, 0.33, by="site")
+    sites = samples.per_source([source.site for source in samples.sources])
+    assert len(set(sites[split.of(VALIDATION)])) == 1
+    assert set(sites[split.of(TRAIN)]).isdisjoint(sites[split.of(VALIDATION)])
+
+
 def test_a_cohort_table_labels_whole_slides_and_names_patients(tmp_path: Path) -> None:
     for i, name in enumerate(("s1", "s2", "s3", "s4")):
         write_store(tmp_path, name, columns=4, rows=2, size=16, seed=i)
@@ -212,7 +252,12 @@ def test_a_file_may_split_regions_on_purpose(tmp_path: Path) -> None:
         "patient",
         "slide",
     ]
-    assert audit(samples, read_split(tmp_path / "halves.csv", samples, "region")) == []
+    split = read_split(tmp_path / "halves.csv", samples, "region")
+    assert audit(samples, split) == []
+    assert split.how == "read from halves.csv; test: other regions of the slides trained on"
+    assert [w for w in warnings_of(samples, split) if "beside" in w] == [
+        "8 test tiles lie beside training ones: leave out those between them"
+    ]
 
 
 def test_what_is_no_data_says_what_data_are(tmp_path: Path) -> None:

@@ -132,6 +132,19 @@ def test_weights_of_a_named_architecture_come_from_a_safetensors_file(tmp_path: 
     assert torch.equal(made.model.timm_model.conv1[0].weight, network.conv1[0].weight)
 
 
+def test_weights_of_a_transformers_architecture_come_from_a_safetensors_file(hub_vit: Path, tmp_path: Path) -> None:
+    other = ViTForImageClassification(ViTConfig.from_pretrained(hub_vit))
+    save_file(other.state_dict(), tmp_path / "w.safetensors")
+    made = create_classifier(str(hub_vit), CLASSES, weights=tmp_path / "w.safetensors")
+    assert torch.equal(made.model.vit.embeddings.cls_token, other.vit.embeddings.cls_token)
+    assert made.model(pixel_values=pixels(32)).logits.shape == (2, 3)
+    with pytest.raises(UsageError, match="safetensors"):
+        create_classifier(str(hub_vit), CLASSES, weights=tmp_path / "w.bin")
+    save_file({"elsewhere": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match=r"not the weights of a vit: vit\..* is not in it"):
+        create_classifier(str(hub_vit), CLASSES, weights=tmp_path / "other.safetensors")
+
+
 def test_from_scratch_keeps_timms_own_initialisation() -> None:
     torch.manual_seed(3)
     ours = create_classifier("test_resnet", CLASSES, pretrained=False).model.timm_model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,32 @@ def test_every_option_at_once_resumes_exactly_as_well(
     again = train([slides[1].path], output=tmp_path / "broken", **arguments)
     assert (tmp_path / "broken" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
     assert again.contract.model_fingerprint == whole.contract.model_fingerprint
+
+
+def test_what_was_chosen_is_said_recorded_and_logged(
+    slides: tuple[TileStore, TileStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Balance in the log, rules resolved in the record, an allowed leak on the card, TensorBoard, early stopping."""
+    store = slides[1]
+    lines = [f"two,{c}/{r},{'validation' if r < 2 else 'train'}" for c, r in zip(store.col, store.row, strict=True)]
+    (tmp_path / "split.csv").write_text("\n".join(["source,item,split", *lines]) + "\n")
+    options = replace(
+        QUICK, epochs=9, lr=1e-7, patience=1, ema=0.999, balance="weights", report_to="tensorboard",
+        split=str(tmp_path / "split.csv"), allow_leakage=True,
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "wsivit"):
+        run = train([store.path], label="region", model="test_vit", output=tmp_path / "run", options=options)
+    assert "classes count alike, by weights in the loss: stroma " in caplog.text
+    assert "2 of 127 tiles have no label and are left out" in caplog.text
+    recorded = run.contract.options
+    assert (recorded["augment"], recorded["layer_decay"], recorded["lr"]) == ("histology", 1.0, 1e-7)
+    assert [leak.split()[0] for leak in run.contract.split["leaks"]] == ["patient", "slide"]
+    assert "Leak, allowed on request" in (tmp_path / "run" / "README.md").read_text()
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert run.validation["memory_mb"] > 50
+    with pytest.raises(UsageError, match="--report-to carrier-pigeon"):
+        odd = replace(options, report_to="carrier-pigeon")
+        train([store.path], label="region", model="test_vit", output=tmp_path / "odd", options=odd)
 
 
 def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    _show_warnings()
+    _show_log()
     try:
         code = _run([word for word in words if word != "--debug"])
     except WsivitError as error:
@@ -97,10 +97,17 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _show_warnings() -> None:
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"wsivit: {'warning: ' if record.levelno >= logging.WARNING else ''}{record.getMessage()}"
+
+
+def _show_log() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("wsivit: warning: %(message)s"))
-    logging.getLogger("wsivit").addHandler(handler)
+    handler.setFormatter(_Plain())
+    logger = logging.getLogger("wsivit")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, code: int) -> int:

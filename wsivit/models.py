@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.runs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from wsivit.safety import NONSENSE, pickles_there, refuse_code
+from wsivit.safety import NONSENSE, pickles_there, refuse_code, safetensors_file
 from wsivit.weights import WEIGHTS, fetching, quiet_transformers, timm_weights
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def create_classifier(
     image_size : int, optional
         Side of the input in pixels; position embeddings are interpolated. By default the model's own.
     weights : path, optional
-        A ``.safetensors`` file for a timm architecture, in place of the weights that go with the name.
+        A ``.safetensors`` file for the architecture, in place of the weights that go with the name.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def create_classifier(
     library, resolved = library_of(name)
     if library == "timm":
         return _timm_classifier(resolved, classes, pretrained, image_size, weights)
-    return _transformers_classifier(resolved, classes, pretrained, image_size)
+    return _transformers_classifier(resolved, classes, pretrained, image_size, weights)
 
 
 def library_of(name: str) -> tuple[Literal["timm", "transformers"], str]:
@@ -242,16 +242,25 @@ def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> di
 # transformers ----------------------------------------------------------------------------------------
 
 
-def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool, image_size: int | None) -> Classifier:
+def _transformers_classifier(
+    name: str,
+    classes: Sequence[str],
+    pretrained: bool,
+    image_size: int | None,
+    weights: str | os.PathLike[str] | None,
+) -> Classifier:
     from transformers import AutoConfig, AutoModelForImageClassification
 
     with fetching(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **_label_maps(classes))
         refuse_code(config.to_dict(), name)
         native = getattr(config, "image_size", None)
-        if not pretrained and native is not None:
+        if not (pretrained or weights) and native is not None:
             config.image_size = native = image_size or native
-        if pretrained:
+        if weights is not None:
+            model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+            model = _with_weights(model, safetensors_file(Path(weights)))
+        elif pretrained:
             model = AutoModelForImageClassification.from_pretrained(
                 name, config=config, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False
             )
@@ -261,6 +270,23 @@ def _transformers_classifier(name: str, classes: Sequence[str], pretrained: bool
     if native is not None and preprocessing.image_size != native:
         model = _with_input_size(model, preprocessing.image_size)
     return Classifier(model, preprocessing)
+
+
+def _with_weights(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
+    """Return the same transformers model with the weights of a file, all but those of the head."""
+    made: Any = type(model).from_pretrained(
+        None,
+        config=model.config,
+        state_dict=load_file(weights),
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    loaded: PreTrainedModel = made[0]
+    info: dict[str, Any] = made[1]
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}."))
+    if missing:
+        raise UsageError(f"{weights}: not the weights of a {model.config.model_type}: {missing[0]} is not in it")
+    return loaded
 
 
 def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel:

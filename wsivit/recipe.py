@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from wsivit.data.splits import By
@@ -33,7 +33,7 @@ class TrainOptions:
     pretrained : bool
         Start from the weights that go with the model's name, not from scratch.
     weights : path, optional
-        A ``.safetensors`` file of weights for a timm architecture.
+        A ``.safetensors`` file of weights for the named architecture.
     image_size : int, optional
         Side of the model's input, in pixels; tiles are resized to it. Default: what the model was made for.
     augment : {"auto", "histology", "natural", "none"}
@@ -72,7 +72,7 @@ class TrainOptions:
     compile : bool
         Compile the model (torch.compile).
     report_to : str
-        Log to ``tensorboard``, ``wandb``, … as well, by transformers' own callbacks.
+        Log to ``tensorboard`` (in the run folder), ``wandb``, … as well, by transformers' own callbacks.
     allow_leakage : bool
         Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
     """
@@ -125,10 +125,16 @@ class TrainOptions:
         """Whether no weights are there to begin with."""
         return not (self.pretrained or self.weights)
 
-    @property
-    def learning_rate(self) -> float:
-        """The peak learning rate, chosen or by rule."""
-        return self.lr if self.lr is not None else 1e-3 if self.freeze or self.from_scratch else 1e-4
+    def resolved(self, *, of_slides: bool) -> TrainOptions:
+        """Choose by rule what was left open: learning rate, layer decay, augmentation."""
+        chosen: dict[str, Any] = {}
+        if self.lr is None:
+            chosen["lr"] = 1e-3 if self.freeze or self.from_scratch else 1e-4
+        if self.layer_decay is None:
+            chosen["layer_decay"] = 1.0 if self.from_scratch else 0.75
+        if self.augment == "auto":
+            chosen["augment"] = "histology" if of_slides else "natural"
+        return replace(self, **chosen)
 
     def recorded(self) -> dict[str, Any]:
         """What determines the result; not where and how fast it was computed."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from wsivit.credentials import scrub
 from wsivit.data.adapter import PICTURE_SIDE, load_samples
 from wsivit.data.audit import require_clean, warnings_of
-from wsivit.data.samples import Samples
+from wsivit.data.samples import Samples, StoreSource
 from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, official_split, read_split, split_samples, write_split
 from wsivit.errors import OutputExistsError, UsageError
@@ -108,6 +108,8 @@ def train(
     folder = Path(output)
     _require_free(folder)
     samples = load_samples(data, label, side=_picture_side(options), tiler=SlideTiler(folder / TILES, slides))
+    options = options.resolved(of_slides=any(source.patient for source in samples.sources))
+    _tell_unlabelled(samples)
     split = _split(samples, options)
     audited = _audit(samples, split, options)
 
@@ -210,7 +212,13 @@ def _contract(
         tile_size=samples.size,
         preprocessing=classifier.preprocessing,
         data=_provenance(samples, split),
-        split={"how": split.how, "by": split.by, **audited, "file": SPLIT},
+        split={
+            "how": split.how,
+            "by": split.by,
+            "other_regions": [SIDES[side] for side in split.by_region],
+            **audited,
+            "file": SPLIT,
+        },
         options=options.recorded(),
         versions=software_versions(),
         command=[Path(sys.argv[0]).name, *map(scrub, sys.argv[1:])],
@@ -298,21 +306,30 @@ def _trainer(
     from wsivit.trainer import TileTrainer
 
     train_set, held_out = (TileDataset(samples.take(split.of(side))) for side in (TRAIN, VALIDATION))
-    log.info("training on %s, balance: %s", train_set.samples.counts(), options.balance)
-    return TileTrainer(classifier, _recipe(samples, options), arguments, train_set, held_out)
+    trainer = TileTrainer(classifier, _recipe(options), arguments, train_set, held_out)
+    log.info("learning from %s; %s", _listed(train_set.samples.counts()), trainer.balance)
+    return trainer
 
 
-def _recipe(samples: Samples, options: TrainOptions) -> Recipe:
+def _tell_unlabelled(samples: Samples) -> None:
+    readable = sum(len(source.store.readable) for source in samples.sources if isinstance(source, StoreSource))
+    if readable > len(samples):
+        log.info("%d of %d tiles have no label and are left out", readable - len(samples), readable)
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def _recipe(options: TrainOptions) -> Recipe:
     from wsivit.trainer import Recipe
 
-    of_slides = any(source.patient for source in samples.sources)
-    augment = options.augment if options.augment != "auto" else "histology" if of_slides else "natural"
-    layer_decay = options.layer_decay if options.layer_decay is not None else 1.0 if options.from_scratch else 0.75
+    assert options.layer_decay is not None
     return Recipe(
-        augment=augment,
+        augment=options.augment,
         label_smoothing=options.label_smoothing,
         freeze=options.freeze,
-        layer_decay=layer_decay,
+        layer_decay=options.layer_decay,
         mixup=options.mixup,
         cutmix=options.cutmix,
         ema=options.ema,
@@ -321,12 +338,25 @@ def _recipe(samples: Samples, options: TrainOptions) -> Recipe:
     )
 
 
+def _require_reporting(name: str) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    known = get_available_reporting_integrations()
+    if name not in ("none", "all", *known):
+        raise UsageError(
+            f"--report-to {name}: is not installed, or unknown to transformers; here there are: "
+            f"{', '.join(known) or 'none'} (pip install tensorboard)"
+        )
+
+
 def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
     import torch
     from transformers import TrainingArguments
 
     from wsivit.models import device_for
 
+    assert options.lr is not None
+    _require_reporting(options.report_to)
     device = device_for(options.device)
     workers = options.workers
     if workers is None:
@@ -339,7 +369,7 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
         per_device_train_batch_size=options.batch_size,
         per_device_eval_batch_size=2 * options.batch_size,
         gradient_accumulation_steps=options.accumulate,
-        learning_rate=options.learning_rate,
+        learning_rate=options.lr,
         weight_decay=options.weight_decay,
         lr_scheduler_type="cosine",
         warmup_steps=options.epochs * -(-steps // options.accumulate) // 10,
@@ -358,6 +388,8 @@ def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
+        logging_nan_inf_filter=False,  # it waits for the GPU at every step, and hides what should be seen
         remove_unused_columns=False,
         label_names=["labels"],
         report_to=options.report_to,

@@ -57,6 +57,10 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
     found = [*_confounded(samples)]
     if TEST in split.by_region and (split.side == TEST).any():
         found.append("test tiles are other regions of slides that are trained on: they say nothing of other patients")
+    for side in split.by_region:
+        touching = count_overlaps(samples, split.of(TRAIN), split.of(side), grown=0.5)
+        if touching:
+            found.append(f"{touching} {SIDES[side]} tiles lie beside training ones: leave out those between them")
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
         if pairs:
@@ -147,8 +151,12 @@ def _association(samples: Samples, values: list[str]) -> float:
     return float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))
 
 
-def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64]) -> int:
-    """How many held-out tiles share tissue with a training tile of the same slide."""
+def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64], *, grown: float = -1e-3) -> int:
+    """How many held-out tiles share tissue with a training tile of the same slide.
+
+    Each counts as `grown` by so many level-0 pixels: tiles that only touch share no tissue, and a thousandth of a pixel
+    is far below any overlap; half a pixel more finds those that touch.
+    """
     from shapely import STRtree, box
 
     count = 0
@@ -157,9 +165,8 @@ def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.
         ours, theirs = (_boxes(samples, side[prints[side] == slide]) for side in (train, held))
         if not len(ours) or not len(theirs):
             continue
-        # Tiles that only touch share no tissue; a thousandth of a pixel is far below any overlap.
-        inner = box(theirs[:, 0] + 1e-3, theirs[:, 1] + 1e-3, theirs[:, 2] - 1e-3, theirs[:, 3] - 1e-3)
-        hits = STRtree(box(*ours.T)).query(inner, predicate="intersects")
+        asked = box(*(theirs + np.array([-grown, -grown, grown, grown])).T)
+        hits = STRtree(box(*ours.T)).query(asked, predicate="intersects")
         count += len(np.unique(hits[0]))
     return count
 

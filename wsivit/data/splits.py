@@ -146,8 +146,11 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
         raise UsageError(
             f"{path}: says nothing about {len(missing)} pictures, the first is {missing[0][1]} of {missing[0][0]}"
         )
-    by_region = (VALIDATION, TEST) if by == "region" else ()
-    return Split(np.array(sides, np.int8), f"read from {Path(path).name}", "file", by_region)
+    side = np.array(sides, np.int8)
+    by_region = tuple(code for code in (VALIDATION, TEST) if by == "region" and (side == code).any())
+    shared = " and ".join(SIDES[code] for code in by_region)
+    how = f"read from {Path(path).name}" + (f"; {shared}: other regions of the slides trained on" if shared else "")
+    return Split(side, how, "file", by_region)
 
 
 def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
 from wsivit.data.augment import augmentation, normalise, resize
@@ -106,6 +107,16 @@ class TileTrainer(Trainer):
         self._step, self._batch = -1, 0
         frequency = train.samples.frequency()
         self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if recipe.balance == "weights" else None
+
+    @property
+    def balance(self) -> str:
+        """How classes that are not equally common are made to count, in words."""
+        if self.recipe.balance == "sampling":
+            return "classes count alike: they are drawn equally often"
+        if self.class_weights is None:
+            return "every picture counts alike (--balance none)"
+        weights = zip(self.learned.classes, self.class_weights.tolist(), strict=True)
+        return f"classes count alike, by weights in the loss: {', '.join(f'{n} {w:.2f}' for n, w in weights)}"
 
     def keep_average(self, checkpoint: str | None) -> None:
         """Average the weights over the steps, from a checkpoint on."""
@@ -240,6 +251,9 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
         trainer.keep_average(checkpoint)
     if trainer.recipe.patience:
         trainer.add_callback(EarlyStoppingCallback(trainer.recipe.patience))
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(folder / "tensorboard")  # its own default names the machine
     trainer.add_callback(Curves(folder))
     trainer.add_callback(Progress(progress))
     trainer.add_callback(Sealing())
