@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from wsivit.predict import predict
 from wsivit.runs import Contract
 from wsivit.store import TileStore
 from wsivit.train import RunResult, TrainOptions, train
+from wsivit.trainer import TileTrainer
 
 QUICK = TrainOptions(pretrained=False, image_size=48, epochs=3, batch_size=16, lr=2e-3, workers=0, device="cpu")
 
@@ -167,22 +169,35 @@ def test_every_option_at_once_resumes_exactly_as_well(
 
 
 def test_what_was_chosen_is_said_recorded_and_logged(
-    slides: tuple[TileStore, TileStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    slides: tuple[TileStore, TileStore],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Balance in the log, rules resolved in the record, an allowed leak on the card, TensorBoard, early stopping."""
     store = slides[1]
     lines = [f"two,{c}/{r},{'validation' if r < 2 else 'train'}" for c, r in zip(store.col, store.row, strict=True)]
     (tmp_path / "split.csv").write_text("\n".join(["source,item,split", *lines]) + "\n")
     options = replace(
-        QUICK, epochs=9, lr=1e-7, patience=1, ema=0.999, balance="weights", report_to="tensorboard",
+        QUICK, epochs=9, lr=None, patience=1, balance="weights", report_to="tensorboard",
         split=str(tmp_path / "split.csv"), allow_leakage=True,
     )  # fmt: skip
+    losses = iter(range(1, 10))
+    whole = TileTrainer.evaluation_loop
+
+    def worse_every_time(self: TileTrainer, *args: Any, **kwargs: Any) -> Any:
+        found = whole(self, *args, **kwargs)
+        return found._replace(metrics=found.metrics | {f"{kwargs['metric_key_prefix']}_loss": float(next(losses))})
+
+    monkeypatch.setattr(TileTrainer, "evaluation_loop", worse_every_time)
     with caplog.at_level(logging.INFO, "wsivit"):
         run = train([store.path], label="region", model="test_vit", output=tmp_path / "run", options=options)
     assert "classes count alike, by weights in the loss: stroma " in caplog.text
     assert "2 of 127 tiles have no label and are left out" in caplog.text
     recorded = run.contract.options
-    assert (recorded["augment"], recorded["layer_decay"], recorded["lr"]) == ("histology", 1.0, 1e-7)
+    assert (recorded["augment"], recorded["layer_decay"], recorded["lr"]) == ("histology", 1.0, 1e-3)
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) == 3, "it stops after the second epoch"
+    assert run.validation["epoch"] == 1
     assert [leak.split()[0] for leak in run.contract.split["leaks"]] == ["patient", "slide"]
     assert "Leak, allowed on request" in (tmp_path / "run" / "README.md").read_text()
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))

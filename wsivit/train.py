@@ -339,7 +339,7 @@ def _recipe(options: TrainOptions) -> Recipe:
 
 
 def _require_reporting(name: str) -> None:
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     known = get_available_reporting_integrations()
     if name not in ("none", "all", *known):
