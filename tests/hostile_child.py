@@ -22,6 +22,8 @@ from wsivit.commands import slides  # noqa: F401 - loaded before the fork
 from wsivit.errors import StoreError
 from wsivit.store import Status, TileStore
 
+LATE = "found to be damaged when it is read"
+
 
 def serve() -> None:
     for line in sys.stdin:
@@ -90,8 +92,15 @@ def digests(folder: Path) -> dict[str, str | None]:
     for index in range(len(store)):
         place = f"{store.x0[index]}_{store.y0[index]}"
         readable = store.status[index] != Status.UNREADABLE
-        shown[place] = hashlib.sha1(store.read([index])).hexdigest() if readable else None
+        shown[place] = _digest(store, index) if readable else None
     return shown
+
+
+def _digest(store: TileStore, index: int) -> str:
+    try:
+        return hashlib.sha1(store.read([index])).hexdigest()
+    except StoreError:
+        return LATE
 
 
 if __name__ == "__main__":

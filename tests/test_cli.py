@@ -143,6 +143,8 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),
         (["predict", "norun", "STORE"], 2, "norun"),
         (["predict", ".", "STORE"], 8, "wsivit train makes one"),
+        (["predict", ".", "STORE", "--batch-size", "0"], 2, "batch_size"),
+        (["predict", ".", "STORE", "--engine", "tpu"], 2, "--engine"),
     ],
 )
 def test_a_mistake_gives_one_clear_line_and_its_code(

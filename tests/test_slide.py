@@ -183,6 +183,7 @@ def shift(picture: np.ndarray, reference: np.ndarray) -> float:
         (5.0, "dct", 2.0),
         (6.5, "dct", 3.1),  # 1/4, resampled
         (9.0, "dct", 3.1),
+        (12.5, "dct", 4.1),  # 1/8, resampled
         (2.0, "area", 0.51),
         (6.5, "area", 0.4),
         (1.3, "area", 0.4),
@@ -197,7 +198,7 @@ def test_reduced_pixels_agree_with_the_area_average(real_slide, factor: float, d
     box = tuple(i * factor - start for i, start in ((x, 900), (y, 1700), (x + size, 900), (y + size, 1700)))
     reference = area_reference(full, box, (size, size))
     assert np.abs(tile - reference).mean() < error
-    assert shift(tile, reference) < 0.01
+    assert shift(tile, reference) < (0.02 if plan.reduce == 8 else 0.01)
 
 
 @pytest.mark.parametrize("reader", ["openslide", "tiffslide"])

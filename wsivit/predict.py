@@ -15,6 +15,7 @@ from wsivit.parallel import map_ordered
 from wsivit.runs import software_versions
 from wsivit.scoring import Card, Model, Scorer, ScoringOptions, open_model
 from wsivit.scoring.fit import check_fit
+from wsivit.scoring.options import Engine, Precision  # noqa: F401 - types of inherited fields, looked up here
 from wsivit.scoring.stores import first_tiles, predictions_of, write_features, write_scores
 from wsivit.slide import Slide
 from wsivit.store import TileStore

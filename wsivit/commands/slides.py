@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -18,7 +18,7 @@ from wsivit.commands.shared import FLAG, FLAT, MANY, OUTPUT, QUIET, Opening, doc
 from wsivit.errors import UnreadableTilesError, UsageError
 from wsivit.slide import SlideInfo
 from wsivit.store import Status, TileStore
-from wsivit.tiling import TileOptions, Tiling
+from wsivit.tiling import OnBadTile, TileOptions, Tiling
 
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
@@ -46,7 +46,7 @@ def tile(
     mag: Annotated[float | None, MAG] = None,
     opening: Annotated[Opening, FLAT] = Opening(),
     annotations: str | None = None,
-    on_bad_tile: Literal["skip", "fail"] = "skip",
+    on_bad_tile: OnBadTile = "skip",
     overwrite: Annotated[bool, FLAG] = False,
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,

@@ -107,7 +107,7 @@ def plan_read(
     fraction. Otherwise the coarsest that is still finer than the request is resampled by area; a fraction only where it
     is 1.5 times finer or more. Pixels are then within 0.01 pixels of their place, and differ from the exact area
     average of the level by 0.4 grey levels on average on dense tissue; by up to 2 where 1/2 is resampled further, by up
-    to 3 where 1/4 is. ``downscale="area"`` never decodes a fraction.
+    to 3 where 1/4 is, by up to 4 (and 0.02 pixels) where 1/8 is. ``downscale="area"`` never decodes a fraction.
 
     Parameters
     ----------

@@ -20,9 +20,10 @@ import numpy as np
 
 from wsivit.slide.base import Backend
 from wsivit.slide.isolated import ERRORS, receive, send
-from wsivit.slide.native import NativeBackend, NativeTiles
+from wsivit.slide.native import NativeBackend
 from wsivit.slide.opening import open_backend
 from wsivit.slide.preflight import check_slide
+from wsivit.slide.tiled import JpegTiles
 
 Answer: TypeAlias = tuple[dict[str, Any], bytes | memoryview]
 
@@ -52,15 +53,15 @@ class Server:
             "reason": reason,
             "facts": {**asdict(facts), "properties": dict(facts.properties)},
             "block_sizes": [self._backend.block_size(level) for level in levels],
-            "native_tiles": [self._shape(level) for level in levels],
+            "streams": [self._shape(level) for level in levels],
         }, b""
 
-    def _native_tiles(self, level: int) -> NativeTiles | None:
-        return self._backend.native_tiles(level) if isinstance(self._backend, NativeBackend) else None
+    def _streams(self, level: int) -> JpegTiles | None:
+        return self._backend.streams(level) if isinstance(self._backend, NativeBackend) else None
 
     def _shape(self, level: int) -> tuple[int, int, int, int] | None:
-        tiles = self._native_tiles(level)
-        return None if tiles is None else (tiles.tile_width, tiles.tile_height, tiles.n_cols, tiles.n_rows)
+        tiles = self._streams(level)
+        return None if tiles is None else (tiles.block_width, tiles.block_height, tiles.n_cols, tiles.n_rows)
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Answer:
         """Decode one block."""
@@ -69,10 +70,20 @@ class Server:
             return {"blank": True}, b""
         return {"blank": False, "shape": pixels.shape}, np.ascontiguousarray(pixels).reshape(-1).data
 
-    def jpeg(self, level: int, col: int, row: int) -> Answer:
-        """Return one compressed tile."""
-        tiles = self._native_tiles(level)
-        stream = None if tiles is None else tiles.jpeg(col, row)
+    def counts(self, level: int) -> Answer:
+        """Compressed bytes of every tile of a level."""
+        tiles = self._streams(level)
+        return {}, b"" if tiles is None else tiles.counts.tobytes()
+
+    def stream(self, level: int, col: int, row: int) -> Answer:
+        """Return one compressed tile that can be decoded, or say what is wrong with it."""
+        tiles = self._streams(level)
+        try:
+            stream = None if tiles is None else tiles.stream(col, row)
+            if tiles is not None:
+                tiles.decode(col, row, 8)
+        except (ValueError, OSError) as error:
+            return {"wrong": str(error)}, b""
         return {"blank": stream is None}, stream or b""
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import tifffile
 
+from wsivit.errors import SlideError, UsageError
 from wsivit.remote import is_url
 from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.remote import remote_file
@@ -18,6 +20,7 @@ from wsivit.slide.source import ByteSource, LocalFile
 _ENDS = 1 << 16
 _BLOCK = 1 << 12
 _BLOCKS = 64
+_READ = 1 << 20
 
 
 def fingerprint(path: str) -> str:
@@ -28,6 +31,72 @@ def fingerprint(path: str) -> str:
     parts = sorted(_file_digest(file) for file in _files(path))
     digest = parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(parts)).digest()
     return f"sha256:{digest.hex()}"
+
+
+def check_sha256(path: str, wanted: str | None) -> str:
+    """Compute a slide's checksum and compare it.
+
+    Parameters
+    ----------
+    path : str
+        A slide; of one that is several files the checksum is that of the lines that ``sha256sum`` writes of them,
+        sorted by name.
+    wanted : str or None
+        64 hex digits, or the path of a file as ``sha256sum`` writes it; ``"record"`` to only compute it, None not to.
+
+    Returns
+    -------
+    str
+        64 hex digits; empty with None.
+
+    Raises
+    ------
+    SlideError
+        If the slide's is another.
+    UsageError
+        If `wanted` is none of that, or does not name the slide.
+    """
+    if wanted is None:
+        return ""
+    expected = None if wanted == "record" else _expected(path, wanted)
+    found = sha256(path)
+    if expected is not None and found != expected:
+        raise SlideError(f"{path}: its sha256 is {found}, not {expected}: these are not the bytes that were meant")
+    return found
+
+
+def _expected(path: str, wanted: str) -> str:
+    """The checksum that is meant: itself, or that of a line that names the slide."""
+    if re.fullmatch("[0-9a-fA-F]{64}", wanted):
+        return wanted.lower()
+    try:
+        lines = Path(wanted).read_text(errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UsageError(f"--sha256 takes 64 hex digits, a file of checksums or 'record', not {wanted!r}") from error
+    name = PurePosixPath(path.replace("\\", "/")).name
+    for line in lines:
+        digits, _, named = line.partition(" ")
+        if re.fullmatch("[0-9a-fA-F]{64}", digits) and PurePosixPath(named.lstrip(" *")).name == name:
+            return digits.lower()
+    raise UsageError(f"{wanted} has no sha256 of {name}")
+
+
+def sha256(path: str) -> str:
+    """Checksum of all bytes of a slide; see `check_sha256`."""
+    named = sorted(((PurePosixPath(file.name).name, file) for file in _files(path)), key=lambda pair: pair[0])
+    digests = [_whole_digest(file) for _, file in named]
+    if len(digests) == 1:
+        return digests[0]
+    lines = "".join(f"{digest}  {name}\n" for digest, (name, _) in zip(digests, named, strict=True))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _whole_digest(source: ByteSource) -> str:
+    digest = hashlib.sha256()
+    with source.open() as file:
+        while block := file.read(_READ):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _files(path: str) -> list[ByteSource]:

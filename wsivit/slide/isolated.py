@@ -153,7 +153,7 @@ class IsolatedBackend:
         self.name: str = hello["name"]
         self.reason: str = hello["reason"]
         self.facts = _facts(hello["facts"])
-        self._copied: list[list[int] | None] = hello["native_tiles"]
+        self._streams: list[list[int] | None] = hello["streams"]
         self._job["reader"] = self.name  # chosen once
 
     def _decoder(self) -> _Decoder:
@@ -169,18 +169,17 @@ class IsolatedBackend:
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`; `SlideError` where the process dies of it."""
-        answer, payload = self._decoder().ask({"do": "block", "arguments": [level, col, row, reduce]})
+        answer, payload = self.ask("block", level, col, row, reduce)
         return None if answer["blank"] else np.frombuffer(payload, np.uint8).reshape(answer["shape"])
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """See `NativeBackend.native_tiles`."""
-        shape = self._copied[level]
-        return None if shape is None else _IsolatedTiles(self, level, shape)
+        shape = self._streams[level]
+        return None if shape is None else NativeTiles(_Streams(self, level, shape))
 
-    def jpeg(self, level: int, col: int, row: int) -> bytes | None:
-        """See `NativeTiles.jpeg`."""
-        answer, payload = self._decoder().ask({"do": "jpeg", "arguments": [level, col, row]})
-        return None if answer["blank"] else payload
+    def ask(self, what: str, *arguments: int) -> tuple[dict[str, Any], bytes]:
+        """Ask this process's decoder."""
+        return self._decoder().ask({"do": what, "arguments": arguments})
 
     def close(self) -> None:
         """End this process's decoder; the next read starts another."""
@@ -190,16 +189,21 @@ class IsolatedBackend:
         slot.decoder = None
 
 
-class _IsolatedTiles(NativeTiles):
+class _Streams:
     """The compressed tiles of a level, from the other process."""
 
     def __init__(self, backend: IsolatedBackend, level: int, shape: list[int]) -> None:
-        self._backend, self._level = backend, level
-        self.tile_width, self.tile_height, self.n_cols, self.n_rows = shape
+        self._backend, self.number = backend, level
+        self.block_width, self.block_height, self.n_cols, self.n_rows = shape
+        _, counts = backend.ask("counts", level)
+        self.counts = np.frombuffer(counts, np.int64)
 
-    def jpeg(self, col: int, row: int) -> bytes | None:
-        """See `NativeTiles.jpeg`."""
-        return self._backend.jpeg(self._level, col, row)
+    def stream(self, col: int, row: int) -> bytes | None:
+        """See `JpegTiles.stream`."""
+        answer, payload = self._backend.ask("stream", self.number, col, row)
+        if "wrong" in answer:
+            raise ValueError(answer["wrong"])
+        return None if answer["blank"] else payload
 
 
 def _facts(plain: dict[str, Any]) -> SlideFacts:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_TABLE = b"\xff\xdb"
 _SOS, _COM = 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
 _RESTARTS_AND_END = frozenset((*range(0xD0, 0xD8), 0xD9))
@@ -61,6 +62,24 @@ def read_header(data: bytes) -> JpegHeader:
         at += 2 + length
     precision, height, width, components = frame
     return JpegHeader(b"".join(kept), min(at, end), width, height, components, precision)
+
+
+def check_jpeg2000(data: bytes, width: int, height: int) -> None:
+    """Check that a JPEG 2000 stream is whole and of a size, before a decoder believes what it says of itself.
+
+    Raises
+    ------
+    ValueError
+        If it is not: decoders fill up what is missing.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    if start < 0 or start + 24 > len(data):
+        raise ValueError("no JPEG 2000 start marker")
+    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+    if (right - left, bottom - top) != (width, height):
+        raise ValueError(f"JPEG 2000 is {right - left}x{bottom - top}, its directory says {width}x{height}")
+    if EOI not in data[-16:]:
+        raise ValueError("JPEG 2000 is cut short (no end marker)")
 
 
 def adobe_marker(rgb: bool) -> bytes:
@@ -119,6 +138,8 @@ class Normaliser:
             )
         if header.scan + 4 > len(tile):
             raise ValueError("JPEG has no image data")
+        if _TABLE not in self.prefix and _TABLE not in header.segments:
+            raise ValueError("JPEG has no quantization table")
         marker = tile[header.scan : header.scan + 2]
         return tile[: header.scan + 2], self.prefix + header.segments + marker
 

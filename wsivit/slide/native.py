@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import tifffile
@@ -14,11 +15,25 @@ from wsivit.slide.base import JpegColor, Pixels, SlideFacts, UnreadableBlockErro
 from wsivit.slide.jpeg import EOI
 from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
-from wsivit.slide.tiled import JpegTiles, cut_unwritten, tiled_level
+from wsivit.slide.tiled import JpegTiles, tiled_level
 
 _NDPI_FOCUS = 65424
 # What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+class JpegStreams(Protocol):
+    """Where the compressed tiles of one level come from: the file, or the process that reads it."""
+
+    number: int
+    block_width: int
+    block_height: int
+    n_cols: int
+    n_rows: int
+    counts: NDArray[np.int64]
+
+    def stream(self, col: int, row: int) -> bytes | None:
+        """See `JpegTiles.stream`."""
 
 
 class NativeTiles:
@@ -30,7 +45,7 @@ class NativeTiles:
     n_cols, n_rows : int
     """
 
-    def __init__(self, tiles: JpegTiles) -> None:
+    def __init__(self, tiles: JpegStreams) -> None:
         self._tiles = tiles
         self.tile_width, self.tile_height = tiles.block_width, tiles.block_height
         self.n_cols, self.n_rows = tiles.n_cols, tiles.n_rows
@@ -47,6 +62,8 @@ class NativeTiles:
             stream = self._tiles.stream(col, row)
             if stream is not None and EOI not in stream[-16:]:
                 raise ValueError("JPEG is cut short (no end marker)")
+        except SlideError:  # the process that decodes has died: no matter of one tile
+            raise
         except (ValueError, OSError) as error:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
@@ -83,7 +100,6 @@ class NativeBackend:
                 pages = _level_pages(tiff)
                 size0 = (pages[0].imagewidth, pages[0].imagelength)
                 self.tiled = [tiled_level(page, size0, source, n, color) for n, page in enumerate(pages)]
-                cut_unwritten(self.tiled, source)
                 self.facts = SlideFacts(
                     format=tiff_format(tiff),
                     levels=tuple(tiled.level for tiled in self.tiled),
@@ -105,8 +121,13 @@ class NativeBackend:
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """The level's compressed tiles where each is a JPEG of its own."""
+        streams = self.streams(level)
+        return None if streams is None else NativeTiles(streams)
+
+    def streams(self, level: int) -> JpegTiles | None:
+        """The level, where its tiles are JPEGs of their own."""
         tiled = self.tiled[level]
-        return NativeTiles(tiled) if isinstance(tiled, JpegTiles) else None
+        return tiled if isinstance(tiled, JpegTiles) else None
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""

@@ -57,7 +57,7 @@ def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
         with source.open() as file:
             start = file.read(512)
             _check_start(start)
-            doubts = check_tiff(file, source.size, start, max_pixels)
+            doubts, source.size = check_tiff(file, source.size, start, max_pixels)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
     except LimitError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, TypeAlias
+from typing import IO, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
 _SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
+_TAIL = 1 << 16
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB, _EXTRA, _FORMAT = 278, 284, 322, 323, 330, 338, 339
 _TILE_INDEX, _STRIP_INDEX = (324, 325), (273, 279)
@@ -25,6 +26,21 @@ _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
 
 Integers: TypeAlias = NDArray[np.int64]
+
+
+class Findings(NamedTuple):
+    """What the check of a TIFF brought to light.
+
+    Attributes
+    ----------
+    doubts : tuple of str
+        What is odd without making the file unreadable, such as tiles beyond its end.
+    end : int
+        Where its data end: its size, or the beginning of the zeros that a broken-off copy ends in.
+    """
+
+    doubts: tuple[str, ...]
+    end: int
 
 
 @dataclass
@@ -38,11 +54,12 @@ class _Directory:
 class _Tiff:
     """A file read as far as its directories; every complaint names what is wrong and where.
 
-    `doubts` are oddities that a reader may survive: they do not condemn the file.
+    `doubts` are oddities that a reader may survive: they do not condemn the file. `end` is where it ends, or was never
+    written on: behind it uncompressed pixels would pass for black.
     """
 
     def __init__(self, file: IO[bytes], size: int, start: bytes) -> None:
-        self.file, self.size = file, size
+        self.file, self.size, self.end = file, size, size
         self.doubts: list[str] = []
         self.order = "<" if start[:2] == b"II" else ">"
         self.big = start[2:4] in (b"+\0", b"\0+")
@@ -69,6 +86,8 @@ class _Tiff:
                 continue  # listed twice below another
             if seen and self._is_void(at):
                 self.doubts.append(f"the TIFF directory at {at} is empty: what follows it is lost")
+                written = self._written()
+                self.end = min(self.end, written) if written <= at else self.end
                 continue
             seen.add(at)
             if len(seen) > _MOST_DIRECTORIES:
@@ -78,6 +97,18 @@ class _Tiff:
             waiting += [(place, False) for place in below if place]
             waiting += [(following, in_chain)] if following else []
             yield directory
+
+    def _written(self) -> int:
+        """Where the zeros begin that the file ends in; its size where it ends in none."""
+        end = self.size
+        while end > 0:
+            start = max(0, end - _TAIL)
+            self.file.seek(start)
+            written = self.file.read(end - start).rstrip(b"\0")
+            if written:
+                return start + len(written)
+            end = start
+        return 0
 
     def _is_void(self, at: int) -> bool:
         return at + 8 <= self.size and self.unpack("Q" if self.big else "H", at, "TIFF directory") == (0,)
@@ -139,15 +170,14 @@ class _Tiff:
         return np.frombuffer(raw, f"{self.order}u{_SIZES[kind]}").astype(np.int64)
 
 
-def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> tuple[str, ...]:
+def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> Findings:
     """Check a TIFF's directories: inside the file, no loops, index as long as the picture needs, 8-bit RGB or grey.
 
     A file that is no TIFF passes.
 
     Returns
     -------
-    tuple of str
-        What is odd without making the file unreadable, such as tiles beyond its end.
+    Findings
 
     Raises
     ------
@@ -157,19 +187,20 @@ def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> tup
         If the largest picture has more pixels than `max_pixels`.
     """
     if start[:2] not in (b"II", b"MM") or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+", start[2:3], b""):
-        return ()
+        return Findings((), size)
     if size < 8:
         raise SlideError(f"a TIFF of {size} bytes: truncated")
     tiff = _Tiff(file, size, start)
     directories = list(tiff.directories())
     areas = [_check_size(tiff, directory) for directory in directories]
+    tiff.size = tiff.end
     largest = directories[areas.index(max(areas))]
     check_pixels(max(areas), max_pixels)
     _check_pixels(tiff, largest, areas.count(max(areas)))
     if not tiff.ndpi:
         _check_data(tiff, largest)
         tiff.doubts += [doubt for other in directories if other is not largest for doubt in _doubts(tiff, other)]
-    return tuple(dict.fromkeys(tiff.doubts))
+    return Findings(tuple(dict.fromkeys(tiff.doubts)), tiff.end)
 
 
 def check_pixels(pixels: int, most: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +24,7 @@ from wsivit.slide.base import (
     reducible,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import Normaliser, join_stripes
+from wsivit.slide.jpeg import Normaliser, check_jpeg2000, join_stripes
 from wsivit.slide.source import ByteSource
 
 _JPEG = 7
@@ -38,7 +37,6 @@ _CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate
 _RGB = 2
 _PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
 _BLOCK_ROWS = 256
-_TAIL = 1 << 16
 _ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
 
 
@@ -52,14 +50,12 @@ class TiledLevel(ABC):
     n_cols, n_rows : int
     counts : ndarray of int64
         Compressed bytes of each tile, in reading order; 0 for a blank one.
-    end : int
-        Where the file's data end: its size, or where it was never written on.
     """
 
     compression: str
 
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
-        self.source, self.number, self.end = source, number, source.size
+        self.source, self.number = source, number
         self.block_width, self.block_height = page.tilewidth, page.tilelength
         self.n_cols = -(-page.imagewidth // page.tilewidth)
         self.n_rows = -(-page.imagelength // page.tilelength)
@@ -107,8 +103,8 @@ class TiledLevel(ABC):
         offset, count = self.offsets.item(index), self.counts.item(index)
         if count == 0:
             return None
-        if offset + count > self.end:
-            raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of its data ({self.end})")
+        if offset + count > self.source.size:
+            raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
         return self.source.read(offset, count)
 
 
@@ -202,6 +198,13 @@ class Jpeg2000Tiles(CodecTiles):
         pixels = self._wavelets(col, row, reduce) if reduce > 1 and self.wavelets else super().decode(col, row, reduce)
         return ycbcr_to_rgb(pixels) if self.ycbcr and pixels is not None else pixels
 
+    def compressed(self, index: int) -> bytes | None:
+        """A whole stream of the tile's size; see `TiledLevel.compressed`."""
+        stored = super().compressed(index)
+        if stored is not None:
+            check_jpeg2000(stored, self.block_width, self.block_height)
+        return stored
+
     def _wavelets(self, col: int, row: int, reduce: int) -> Pixels | None:
         """One tile without its finest wavelet levels."""
         stored = self.compressed(row * self.n_cols + col)
@@ -237,31 +240,6 @@ def tiled_level(
         raise SlideError(f"its JPEG tables are damaged: {error}") from error
     names = (getattr(value, "name", value) for value in (page.compression, page.photometric, page.planarconfig))
     raise SlideError(f"its tiles are {' '.join(map(str, names))}")
-
-
-def zeros_from(source: ByteSource) -> int:
-    """Where the zeros begin that a file ends in; its size where it ends in none."""
-    end = source.size
-    while end > 0:
-        start = max(0, end - _TAIL)
-        written = source.read(start, end - start).rstrip(b"\0")
-        if written:
-            return start + len(written)
-        end = start
-    return 0
-
-
-def cut_unwritten(levels: Sequence[TiledLevel], source: ByteSource) -> None:
-    """Find where an uncompressed slide was never written on: where a whole level of it is zeros, and the finest is not.
-
-    Compressed tiles show that of themselves; uncompressed ones would pass for black.
-    """
-    if len(levels) < 2 or {level.compression for level in levels} != {"none"}:
-        return
-    zeros = zeros_from(source)
-    if levels[0].offsets.min() < zeros <= max(int(level.offsets.min()) for level in levels[1:]):
-        for level in levels:
-            level.end = zeros
 
 
 def decode_jpeg(stream: bytes, width: int, height: int, reduce: int) -> Pixels:

@@ -16,6 +16,8 @@ from wsivit.errors import StoreError
 from wsivit.grid import TileGrid
 
 FORMAT = 1
+_ADDED = {"slide_sha256"}
+"""Fields that stores written before they were thought of lack."""
 
 
 class Status(IntEnum):
@@ -67,6 +69,8 @@ class StoreParameters:
         With which options of ``open_slide`` the slide was opened.
     slide_bounds : (int, int, int, int)
         The part of the slide that was scanned, ``x, y, width, height`` in level-0 pixels; all zero: the whole slide.
+    slide_sha256 : str
+        Checksum of all bytes of the slide, where one was asked for; else empty.
 
     Raises
     ------
@@ -93,6 +97,7 @@ class StoreParameters:
     shard_tiles: int = 1024
     opening: dict[str, Any] = field(default_factory=dict)
     slide_bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
+    slide_sha256: str = ""
 
     def __post_init__(self) -> None:
         size = self.grid.tile_size
@@ -132,7 +137,7 @@ class StoreParameters:
             When fields are missing or unknown: the store is of another version, or damaged.
         """
         names = {entry.name for entry in fields(cls)}
-        missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
+        missing, unknown = sorted(names - set(values) - _ADDED), sorted(set(values) - names)
         if missing or unknown:
             raise StoreError(
                 f"store parameters do not fit this version of wsivit: missing {missing}, unknown {unknown};"
@@ -150,7 +155,9 @@ class StoreParameters:
         return [
             f"{name}: {_short(mine.get(name))} there, {_short(theirs.get(name))} asked for"
             for name in dict.fromkeys([*mine, *theirs])
-            if name != "slide_path" and mine.get(name) != theirs.get(name)
+            if name != "slide_path"
+            and mine.get(name) != theirs.get(name)
+            and not (name == "slide_sha256" and "" in (mine.get(name), theirs.get(name)))  # not asked for
         ]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from wsivit.tiling.fill import OnBadTile
 from wsivit.tiling.made import Made
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.run import LABEL, Place, Tiler, Tiling, tile
 
-__all__ = ["LABEL", "Made", "Place", "TileOptions", "Tiler", "Tiling", "tile"]
+__all__ = ["LABEL", "Made", "OnBadTile", "Place", "TileOptions", "Tiler", "Tiling", "tile"]

@@ -8,13 +8,17 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from wsivit.errors import UnreadableTilesError
+from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.progress import progress_bar
 from wsivit.slide import TileFailure
 from wsivit.store import StoreWriter
 from wsivit.tiling.source import MadeTile, TileSource
 
-OnBadTile: TypeAlias = Literal["skip", "fail"]
+Tiles: TypeAlias = Iterator[tuple[int, MadeTile | TileFailure]]
+OnBadTile: TypeAlias = Literal["skip", "skip-all", "fail"]
+
+HOPELESS = 1000
+"""Unreadable tiles in a row after which it is the slide, or the disk, that cannot be read, and not the tiles."""
 
 
 def write_shards(
@@ -24,7 +28,9 @@ def write_shards(
     failures: dict[int, str] = {}
     # One pass over all shards: what two of them need is decoded once, and no thread waits where one ends.
     tiles = np.concatenate([np.arange(0), *map(np.asarray, shards)])
-    stream = zip(tiles.tolist(), source.chunks(tiles), strict=True)
+    stream: Tiles = zip(tiles.tolist(), source.chunks(tiles), strict=True)
+    if on_bad_tile != "skip-all":
+        stream = _until_hopeless(stream, writer.parameters.slide_path)
     with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(shards)) as advance:
         for shard in shards:
             bad: dict[int, str] = {}
@@ -39,8 +45,21 @@ def write_shards(
     return failures
 
 
+def _until_hopeless(tiles: Tiles, path: str) -> Tiles:
+    """Pass tiles on until too many in a row cannot be read."""
+    in_a_row = 0
+    for index, tile in tiles:
+        in_a_row = in_a_row + 1 if isinstance(tile, TileFailure) else 0
+        if isinstance(tile, TileFailure) and in_a_row == HOPELESS:
+            raise SlideError(
+                f"{path}: given up after {HOPELESS} unreadable tiles in a row (the last: {tile.reason});"
+                " --on-bad-tile skip-all goes on"
+            )
+        yield index, tile
+
+
 def _tell(
-    tiles: Iterable[tuple[int, MadeTile | TileFailure]],
+    tiles: Tiles,
     bad: dict[int, str],
     sharpness: list[float | None],
     advance: Callable[[int], object],

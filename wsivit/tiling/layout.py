@@ -12,6 +12,7 @@ from wsivit.errors import UsageError
 from wsivit.grid import TileGrid
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide
+from wsivit.slide.fingerprint import check_sha256
 from wsivit.store import StoreParameters, TileTable
 from wsivit.tiling.blur import MEASURED_BEFORE, MEASURED_WHILE_MADE, SEEN_ON_OVERVIEW, TELLING, measure_blur
 from wsivit.tiling.options import TileOptions
@@ -47,6 +48,7 @@ class Layout:
 
 def lay_out(slide: Slide, options: TileOptions, *, progress: bool = False) -> Layout:
     """Decide which tiles of a slide are made, and how."""
+    sha256 = check_sha256(slide.path, options.sha256)
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
     grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     tissue = _find_tissue(slide, options.tissue)
@@ -55,7 +57,8 @@ def lay_out(slide: Slide, options: TileOptions, *, progress: bool = False) -> La
     if options.max_blur < 1:
         candidates = _in_focus(candidates, slide, plan, options.max_blur, progress)
     table = TileTable.from_grid(grid, candidates.col, candidates.row, candidates.fraction)
-    return Layout(plan, grid, tissue, table, candidates.qc, _parameters(slide, plan, grid, tissue, options))
+    parameters = replace(_parameters(slide, plan, grid, tissue, options), slide_sha256=sha256)
+    return Layout(plan, grid, tissue, table, candidates.qc, parameters)
 
 
 def _find_tissue(slide: Slide, method: str) -> Tissue:

@@ -49,6 +49,10 @@ class TileOptions:
         Use a level as it is when its scale is within this fraction of the one asked for; 0 forces exact resampling.
     downscale : {"dct", "area"}
         Halve inside the JPEG decoder (fast), or decode in full and average (exact).
+    sha256 : str, optional
+        Before anything else compare the slide's bytes with this checksum (64 hex digits, or a file as ``sha256sum``
+        writes it), or, with ``record``, only compute it. It is kept in the store. Nothing else shows every damage: of
+        bit-damaged JPEG tiles about a fifth decode without complaint.
     """
 
     mpp: float = 0.5
@@ -65,6 +69,7 @@ class TileOptions:
     quality: int = 90
     mpp_tolerance: float = 0.02
     downscale: Literal["dct", "area"] = "dct"
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):

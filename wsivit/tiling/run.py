@@ -80,8 +80,9 @@ def tile(
         Microns per pixel of the slide itself, where its file does not say or is wrong.
     annotations : path, optional
         QuPath GeoJSON or ASAP XML; becomes the label column ``region``.
-    on_bad_tile : {"skip", "fail"}
-        Record an unreadable tile and go on, or stop at the first one.
+    on_bad_tile : {"skip", "skip-all", "fail"}
+        Record an unreadable tile and go on, but give the slide up after 1,000 of them in a row; go on whatever comes;
+        or stop at the first one.
     overwrite : bool
         Replace a store made with other parameters or of another slide.
     progress : bool
@@ -94,7 +95,7 @@ def tile(
     Raises
     ------
     SlideError
-        The slide cannot be read.
+        The slide cannot be read, or is not the one of the checksum in the options.
     UsageError
         With a scale for a slide that is open already.
     ScaleError

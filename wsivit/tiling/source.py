@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
+from wsivit.slide.base import UnreadableBlockError
 from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
 from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
@@ -91,7 +92,7 @@ class TileSource:
                     for dx in range(nx)
                 ]
             )
-        except OSError as error:
+        except UnreadableBlockError as error:
             return TileFailure(str(error))
 
     def _blank(self, height: int, width: int) -> bytes:

@@ -1,0 +1,278 @@
+"""How near prediction comes to the speed of the bare model, and how that compares.
+
+    python predicting.py SLIDE [--model resnet50] [--rounds 2] [--device cpu] [--peers PYTHON]
+
+Every row is a process of its own that loads the model first, scores one batch, and is then timed: from the slide to the
+scores on the disk. "bare model" is the same network over and over on one batch that lies ready, which is the most that
+can be had. On a GPU (``--device cuda``) all rows calculate in the same precision, and a larger slide should be given.
+Rows take turns. The weights are random (speed does not depend on them) and the same for all: wsivit and the OpenSlide
+loop read one run folder, wsinfer a TorchScript file of it. Stitching and exports are in ``heatmaps.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROWS = (
+    "bare model",
+    "wsivit, from the slide",
+    "wsivit, from a store",
+    "wsivit, ONNX",
+    "wsivit, ONNX int8",
+    "OpenSlide + DataLoader",
+)
+PEERS = ("wsinfer",)
+CLASSES = ("other", "tumor")
+SIDE, BATCH = 224, 32
+
+
+def main() -> None:
+    """Make the run and the stores, measure every row in turn, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("slide")
+    parser.add_argument("--model", default="resnet50", help="a timm name")
+    parser.add_argument("--mpp", type=float, default=0.5)
+    parser.add_argument("--tiles", type=int, default=128, help="tiles of the bare model; all others score the slide's")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", nargs="*", default=ROWS)
+    parser.add_argument("--peers", help="a Python that has wsinfer")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(given)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        given.work = Path(folder)
+        prepare(given)
+        rows = [*given.rows, *(PEERS if given.peers else ())]
+        found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
+        for _ in range(given.rounds):
+            for row in rows:
+                found[row].append(in_process(row, given))
+                print(row, found[row][-1], file=sys.stderr, flush=True)
+        report(found, given)
+
+
+def prepare(given: argparse.Namespace) -> None:
+    """Write a run folder of random weights, a TorchScript of it, a store with pixels and one of coordinates."""
+    import torch
+
+    from wsivit import TileOptions, tile
+    from wsivit.models import create_classifier, save_classifier
+    from wsivit.runs import Contract
+
+    torch.manual_seed(0)
+    made = create_classifier(given.model, CLASSES, pretrained=False)
+    contract = Contract(given.model, CLASSES, "", given.mpp, SIDE, made.preprocessing, [], {}, {})
+    replace(contract, model_fingerprint=save_classifier(made, given.work / "run")).write(given.work / "run")
+    tile(given.slide, given.work / "pixels", TileOptions(mpp=given.mpp, tile_size=SIDE))
+    if given.peers:
+        write_zoo(made.model.timm_model.eval(), made.preprocessing, given)
+
+
+def write_zoo(network: Any, preprocessing: Any, given: argparse.Namespace) -> None:
+    """Write the network as the WSInfer zoo has its models."""
+    import torch
+
+    folder = given.work / "zoo"
+    folder.mkdir()
+    side = preprocessing.image_size
+    torch.jit.trace(network, torch.zeros(1, 3, side, side)).save(folder / "torchscript_model.pt")
+    normalise = {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}
+    config = {
+        "spec_version": "1.0",
+        "architecture": given.model,
+        "num_classes": len(CLASSES),
+        "class_names": list(CLASSES),
+        "patch_size_pixels": SIDE,
+        "spacing_um_px": given.mpp,
+        "transform": [
+            {"name": "Resize", "arguments": {"size": side}},
+            {"name": "ToTensor"},
+            {"name": "Normalize", "arguments": normalise},
+        ],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def in_process(row: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Measure one row in a process of its own."""
+    python = given.peers if row in PEERS else sys.executable
+    words = [python, __file__, given.slide, "--measure", row, "--work", str(given.work), "--model", given.model]
+    words += ["--mpp", str(given.mpp), "--tiles", str(given.tiles), "--device", given.device]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1]}
+    measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """Time one row: seconds by the clock, CPU seconds of the process and its children, tiles."""
+    run = MEASURED[given.measure.partition(",")[0]](given)
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    tiles = run()
+    return {"s": time.perf_counter() - wall, "cpu": cpu_seconds() - cpu, "tiles": tiles}
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def bare(given: argparse.Namespace) -> Callable[[], int]:
+    """The network, in its best memory format, on one batch that lies ready."""
+    import torch
+
+    scorer = make_scorer(given)
+    side = scorer.card.preprocessing.image_size
+    batch = torch.rand(BATCH, 3, side, side, device=scorer.device)
+    if scorer._network.convolves:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+
+    def run(steps: int = -(-given.tiles // BATCH)) -> int:
+        with torch.inference_mode(), scorer._arithmetic():
+            for _ in range(steps):
+                last = scorer._network(batch)
+            last.cpu()
+        return steps * BATCH
+
+    run(1)
+    return run
+
+
+def make_scorer(given: argparse.Namespace) -> Any:
+    """The run's network, ready."""
+    from wsivit.runs import Contract
+    from wsivit.scoring import Scorer, ScoringOptions, open_run
+
+    run = given.work / "run"
+    return Scorer(open_run(run, Contract.read(run)), ScoringOptions(batch_size=BATCH, device=given.device))
+
+
+def wsivit(given: argparse.Namespace) -> Callable[[], int]:
+    """Predict as the command does, its model loaded."""
+    from wsivit.predict import PredictOptions, Predictor
+
+    engine: Any = {"wsivit, ONNX": "onnx", "wsivit, ONNX int8": "onnx-int8"}.get(given.measure, "torch")
+    output = Path(tempfile.mkdtemp(dir=given.work))
+    device = "cpu" if engine != "torch" else given.device
+    options = PredictOptions(batch_size=BATCH, device=device, engine=engine)
+    predictor = Predictor(given.work / "run", name=output.name, options=options)
+    predictor.scorer(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
+    (stored,) = (given.work / "pixels").glob("*.zarr")
+    source: Any = given.slide if given.measure == "wsivit, from the slide" else stored
+    return lambda: len(predictor(source, output=output).readable)
+
+
+def openslide_loop(given: argparse.Namespace) -> Callable[[], int]:
+    """What TRIDENT and most scripts do: a dataset that reads regions, torchvision's transforms, a DataLoader."""
+    import openslide
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    from wsivit.store import TileStore
+
+    (stored,) = (given.work / "pixels").glob("*.zarr")
+    store = TileStore(stored)
+    places = list(zip(store.x0.tolist(), store.y0.tolist(), strict=True))
+    scorer = make_scorer(given)
+    made, network = scorer.card.preprocessing, scorer._network.to(memory_format=torch.contiguous_format)
+    prepare_tile = transforms.Compose(
+        [transforms.Resize(made.image_size), transforms.ToTensor(), transforms.Normalize(made.mean, made.std)]
+    )
+
+    class Regions(Dataset):
+        slide = None
+
+        def __len__(self) -> int:
+            return len(places)
+
+        def __getitem__(self, i: int) -> Any:
+            self.slide = self.slide or openslide.OpenSlide(given.slide)
+            level = self.slide.get_best_level_for_downsample(store.grid.downsample_x * 1.01)
+            side = round(SIDE * store.grid.downsample_x / self.slide.level_downsamples[level])
+            region = self.slide.read_region(places[i], level, (side, side)).convert("RGB")
+            return prepare_tile(region if side == SIDE else region.resize((SIDE, SIDE)))
+
+    def run() -> int:
+        scores = []
+        workers = os.cpu_count() or 1
+        with torch.inference_mode(), scorer._arithmetic():
+            for batch in DataLoader(Regions(), BATCH, num_workers=workers):
+                scores += [network(batch.to(scorer.device)).float().softmax(1).cpu().numpy()]
+        np.save(given.work / "openslide.npy", np.concatenate(scores))
+        return len(places)
+
+    scorer(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
+    return run
+
+
+def wsinfer(given: argparse.Namespace) -> Callable[[], int]:
+    """The whole ``wsinfer run``: it has no other door; its tiles are its own, and are counted in its table."""
+    slides, results = given.work / "slides", Path(tempfile.mkdtemp(dir=given.work))
+    slides.mkdir(exist_ok=True)
+    link = slides / Path(given.slide).name
+    if not link.exists():
+        link.symlink_to(Path(given.slide).resolve())
+    words = ["--backend", "openslide", "run", "--wsi-dir", slides, "--results-dir", results]
+    words += [
+        "--model-path",
+        given.work / "zoo" / "torchscript_model.pt",
+        "--config",
+        given.work / "zoo" / "config.json",
+    ]
+    command = [sys.executable, "-m", "wsinfer", *map(str, words), "--batch-size", str(BATCH), "--num-workers", "2"]
+
+    def run() -> int:
+        subprocess.run(command, check=True, capture_output=True)
+        (table,) = (results / "model-outputs-csv").glob("*.csv")
+        return len(table.read_text().splitlines()) - 1
+
+    return run
+
+
+def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> None:
+    """Print medians as Markdown."""
+    print(
+        f"{given.model}, {Path(given.slide).name}, tiles of {SIDE} px at {given.mpp} µm/px, batches of {BATCH}, ",
+        end="",
+    )
+    print(f"{given.device}, {os.cpu_count()} cores, {given.rounds} rounds\n")
+    print("| what | tiles | tiles/s | of the bare model | CPU ms per tile |\n|---|---|---|---|---|")
+    speeds = {row: rate(done) for row, done in found.items()}
+    for row, done in found.items():
+        failed = next((once["failed"] for once in done if "failed" in once), None)
+        if failed:
+            print(f"| {row} | did not run: {failed} | | | |")
+            continue
+        cpu = statistics.median(1000 * once["cpu"] / once["tiles"] for once in done)
+        share = f"{speeds[row] / speeds['bare model']:.2f}" if speeds.get("bare model") else ""
+        print(f"| {row} | {done[0]['tiles']} | {speeds[row]:.1f} | {share} | {cpu:.0f} |")
+
+
+def rate(done: list[dict[str, Any]]) -> float:
+    """Median of tiles per second; 0 where it did not run."""
+    return statistics.median(once["tiles"] / once["s"] if "s" in once else 0 for once in done)
+
+
+MEASURED = {"bare model": bare, "wsivit": wsivit, "OpenSlide + DataLoader": openslide_loop, "wsinfer": wsinfer}
+
+if __name__ == "__main__":
+    main()
