@@ -9,6 +9,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import tissue_picture, write_slide
 from store_helpers import tree_digest
@@ -235,3 +236,30 @@ def test_a_long_ledger_is_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("a", "done", 3), ("b", "not_started", 0), ("c", "done", 3)
     ]  # fmt: skip
     assert json.loads((tmp_path / ".ledger" / "tile" / "a.json").read_text())["state"] == "done"
+
+
+def test_a_plan_tells_what_it_would_take_and_writes_nothing(slides: Path, tmp_path: Path) -> None:
+    for k in range(4):
+        write_slide(slides / f"like{k}.tiff", tissue_picture(500, 400, k))
+    write_slide(slides / "coarse.tiff", tissue_picture(500, 400), mpp=0.25)
+    write_slide(slides / "huge.tiff", tissue_picture(2000, 1800))
+    green = tissue_picture(500, 400, 5)
+    green[..., 0] = green[..., 0] * 0.6
+    write_slide(slides / "green.tiff", green)
+    write_slide(slides / "glass.tiff", np.full((400, 500, 3), 243, np.uint8))
+    planned = tile(slides, tmp_path / "out", CohortOptions(plan=True))
+    assert not (tmp_path / "out").exists()
+    assert set(whys(planned).values()) == {"new"}
+    text = planned.report()
+    assert "refused  page: " in text and "(exit code 5)" in text
+    assert "outlier  coarse: scale 0.25 µm/px, the others about 0.5" in text
+    assert "outlier  huge: 3.6 megapixels, the others about 0.2" in text
+    assert "outlier  green: stain: red of the tissue" in text
+    assert text.count("outlier") == 3
+    assert "empty    glass" in text
+    made = tile(slides, tmp_path / "out")
+    words = text.split("would make ")[1].split()
+    assert int(words[0]) == sum(record.tiles for record in made.records)
+    size = float(text.split("slides: ")[1].split()[0]) * 1e9
+    assert size == pytest.approx(sum(record.bytes for record in made.records), rel=0.25)
+    assert "0 to do" in tile(slides, tmp_path / "out", CohortOptions(plan=True)).report()

@@ -12,6 +12,7 @@ from typing import Any
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.options import CohortOptions
 from wsivit.cohort.parts import is_large, write_own
+from wsivit.cohort.plan import estimates, told
 from wsivit.cohort.result import CohortResult
 from wsivit.cohort.serial import in_turn
 from wsivit.cohort.spread import spread
@@ -130,13 +131,15 @@ class Cohort:
         return self._run(VerifyVerb(sample))
 
     def _run(self, verb: Verb, *, again: bool = False) -> CohortResult:
-        bench, ledger = Bench(verb, self.tree), Ledger(self.tree.files)
+        bench, ledger = Bench(verb, self.tree, self.options.plan), Ledger(self.tree.files)
         again = again or self.options.again
         chosen = self._chosen(bench)
         known = ledger.read(verb.verb, verb.run)
         jobs = choose(bench, chosen, known, again=again, retry_failed=self.options.retry_failed)
         jobs = jobs[: self.options.limit]
         result = CohortResult(verb.verb, self.tree.root, len(chosen), tuple(jobs), ())
+        if self.options.plan:
+            return self._planned(bench, result)
         self.tree.take_up(self.slides)
         with progress_bar(len(jobs), verb.verb, "slide", show=self._progress and bool(jobs)) as advance:
             for record in self._done(bench, jobs):
@@ -144,6 +147,17 @@ class Cohort:
                 advance(1)
         ledger.fold([slide.id for slide in self.tree.slides()])
         return replace(result, records=tuple(known[slide.id] for slide in chosen if slide.id in known))
+
+    def _planned(self, bench: Bench, result: CohortResult) -> CohortResult:
+        self.tree.merged(self.slides)  # it may be another cohort's
+        if not isinstance(bench.verb, TileVerb):
+            return replace(result, estimate="nothing is written")
+        with progress_bar(len(result.jobs), "planning", "slide", show=self._progress) as advance:
+            found = []
+            for one in estimates(bench, result.jobs, self.options):
+                found.append(one)
+                advance(1)
+        return replace(result, estimate=told(found))
 
     def _done(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Record]:
         if self.options.workers or self.options.address:

@@ -50,7 +50,7 @@ class CohortResult:
     def report(self) -> str:
         """Tell it to a person."""
         head = f"{self.verb}: {self.slides} slides, {len(self.jobs)} to do"
-        lines = [head, *_listed([f"  {job.slide.id}: {job.why}" for job in self.jobs if job.why != "new"])]
+        lines = [head, *listed([f"  {job.slide.id}: {job.why}" for job in self.jobs if job.why != "new"])]
         if self.estimate:
             return "\n".join([*lines, self.estimate])
         return "\n".join([*lines, *summary(self.records), f"ledger   {self.output}"])
@@ -64,7 +64,7 @@ def summary(records: Sequence[Record]) -> list[str]:
     seconds = sum(record.seconds for record in records)
     lines = [f"{states or 'nothing'}: {tiles} tiles, {size / 1e9:.3g} GB, {seconds:.0f} s of work"]
     for state in ("failed", "partial", "running", "skipped"):
-        lines += _listed([_line(record) for record in records if record.state == state])
+        lines += listed([_line(record) for record in records if record.state == state])
     return lines
 
 
@@ -74,6 +74,7 @@ def _line(record: Record) -> str:
     return f"{record.state:8} {record.slide_id}: {record.reason}{code}{where}"
 
 
-def _listed(lines: list[str]) -> list[str]:
+def listed(lines: list[str]) -> list[str]:
+    """Shorten a list that is long."""
     more = [f"  … and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
     return lines[:LISTED] + more

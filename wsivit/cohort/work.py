@@ -49,12 +49,15 @@ class Bench:
     ----------
     verb : Verb
     tree : Tree
+    dry : bool
+        Nothing may be written: it is a plan.
     version : str
         Of the wsivit that gives out the work.
     """
 
     verb: Verb
     tree: Tree
+    dry: bool = False
     version: str = wsivit.__version__
 
     def decide(self, slide: CohortSlide, record: Record | None, *, again: bool, retry_failed: bool) -> Job | None:
@@ -81,6 +84,8 @@ class Bench:
             same = record.fingerprint and self.verb.fingerprint(slide) == record.fingerprint
         except (WsivitError, OSError):
             same = False  # the verb will say what is wrong
+        if same and self.dry:
+            return ""
         if same:
             Ledger(self.tree.files).write(replace(record, signature=now))
             return ""
