@@ -51,7 +51,7 @@ class Outcome:
             return "hang" if self.code is None else "signal"
         if self.code == 0:
             return "ok"
-        clear = "Traceback" not in self.said + self.printed and self.code in (3, 4, 5, 6)
+        clear = "Traceback" not in self.said + self.printed and self.code in (2, 3, 4, 5, 6)
         return "error" if clear else "traceback"
 
     def changed(self, reference: Outcome) -> int:
