@@ -443,6 +443,31 @@ def test_many_slides_leave_no_files_open(slide_path: Path) -> None:
     assert open_files() <= before + 2
 
 
+@pytest.mark.parametrize("reader", ["native", "openslide", "tiffslide"])
+def test_many_open_slides_hold_few_files_and_read_on(slide_path: Path, tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    slides, fill = [], [0, 3, 7, 100, 200]
+    for number in range(40):
+        path = tmp_path / f"{number}.svs"
+        path.write_bytes(slide_path.read_bytes() + bytes(number))
+        slides.append(open_slide(path, reader=reader, mpp=0.5))
+    plan = slides[0].plan(0.5)
+    expected = [slides[0].read(plan, x, x, 64, 64).tobytes() for x in fill]
+
+    def check(turn: int) -> bool:
+        slide = slides[turn * 7 % 40]
+        return all(slide.read(plan, x, x, 64, 64).tobytes() == shown for x, shown in zip(fill, expected, strict=True))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(check, range(120)))
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 48
+    for slide in slides:
+        slide.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
 def test_a_pass_can_be_left_early(slide_path: Path) -> None:
     with open_slide(slide_path) as slide:
         tiles = slide.read_tiles(slide.plan(0.499), 32, np.arange(0, 600, 2), np.zeros(300, int))

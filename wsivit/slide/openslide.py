@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import ref
 
 import numpy as np
 import openslide
@@ -25,6 +27,7 @@ from wsivit.slide.base import (
     reducible,
     ycbcr_to_rgb,
 )
+from wsivit.slide.handles import Held, nothing
 
 
 @dataclass
@@ -32,7 +35,7 @@ class _Handle:
     """What one process holds of a slide."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    slide: openslide.OpenSlide | None = None
+    slide: Callable[[], Held[openslide.OpenSlide] | None] = nothing
 
 
 _CACHE = PerProcess(lambda: openslide.OpenSlideCache(64 << 20))  # one for all slides: memory does not grow with them
@@ -62,23 +65,29 @@ class OpenSlideBackend:
         self.path = path
         self._convert = color == "ycbcr"
         self._local = PerProcess(_Handle)
-        handle = self._open()
-        self.facts = _facts(handle)
-        self._downsamples = tuple(handle.level_downsamples)
+        held = self._open()
+        try:
+            self.facts = _facts(held.value)
+        except (openslide.OpenSlideError, KeyError, ValueError, ArithmeticError) as error:
+            raise SlideError(f"{path}: OpenSlide cannot read it: its metadata are damaged ({error})") from error
+        self._downsamples = tuple(held.value.level_downsamples)
         if color == "rgb" or (self._convert and self.facts.format != "dicom"):
             raise UsageError(f"{path}: jpeg_color={color!r} cannot be applied to a {self.facts.format} slide")
 
-    def _open(self) -> openslide.OpenSlide:
+    def _open(self) -> Held[openslide.OpenSlide]:
         """The handle of this process; one made before a fork is left alone."""
         local = self._local.get()
         with local.lock:
-            if local.slide is None:
+            held = local.slide()
+            if held is None:
                 try:
-                    local.slide = openslide.OpenSlide(self.path)
-                    local.slide.set_cache(_CACHE.get())
+                    slide = openslide.OpenSlide(self.path)
                 except (openslide.OpenSlideError, OSError) as error:
                     raise SlideError(f"{self.path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
-            return local.slide
+                held = Held(slide, openslide.OpenSlide.close)
+                local.slide = ref(held)
+                slide.set_cache(_CACHE.get())
+            return held
 
     def block_size(self, level: int) -> tuple[int, int]:
         """See `base.block_size`."""
@@ -95,14 +104,15 @@ class OpenSlideBackend:
         facts, ratio = self.facts.levels[level], self._downsamples[level]
         size = (min(width, facts.width - x), min(height, facts.height - y))
         place = (round(x * ratio), round(y * ratio))
+        held = self._open()
         try:
-            return self._region(self._open(), place, level, size)
+            return self._region(held.value, place, level, size)
         except openslide.OpenSlideError:
             return self._retry(place, level, size)
 
     def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
-        self._local.get().slide = None
+        self._let_go()
         try:
             with openslide.OpenSlide(self.path) as handle:
                 return self._region(handle, place, level, size)
@@ -116,11 +126,18 @@ class OpenSlideBackend:
 
     def close(self) -> None:
         """Close the handle of this process."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         local = self._local.get()
         with local.lock:
-            if local.slide is not None:
-                local.slide.close()
-            local.slide = None
+            held, local.slide = local.slide(), nothing
+        if held is not None:
+            held.let_go()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_local"):
+            self.close()
 
 
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:

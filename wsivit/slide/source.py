@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
+from weakref import ref
+
+from wsivit.slide.handles import Held, nothing
 
 
 class ByteSource(Protocol):
@@ -37,19 +40,18 @@ class LocalFile:
 
     def __init__(self, path: Path) -> None:
         self.name, self.path, self.size = str(path), path, path.stat().st_size
-        self._open_files: dict[str, int] = {}
+        self._held: Callable[[], Held[int] | None] = nothing
 
     def read(self, offset: int, count: int) -> bytes:
         """See `ByteSource.read`."""
-        return os.pread(self._open_files.get("") or self._open(), count, offset)
+        held = self._held() or self._open()
+        return os.pread(held.value, count, offset)
 
-    def _open(self) -> int:
+    def _open(self) -> Held[int]:
         """Open for this process and those that it forks: pread does not move the file's position."""
-        descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        kept = self._open_files.setdefault("", descriptor)  # another thread may have been quicker; a lock may not fork
-        if kept != descriptor:
-            os.close(descriptor)
-        return kept
+        held = Held(os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), os.close)
+        self._held = ref(held)
+        return held
 
     def read_spread(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """See `ByteSource.read_spread`."""
@@ -61,10 +63,10 @@ class LocalFile:
 
     def close(self) -> None:
         """See `ByteSource.close`."""
-        descriptor = self._open_files.pop("", None)
-        if descriptor is not None:
-            os.close(descriptor)
+        held = self._held()
+        if held is not None:
+            held.let_go()
 
     def __del__(self) -> None:
-        if hasattr(self, "_open_files"):
+        if hasattr(self, "_held"):
             self.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from wsivit.slide.base import (
     block_size,
     reducible,
 )
+from wsivit.slide.handles import Held, nothing
 from wsivit.slide.source import ByteSource, LocalFile
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ class _Handle:
     """What one process holds of a slide."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    slide: TiffSlide | None = None
+    slide: Callable[[], Held[TiffSlide] | None] = nothing
 
 
 class TiffSlideBackend:
@@ -57,19 +60,21 @@ class TiffSlideBackend:
         self.source, self.witness = source, witness
         self._local = PerProcess(_Handle)
         try:
-            slide = self._open(self._local.get())
-            self.facts = _facts(slide)
-            _check(slide)
+            held = self._open(self._local.get())
+            self.facts = _facts(held.value)
+            _check(held.value)
         except _ERRORS as error:
             raise SlideError(f"{source.name}: tiffslide cannot read it: {error}") from error
 
-    def _open(self, local: _Handle) -> TiffSlide:
-        if local.slide is None:
+    def _open(self, local: _Handle) -> Held[TiffSlide]:
+        held = local.slide()
+        if held is None:
             from tiffslide import TiffSlide
 
             file: Any = self.source.name if isinstance(self.source, LocalFile) else self.source.open()
-            local.slide = TiffSlide(file)
-        return local.slide
+            held = Held(TiffSlide(file), TiffSlide.close)
+            local.slide = ref(held)
+        return held
 
     def block_size(self, level: int) -> tuple[int, int]:
         """See `base.block_size`."""
@@ -84,12 +89,13 @@ class TiffSlideBackend:
         size = (min(width, facts.width - x), min(height, facts.height - y))
         with local.lock:
             try:
-                slide = self._open(local)
+                held = self._open(local)
+                slide = held.value
                 ratio = slide.level_downsamples[level]
                 place = (round(x * ratio), round(y * ratio))
                 pixels = np.asarray(slide.read_region(place, level, size, as_array=True), np.uint8)
             except _ERRORS as error:
-                local.slide = None
+                local.slide = nothing
                 raise UnreadableBlockError(f"level {level}, block ({col}, {row}): {error}") from error
         if self.witness is not None and not pixels.any() and self.witness.block_size(level) == (width, height):
             self.witness.block(level, col, row, reduce)
@@ -99,9 +105,9 @@ class TiffSlideBackend:
         """Close the handle of this process."""
         local = self._local.get()
         with local.lock:
-            if local.slide is not None:
-                local.slide.close()
-            local.slide = None
+            held, local.slide = local.slide(), nothing
+        if held is not None:
+            held.let_go()
 
     def __del__(self) -> None:
         if hasattr(self, "_local"):
