@@ -16,6 +16,7 @@ from wsivit.errors import StoreError
 from wsivit.store.codec import CRC_SIZE, append_crc, strip_crc
 
 ABSENT = np.uint64(2**64 - 1)
+_ABSENT = (2**64 - 1, 2**64 - 1)
 
 
 def index_size(slots: int) -> int:
@@ -38,18 +39,20 @@ def encode_shard(chunks: Iterable[bytes | None], slots: int) -> Iterator[bytes]:
     StoreError
         For more chunks than slots.
     """
-    index = np.full((slots, 2), ABSENT, "<u8")
+    entries: list[tuple[int, int]] = []  # numpy is slow one by one
     offset = 0
-    for slot, chunk in enumerate(chunks):
-        if slot >= slots:
+    for chunk in chunks:
+        if len(entries) == slots:
             raise StoreError(f"more than {slots} chunks for one shard")
         if chunk is None:
+            entries.append(_ABSENT)
             continue
         sealed = append_crc(chunk)
-        index[slot] = offset, len(sealed)
+        entries.append((offset, len(sealed)))
         offset += len(sealed)
         yield sealed
-    yield append_crc(index.tobytes())
+    entries += [_ABSENT] * (slots - len(entries))
+    yield append_crc(np.array(entries, "<u8").tobytes())
 
 
 def decode_index(data: bytes, slots: int, shard_size: int) -> NDArray[np.int64]:

@@ -35,6 +35,8 @@ from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
 from wsivit.store.shard import encode_shard
 
+_UNREADABLE = int(Status.UNREADABLE)
+
 
 class StoreWriter:
     """A store in the making. Open one with :meth:`open`; close it, or use it as a context manager.
@@ -263,7 +265,9 @@ class StoreWriter:
         slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
         hashed = Hashed(encode_shard(self._by_tile(tiles, iter(chunks)), slots))
         to_disk = self._files.begin(shard_key(shard), hashed)
-        changed = {str(i): int(self._status[i]) for i in tiles if self._status[i] != self.table.status[i]}
+        there = slice(tiles.start, tiles.stop)
+        differ = np.flatnonzero(self._status[there] != self.table.status[there]) + tiles.start
+        changed = {str(i): self._status.item(i) for i in differ.tolist()}
         entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed, sharpness)
         self._settle()
         self._settling = self._thread.submit(self._enter, entry, to_disk)
@@ -289,9 +293,8 @@ class StoreWriter:
             parts = list(islice(chunks, per_tile))
             if len(parts) != per_tile:
                 raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if any(part is None for part in parts):
-                self._status[tile] = Status.UNREADABLE
-            if self._status[tile] == Status.UNREADABLE:
+            if None in parts or self._status.item(tile) == _UNREADABLE:
+                self._status[tile] = _UNREADABLE
                 parts = [None] * per_tile
             yield from parts
         if next(chunks, self) is not self:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, TypeAlias
 
@@ -29,51 +30,49 @@ def write_shards(
     # One pass over all shards: what two of them need is decoded once, and no thread waits where one ends.
     tiles = np.concatenate([np.arange(0), *map(np.asarray, shards)])
     stream: Tiles = zip(tiles.tolist(), source.chunks(tiles), strict=True)
-    if on_bad_tile != "skip-all":
-        stream = _until_hopeless(stream, writer.parameters.slide_path)
     with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(shards)) as advance:
+        told = _Told(writer.parameters.slide_path, writer.parameters.chunks_per_tile, on_bad_tile, advance)
         for shard in shards:
-            bad: dict[int, str] = {}
-            sharpness: list[float | None] = []
-            made = _tell(islice(stream, len(shard)), bad, sharpness, advance)
-            chunks = _chunks(made, writer.parameters.chunks_per_tile)
-            writer.write_shard(shard, chunks, sharpness if source.measuring else None)
-            failures |= bad
-            if bad and on_bad_tile == "fail":
-                index, reason = next(iter(bad.items()))
+            told.bad, told.sharpness = {}, []
+            chunks = told.chunks(islice(stream, len(shard)))
+            writer.write_shard(shard, chunks, told.sharpness if source.measuring else None)
+            failures |= told.bad
+            if told.bad and on_bad_tile == "fail":
+                index, reason = next(iter(told.bad.items()))
                 raise UnreadableTilesError(f"{writer.parameters.slide_path}: tile {index} cannot be read: {reason}")
     return failures
 
 
-def _until_hopeless(tiles: Tiles, path: str) -> Tiles:
-    """Pass tiles on until too many in a row cannot be read."""
-    in_a_row = 0
-    for index, tile in tiles:
-        in_a_row = in_a_row + 1 if isinstance(tile, TileFailure) else 0
-        if isinstance(tile, TileFailure) and in_a_row == HOPELESS:
+@dataclass
+class _Told:
+    """Draws the chunks out of tiles, and keeps what is to be told of them."""
+
+    path: str
+    per_tile: int
+    on_bad_tile: OnBadTile
+    advance: Callable[[int], object]
+    bad: dict[int, str] = field(default_factory=dict)
+    sharpness: list[float | None] = field(default_factory=list)
+    bad_in_a_row: int = 0
+
+    def chunks(self, tiles: Tiles) -> Iterator[bytes | None]:
+        """Yield the chunks of tiles in C order; None for those of an unreadable tile."""
+        for index, tile in tiles:
+            if isinstance(tile, TileFailure):
+                self._note(index, tile.reason)
+                self.sharpness.append(None)
+                yield from [None] * self.per_tile
+            else:
+                self.bad_in_a_row = 0
+                self.sharpness.append(tile.sharpness)
+                yield from tile.chunks
+            self.advance(1)
+
+    def _note(self, index: int, reason: str) -> None:
+        self.bad[index] = reason
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row == HOPELESS and self.on_bad_tile != "skip-all":
             raise SlideError(
-                f"{path}: given up after {HOPELESS} unreadable tiles in a row (the last: {tile.reason});"
+                f"{self.path}: given up after {HOPELESS} unreadable tiles in a row (the last: {reason});"
                 " --on-bad-tile skip-all goes on"
             )
-        yield index, tile
-
-
-def _tell(
-    tiles: Tiles,
-    bad: dict[int, str],
-    sharpness: list[float | None],
-    advance: Callable[[int], object],
-) -> Iterator[MadeTile | TileFailure]:
-    """Pass tiles on; why some are unreadable goes to `bad`, how sharp the others are to `sharpness`."""
-    for index, tile in tiles:
-        if isinstance(tile, TileFailure):
-            bad[index] = tile.reason
-        sharpness.append(None if isinstance(tile, TileFailure) else tile.sharpness)
-        yield tile
-        advance(1)
-
-
-def _chunks(tiles: Iterable[MadeTile | TileFailure], per_tile: int) -> Iterator[bytes | None]:
-    """Yield the chunks of tiles in C order; None for those of an unreadable tile."""
-    for tile in tiles:
-        yield from [None] * per_tile if isinstance(tile, TileFailure) else tile.chunks

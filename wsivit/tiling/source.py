@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ def write_overview(writer: StoreWriter, slide: Slide, layout: Layout) -> None:
     writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class MadeTile:
+class MadeTile(NamedTuple):
     """A tile's encoded chunks in C order, and its sharpness where it was measured."""
 
     chunks: list[bytes]
@@ -70,30 +68,20 @@ class TileSource:
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTile | TileFailure]:
+        table, grid = self._table, self._parameters.grid
+        width, height = native.tile_width, native.tile_height
+        parts = [(x, y) for y in range(grid.tile_size // height) for x in range(grid.tile_size // width)]
         # Plain lists: reading a numpy scalar costs as much as copying the tile.
-        table = self._table
-        columns = (values[tiles].tolist() for values in (table.col, table.row, table.status))
-        for i, x, y, state in zip(tiles.tolist(), *columns, strict=True):
+        left, top = (table.col[tiles] * grid.step // width).tolist(), (table.row[tiles] * grid.step // height).tolist()
+        for i, state, x, y in zip(tiles.tolist(), table.status[tiles].tolist(), left, top, strict=True):
             if state == PADDED:
                 # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
                 yield from self._encoded(np.array([i]))
-            else:
-                yield self._copy(native, x, y)
-
-    def _copy(self, native: NativeTiles, col: int, row: int) -> MadeTile | TileFailure:
-        grid = self._parameters.grid
-        x, y = col * grid.step // native.tile_width, row * grid.step // native.tile_height
-        nx, ny = grid.tile_size // native.tile_width, grid.tile_size // native.tile_height
-        try:
-            return MadeTile(
-                [
-                    native.jpeg(x + dx, y + dy) or self._blank(native.tile_height, native.tile_width)
-                    for dy in range(ny)
-                    for dx in range(nx)
-                ]
-            )
-        except UnreadableBlockError as error:
-            return TileFailure(str(error))
+                continue
+            try:
+                yield MadeTile([native.jpeg(x + dx, y + dy) or self._blank(height, width) for dx, dy in parts])
+            except UnreadableBlockError as error:
+                yield TileFailure(str(error))
 
     def _blank(self, height: int, width: int) -> bytes:
         return self._encode(np.full((height, width, 3), self._slide.background, np.uint8))
