@@ -24,6 +24,7 @@ _HOME = {
     "find_tissue": "wsivit.tissue",
     "heatmap": "wsivit.heatmap",
     "HeatmapOptions": "wsivit.export.options",
+    "index": "wsivit.data.index",
     "info": "wsivit.slide",
     "open_slide": "wsivit.slide",
     "predict": "wsivit.predict",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from wsivit.cohort import status as status
     from wsivit.cohort.options import CohortOptions as CohortOptions
     from wsivit.compare import compare as compare
+    from wsivit.data.index import index as index
     from wsivit.data.slides import SlideOptions as SlideOptions
     from wsivit.demo import demo as demo
     from wsivit.errors import WsivitError as WsivitError

@@ -28,6 +28,7 @@ VERBS = {
     "export": ("results", "Write a run's predictions in the form of another tool."),
     "score_slides": ("results", "Sum slides up in one table."),
     "status": ("cohorts", "Tell how far a cohort is, slide by slide."),
+    "index": ("stores", "Write one table of the tiles of many stores, to train over a whole cohort."),
     "verify": ("stores", "Check a store against its journal and checksums."),
     "demo": ("demo", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
 }

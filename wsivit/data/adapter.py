@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsivit.data.cohort import TILE_FIRST, labelled_cohort
 from wsivit.data.images import is_food101, is_image_folder, labelled_folder, labelled_food101
+from wsivit.data.index import is_index, labelled_index
 from wsivit.data.samples import Labelled, Samples, StoreSource, combine, label_from_store, same_scale
 from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.errors import UsageError
@@ -37,8 +38,8 @@ def load_samples(
     Parameters
     ----------
     data : sequence of path or str
-        Tile stores, slides, folders of them, cohort tables (``.csv``); or an image folder, food-101 in torchvision's
-        layout, ``food101`` or ``hf:<id>`` from the hub.
+        Tile stores, slides, folders of them, cohort tables (``.csv``), an index of stores (``.parquet``); or an image
+        folder, food-101 in torchvision's layout, ``food101`` or ``hf:<id>`` from the hub.
     label : str, optional
         Label column of the stores or the table. Pictures in folders need none; slides have ``region``, of the
         annotations beside them; tables ``label``.
@@ -77,6 +78,8 @@ class _Adapter:
             from wsivit.data.hub import labelled_hub
 
             return labelled_hub(item.removeprefix("hf:"), self.label, self.side)
+        if is_index(item):
+            return labelled_index(item, self.label)
         if TileStore.is_store(item):
             return [self._store(item)]
         path = Path(item)

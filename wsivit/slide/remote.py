@@ -22,7 +22,7 @@ WINDOW = 16
 """Blocks that are asked for at most, at once."""
 KEPT = 256
 """Blocks that are kept of one slide."""
-_SMALL = 8 << 20  # files that are kept whole as they are read
+_SMALL = 32 << 20  # files that are kept whole as they are read
 _AHEAD = 2  # blocks before the end of what was fetched in order, at which the next is asked for
 
 

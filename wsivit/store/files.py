@@ -10,9 +10,11 @@ import ctypes
 import os
 import secrets
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from wsivit.errors import OutputError, RemoteError, WsivitError
@@ -225,6 +227,8 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         self._remote = Remote(url)
+        self.whole = False
+        """Fetch files whole where ranges of them are wanted, and keep the last: for reading all of a file, in parts."""
         self.url, self.location = self._remote.url, self._remote.given
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -234,6 +238,10 @@ class RemoteFiles:
     @contextmanager
     def ranges(self, wanted: Sequence[Range]) -> Iterator[Callable[[int], bytes]]:
         """Fetch some ranges side by side, neighbours in one request."""
+        if self.whole:
+            files = {key: _kept_files.get(self._remote, key) for key in {key for key, _, _ in wanted}}
+            yield lambda k: files[wanted[k][0]][wanted[k][1] : wanted[k][2]]
+            return
         requests, owner = coalesce(wanted)
         parts = self._remote.read_many(requests)
 
@@ -283,3 +291,37 @@ class RemoteFiles:
 
     def remove_temporaries(self, key: str = "") -> None:
         """Do nothing: uploads leave nothing behind."""
+
+
+class _KeptFiles:
+    """Whole files behind URLs, the last that were used; for all stores of a process."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.clear()
+
+    def clear(self) -> None:
+        """Keep nothing; with a lock of its own, as is needed after a fork."""
+        self._size = 0
+        self._files: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, remote: Remote, key: str) -> bytes:
+        """Return a file, fetched if it is not kept."""
+        name = remote.name(key)
+        with self._lock:
+            if name in self._files:
+                self._files.move_to_end(name)
+                return self._files[name]
+        data = remote.read(key)
+        with self._lock:
+            if name not in self._files:
+                self._files[name] = data
+                self._size += len(data)
+            while self._size > self._most and len(self._files) > 1:
+                self._size -= len(self._files.popitem(last=False)[1])
+        return data
+
+
+_kept_files = _KeptFiles(256 << 20)
+os.register_at_fork(after_in_child=_kept_files.clear)

@@ -22,6 +22,9 @@ from transformers.trainer_callback import PrinterCallback
 
 from wsivit.data.augment import augmentation, normalise, resize
 from wsivit.data.dataset import TileDataset, collate
+from wsivit.data.index import IndexedSource, shards_of
+from wsivit.data.order import OrderOptions, epoch_order
+from wsivit.data.samples import Samples
 from wsivit.errors import WsivitError
 from wsivit.figures import draw_augmented
 from wsivit.models import Classifier
@@ -197,9 +200,40 @@ class TileTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if any(isinstance(source, IndexedSource) for source in self.learned.samples.sources):
+            balanced = self.recipe.balance == "sampling"
+            order = OrderOptions(self.args.per_device_train_batch_size, balanced=balanced)
+            return ShardSampler(self.learned.samples, self.args.seed, order)
         if self.recipe.balance != "sampling":
             return super()._get_train_sampler(train_dataset)
         return BalancedSampler(self.learned.samples.code, self.args.seed)
+
+
+class ShardSampler(Sampler[int]):
+    """Visits the tiles of indexed stores shard by shard, shuffled; see `wsivit.data.order`.
+
+    Parameters
+    ----------
+    samples : Samples
+        In the order of their index.
+    seed : int
+    options : OrderOptions
+    """
+
+    def __init__(self, samples: Samples, seed: int, options: OrderOptions) -> None:
+        self.shard, self.code = shards_of(samples), samples.code
+        self.seed, self.options, self.epoch = seed, options, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch comes, so that a resumed training visits what an unbroken one would."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __iter__(self) -> Iterator[int]:
+        order = epoch_order(self.shard, self.code, self.seed, self.epoch, self.options)
+        yield from map(int, order)
 
 
 class BalancedSampler(Sampler[int]):
