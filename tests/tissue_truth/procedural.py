@@ -321,9 +321,37 @@ SCENES: dict[str, tuple[str, str, tuple[float, float, float], tuple[Extra, ...]]
 }  # fmt: skip
 
 
+WITHIN = [(0.35, 0.42), (0.5, 0.55), (0.62, 0.45)]
+
+
+def _pen(colour: str, points: list[tuple[float, float]], width_um: float) -> tuple[Extra, ...]:
+    return (lambda scene: add_pen(scene, colour, points, width_um),)
+
+
+CLEAR = (243, 243, 243)
+# Harder pen, not in the table with the peers: without glass on either side, and on slides of one and two millimetres.
+PEN_SCENES: dict[str, tuple[str, str, tuple[float, float, float], tuple[Extra, ...]]] = {
+    **{
+        f"{colour} within {stain_name}": (stain_name, "resection", CLEAR, _pen(colour, WITHIN, 500))
+        for colour in PENS
+        for stain_name in ("he", "he-pale", "he smooth", "pas", "ihc")
+    },
+    **{f"{colour} within, small": ("he", "resection", CLEAR, _pen(colour, WITHIN, 200)) for colour in PENS},
+    **{f"{colour} around, small": ("he", "resection", CLEAR, _pen(colour, AROUND, 250)) for colour in PENS},
+    **{f"{colour} across, small": ("he", "resection", CLEAR, _pen(colour, ACROSS, 250)) for colour in PENS},
+    **{f"{colour} across, tiny": ("he", "resection", CLEAR, _pen(colour, ACROSS, 120)) for colour in PENS},
+}
+SMALL = {"small": (256, 256), "tiny": (128, 128)}
+
+
+def make_pen_scene(name: str, seed: int = 0) -> Scene:
+    """Build a scene of `PEN_SCENES`: 5 x 6.7 mm, or of 2 mm (small) or 1 mm (tiny) where its name says so."""
+    return make_scene(name, seed, SMALL.get(name.rpartition(", ")[2], (620, 840)))
+
+
 def make_scene(name: str, seed: int = 0, shape: tuple[int, int] = (620, 840)) -> Scene:
     """Build a named scene; the same seed always gives the same picture."""
-    stain_name, layout, glass, extras = SCENES[name]
+    stain_name, layout, glass, extras = (SCENES | PEN_SCENES)[name]
     rng = np.random.default_rng([seed, *name.encode()])
     tissue = LAYOUTS[layout](rng, shape)
     scene = Scene(rng, stain(rng, tissue, stain_name), tissue, glass)

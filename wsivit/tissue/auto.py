@@ -14,7 +14,7 @@ from wsivit.tissue.focus import blurred
 from wsivit.tissue.glass import Absorbance, absorbance
 from wsivit.tissue.ink import ACHROMATIC, FAINT, Closely, Stain, find_ink, learn_stain, look_closely
 from wsivit.tissue.planes import otsu, smoothed
-from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces
+from wsivit.tissue.shapes import close_gaps, erode, fill_holes, open_up, pieces, touched
 
 ASSUMED_UM = 8.0
 ASSUMED_SIDE = 2048
@@ -169,8 +169,9 @@ def _classify(mask: BoolMask, ink: BoolMask, view: View, stain: Stain | None) ->
     classes[mask] = TissueClass.TISSUE
     if stain is not None:
         classes[mask & (smoothed(view.light.grey, 32 / view.um) < 0.35 * stain.depth)] = TissueClass.FAT
-        deep = view.closely.close.depth > max(FOLDED * stain.deepest, DARK)
-        classes[mask & close_gaps(deep, 24 / view.um)] = TissueClass.FOLD
+        depth, limit = view.closely.close.depth, max(FOLDED * stain.deepest, DARK)
+        folds = touched(depth > 0.87 * limit, open_up(depth > limit, 16 / view.um))
+        classes[mask & open_up(close_gaps(folds, 24 / view.um), 16 / view.um)] = TissueClass.FOLD
     classes[mask & blurred(view.light.grey, mask, view.um)] = TissueClass.BLUR
     classes[ink] = TissueClass.PEN
     return classes

@@ -8,6 +8,7 @@ the textured part does not have, or far deeper than it. From there it is followe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,17 @@ POOL_UM, CLOSE_UM = 20.0, 10.0
 FAINT = 0.02  # density: fainter, there is no colour to speak of
 RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
-ALIEN, KIN = 5.0, 3.5  # distance from the tissue's colours, in deviations: to be ink, to be followed as ink
+FAR, ALIEN, KIN = (
+    8.0,
+    5.0,
+    3.5,
+)  # distance from the tissue's colours, in deviations: to be ink if thin, if not, to be followed as ink
 LEAST_SPREAD = 0.012
 SAMPLES = 20_000
 ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
+DILUTED, DARK = 0.7, 0.6  # of the tissue's fine contrast, and density: under ink, less and more
 DEEP = 1.35  # times the depth of the tissue's deepest twentieth
+THIN_UM, THIN_MM2 = 16.0, 0.004
 STROKE_UM, STROKE_MM2 = 32.0, 0.02  # the narrowest and smallest inside of a stroke, rims not counted
 
 
@@ -103,6 +110,10 @@ class Stain:
     contrast: float
     chroma: float
 
+    def is_marker_like(self) -> bool:
+        """Tell stains that are blue or green themselves, as Alcian blue and hematoxylin alone."""
+        return bool(_takes_little_green(*self.center))
+
     def distance(self, pooled: Pooled) -> FloatImage:
         """Mahalanobis distance of colours from the stain's."""
         (rr, rb), (_, bb) = np.linalg.inv(self.spread).astype(np.float32)
@@ -132,7 +143,7 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
     chroma = float(np.std([red, blue, 1 - red - blue]))
     # Ink over tissue of its own colour is smoother than tissue, for its depth.
     usual = float(np.median(contrast[keep]))
-    bare = keep & (contrast > 0.5 * usual)
+    bare = keep & (contrast > 0.75 * usual)
     deepest = float(np.percentile(depth[bare], 95))
     middle = float(np.median(depth[keep]))
     if chroma < ACHROMATIC and middle < 0.15 and textured.sum() * look.um**2 < 1e6:
@@ -169,8 +180,10 @@ def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     # A deep or reddish patch inside tissue is blood, colloid or keratin; a stroke lies on glass as well.
     streaked = solid & _blue_or_green(pooled) & other & (pooled.depth > stain.deepest)
     streaked &= look.contrast < 0.5 * stain.contrast
-    seeds = _strokes(alien & _not_a_stain(pooled), um)
-    seeds |= _beside_glass(_strokes(alien | deep | streaked, um), solid, um)
+    # Ink over tissue adds depth but no texture; where tissue itself is deeper, so is its texture.
+    laid_over = solid & (pooled.depth > max(DEEP * stain.deepest, DARK)) & (look.contrast < DILUTED * stain.contrast)
+    seeds = _strokes((alien & _not_a_stain(pooled)) | laid_over, um)
+    seeds |= _beside_glass(_strokes(alien | deep | streaked, um) | _thin_strokes(look, solid, stain), solid, um)
     if not seeds.any():
         return seeds
     close = look.close
@@ -180,10 +193,23 @@ def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
     return dilate(close_gaps(followed, 32 / um), 24 / um)
 
 
+def _thin_strokes(look: Closely, solid: BoolMask, stain: Stain) -> BoolMask:
+    """Find strokes too thin to have a smooth inside, by a colour far from a tissue's that has none of its kind."""
+    close = look.close
+    if stain.is_marker_like():
+        return np.zeros_like(solid)
+    other = solid & (stain.distance(close) > FAR) & _not_a_stain(close) & (close.depth > 0.6 * stain.deepest)
+    return _strokes(other, look.um, THIN_UM, THIN_MM2)
+
+
 def _not_a_stain(pooled: Pooled) -> BoolMask:
     """Tell colours that take less green than red or blue: hematoxylin, eosin, PAS and blood do not."""
-    other: BoolMask = 1 - pooled.red - pooled.blue < 1.03 * np.maximum(pooled.red, pooled.blue)
+    other: BoolMask = _takes_little_green(pooled.red, pooled.blue)
     return other
+
+
+def _takes_little_green(red: Any, blue: Any) -> Any:
+    return 1 - red - blue < 1.03 * np.maximum(red, blue)
 
 
 def _blue_or_green(pooled: Pooled) -> BoolMask:
@@ -192,9 +218,9 @@ def _blue_or_green(pooled: Pooled) -> BoolMask:
     return blue_or_green
 
 
-def _strokes(mask: BoolMask, um: float) -> BoolMask:
-    numbers, sizes = pieces(open_up(close_gaps(mask, 16 / um), STROKE_UM / 2 / um))
-    large = sizes * um**2 >= STROKE_MM2 * 1e6
+def _strokes(mask: BoolMask, um: float, width_um: float = STROKE_UM, least_mm2: float = STROKE_MM2) -> BoolMask:
+    numbers, sizes = pieces(open_up(close_gaps(mask, 16 / um), width_um / 2 / um))
+    large = sizes * um**2 >= least_mm2 * 1e6
     large[0] = False
     strokes: BoolMask = large[numbers]
     return strokes
