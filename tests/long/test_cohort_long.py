@@ -1,0 +1,189 @@
+"""The campaign: every real slide at hand, fifty drawn ones, the damaged corpus; every kind of worker, thrice each.
+
+Run with ``pytest tests/long/test_cohort_long.py``; it takes minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SHARED, tissue_picture, write_slide
+from dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanwhile, states, wait_for
+from store_helpers import tree_digest
+
+from wsivit.cohort import Cohort, CohortOptions
+from wsivit.slide import open_slide
+from wsivit.store.verify import verify
+from wsivit.tiling import TileOptions
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+OPTIONS = TileOptions(mpp=2.0, mpp_tolerance=0.1)
+DRAWN = int(os.environ.get("WSIVIT_DRAWN_SLIDES", "50"))
+SPLIT = 0.01
+MAKE = SHARED / "tools" / "make_bad_slides.py"
+GOOD = SHARED / "slides" / "CMU-1-Small-Region.svs"
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("slides")
+    if GOOD.exists():
+        shutil.copytree(SHARED / "slides", root / "real")
+        subprocess.run([sys.executable, MAKE, "corpus", GOOD, root / "corpus"], check=True, capture_output=True)
+    for k in range(DRAWN):
+        (root / "drawn" / f"{k % 5}").mkdir(parents=True, exist_ok=True)
+        write_slide(root / "drawn" / f"{k % 5}" / f"{k}.tiff", tissue_picture(700 + 10 * k, 600, k))
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes of all, which is checked by itself."""
+    out = tmp_path_factory.mktemp("alone")
+    done = Cohort(slides, out).tile(OPTIONS)
+    failed = {record.slide_id for record in done.records if record.state == "failed"}
+    assert not {name for name in failed if name.startswith("drawn")}
+    assert all(record.reason and record.exit_code for record in done.records if record.state in ("failed", "partial"))
+    assert all(record.exit_code != 1 for record in done.records), "an error that is not one of ours"
+    for record in done.records:
+        if record.state == "done" and record.slide_id.startswith("drawn"):
+            assert verify(out / "slides" / f"{record.slide_id}.zarr") == []
+    return out
+
+
+def is_right(out: Path, alone: Path, slides: Path, many: CohortOptions = CohortOptions()) -> None:
+    """The ledger and every store are those of one process; a second run finds it so, a third does nothing."""
+    assert {k: v[0] for k, v in states(out).items()} == {k: v[0] for k, v in states(alone).items()}
+    for store in (alone / "slides").glob("*.zarr"):
+        assert tree_digest(out / "slides" / store.name) == tree_digest(store), store.name
+    before = tree_digest(out)
+    assert Cohort(slides, out, many).tile(OPTIONS).jobs == ()
+    assert Cohort(slides, out).tile(OPTIONS).jobs == ()
+    assert tree_digest(out) == before
+
+
+def test_local_workers_one_of_which_is_killed(slides: Path, alone: Path, tmp_path: Path) -> None:
+    out, many = tmp_path / "out", CohortOptions(workers=2, split_gb=SPLIT)
+    with meanwhile(lambda: kill_whoever_runs(out, "drawn__2__7")):
+        Cohort(slides, out, many).tile(OPTIONS)
+    is_right(out, alone, slides, many)
+
+
+def test_a_separate_scheduler_with_killed_workers(slides: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def mischief(cluster: DaskProcesses) -> None:
+        for count in (5, 15, 25):
+            wait_for(lambda count=count: len(states(out)) > count, f"{count} slides were begun", 3600)
+            cluster.kill_worker()
+            cluster.start_worker()
+        wait_for(lambda: len(states(out)) > 35, "35 slides were begun", 3600)
+        cluster.kill_scheduler()
+        cluster.start_scheduler()
+        for _ in range(2):
+            cluster.start_worker()
+
+    with dask_processes(tmp_path / "dask") as cluster, meanwhile(lambda: mischief(cluster)):
+        Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
+    is_right(out, alone, slides)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server_module = pytest.importorskip("moto.server", reason="moto is not installed")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("cohort")
+    yield "s3://cohort"
+    server.stop()
+
+
+def test_out_of_and_into_an_object_store(slides: Path, alone: Path, tmp_path: Path, bucket: str) -> None:
+    import s3fs
+
+    system = s3fs.S3FileSystem(skip_instance_cache=True)
+    system.put(str(slides / "drawn"), f"{bucket}/slides/", recursive=True)
+    runs = [Cohort(f"{bucket}/slides/drawn/", f"{bucket}/study").tile(OPTIONS) for _ in range(3)]
+    assert [len(run.jobs) for run in runs] == [DRAWN, 0, 0]
+    assert {record.state for record in runs[0].records} == {"done"}
+    system.get(f"{bucket}/study/slides/", str(tmp_path / "back"), recursive=True)
+    for store in tmp_path.glob("back/**/*.zarr"):
+        theirs = store.name.replace("drawn__", "")
+        mine = alone / "slides" / f"drawn__{theirs}"
+        assert tree_digest(store / "tiles") == tree_digest(mine / "tiles"), store.name
+
+
+def test_workers_in_network_namespaces(slides: Path, alone: Path, tmp_path: Path) -> None:
+    """Each worker in a namespace of its own, one of which loses its network for good."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("network namespaces need root and iproute2")
+    out, few = tmp_path / "out", slides / "drawn"
+    with namespaces(2) as names:
+        (tmp_path / "dask").mkdir()
+        cluster = DaskProcesses(tmp_path / "dask", host="10.77.0.1")
+        try:
+            cluster.start_scheduler()
+            for name in names:
+                cluster.start_worker(["ip", "netns", "exec", name])
+
+            def cut() -> None:
+                wait_for(lambda: len(states(out)) > 10, "10 slides were begun", 3600)
+                subprocess.run(["ip", "link", "set", f"{names[0]}-h", "down"], check=True)
+
+            with meanwhile(cut):
+                done = Cohort(few, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
+        finally:
+            cluster.close()
+    assert {record.state for record in done.records} == {"done"}
+    for store in (out / "slides").glob("*.zarr"):
+        assert tree_digest(store / "tiles") == tree_digest(alone / "slides" / f"drawn__{store.name}" / "tiles")
+        with open_slide(few / f"{store.stem.replace('__', '/')}.tiff") as slide:
+            assert verify(store, slide=slide.path) == []
+
+
+class namespaces:
+    """Network namespaces joined by a bridge that is 10.77.0.1 here."""
+
+    def __init__(self, count: int) -> None:
+        self.names = [f"wsivit{k}" for k in range(count)]
+
+    def __enter__(self) -> list[str]:
+        self._ip("link add wsivit-br type bridge", "addr add 10.77.0.1/24 dev wsivit-br", "link set wsivit-br up")
+        for k, name in enumerate(self.names):
+            self._ip(
+                f"netns add {name}",
+                f"link add {name}-h type veth peer name {name}-n netns {name}",
+                f"link set {name}-h master wsivit-br up",
+                f"-n {name} addr add 10.77.0.{k + 2}/24 dev {name}-n",
+                f"-n {name} link set {name}-n up",
+                f"-n {name} link set lo up",
+            )
+        return self.names
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names:
+            self._ip(f"netns del {name}", check=False)
+        self._ip("link del wsivit-br", check=False)
+
+    def _ip(self, *commands: str, check: bool = True) -> None:
+        for command in commands:
+            subprocess.run(["ip", *command.split()], check=check, capture_output=True)
