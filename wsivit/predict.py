@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsivit.errors import OutputExistsError, StoreError, UsageError, WsivitError
 from wsivit.parallel import map_ordered
@@ -20,6 +20,9 @@ from wsivit.scoring.stores import first_tiles, predictions_of, write_features, w
 from wsivit.slide import Slide
 from wsivit.store import TileStore
 from wsivit.store.predictions import VIEWS
+
+if TYPE_CHECKING:
+    from wsivit.tiling import TileOptions
 
 PathLike = str | os.PathLike[str]
 Source = PathLike | Slide | TileStore
@@ -203,15 +206,21 @@ class Predictor:
             return source
         if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
             return TileStore(source)
-        from wsivit.tiling import TileOptions, tile
+        from wsivit.tiling import tile
+
+        return tile(source, output or ".", self.tile_options, progress=progress).store
+
+    @property
+    def tile_options(self) -> TileOptions:
+        """How slides are tiled for this model: coordinates only; UsageError where neither it nor the options say."""
+        from wsivit.tiling import TileOptions
 
         mpp, tile_size = self.options.mpp or self.card.mpp, self.options.tile_size or self.card.tile_size
         if mpp is None or tile_size is None:
             what = "the scale (--mpp)" if mpp is None else "the tile size (--tile-size)"
             raise UsageError(f"{self.card.name} does not say {what} of its tiles: give it, or give a store")
         downscale: Any = "area" if self.card.downscale == {"area"} else "dct"
-        options = TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
-        return tile(source, output or ".", options, progress=progress).store
+        return TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
 
     def _write_predictions(self, store: TileStore, mismatch: list[str], progress: bool) -> None:
         if not self.card.classes:

@@ -1,6 +1,6 @@
 """How near prediction comes to the speed of the bare model, and how that compares.
 
-    python predicting.py [SLIDE] [--model resnet50] [--rounds 2] [--device cpu] [--peers PYTHON]
+    python predicting.py [SLIDE] [--model resnet50] [--rounds 1] [--device cpu] [--peers PYTHON]
 
 Every row is a process of its own that loads the model first, scores one batch, and is then timed: from the slide to the
 scores on the disk. "bare model" is the same network over and over on one batch that lies ready, which is the most that
@@ -42,11 +42,11 @@ SIDE, BATCH = 224, 32
 def main() -> None:
     """Make the run and the stores, measure every row in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", nargs="?", help="default: a sample slide of 200 tiles, painted for it")
+    parser.add_argument("slide", nargs="?", help="default: a sample slide of some 250 tiles, painted for it")
     parser.add_argument("--model", default="resnet50", help="a timm name")
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--tiles", type=int, default=128, help="tiles of the bare model; all others score the slide's")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=ROWS)
     parser.add_argument("--peers", help="a Python that has wsinfer")
@@ -77,7 +77,7 @@ def prepare(given: argparse.Namespace) -> None:
     from wsivit.runs import Contract
     from wsivit.sample import write_sample_slide
 
-    given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=4096, name="sample").slide)
+    given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=6144, name="sample").slide)
 
     torch.manual_seed(0)
     made = create_classifier(given.model, CLASSES, pretrained=False)

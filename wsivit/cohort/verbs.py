@@ -12,13 +12,12 @@ from typing import Any, Protocol
 from wsivit.cohort.inputs import document_signature, signature
 from wsivit.cohort.ledger import State
 from wsivit.cohort.tree import Tree
-from wsivit.errors import OutputError, RemoteError, StoreError, UnreadableTilesError, UsageError, WsivitError
+from wsivit.errors import OutputError, RemoteError, StoreError, UnreadableTilesError, WsivitError
 from wsivit.export import Form, HeatmapOptions
 from wsivit.heatmap import DEFAULT_FORMS, heatmap
 from wsivit.manifest import CohortSlide
 from wsivit.predict import PredictOptions, Predictor
 from wsivit.runs import CONTRACT
-from wsivit.scoring.card import Card
 from wsivit.slide import Slide, open_slide
 from wsivit.store import Status, TileStore
 from wsivit.store.documents import read_journal
@@ -182,16 +181,13 @@ class PredictVerb:
         if TileStore.is_store(tree.store(slide)) or not slide.path:
             predicted = predictor(_finished(slide, tree))
         else:
-            predicted = predictor(_finished(slide, tree, self._coordinates(slide, tree, predictor.card)))
+            predicted = predictor(_finished(slide, tree, self._coordinates(slide, tree, predictor.tile_options)))
         node = f"{'features' if options.features else 'predictions'}/{self.run}"
         outputs = (f"{_below(predicted.url, tree)}/{node}/zarr.json",)
         return replace(tiled(predicted, tree), outputs=outputs)
 
-    def _coordinates(self, slide: CohortSlide, tree: Tree, card: Card) -> TileStore:
+    def _coordinates(self, slide: CohortSlide, tree: Tree, options: TileOptions) -> TileStore:
         """Make a store of coordinates only, as the model wants them."""
-        if card.mpp is None or card.tile_size is None:
-            raise UsageError("the model was trained on pictures without a scale: tile the slides first")
-        options = TileOptions(mpp=card.mpp, tile_size=card.tile_size, codec="none")
         with self.slides.open(slide) as opened:
             return Tiler(options).tile(opened, tree.place(slide)).store
 
@@ -202,8 +198,20 @@ _MACHINE = ("device", "batch_size", "overwrite")
 
 @lru_cache(maxsize=1)
 def _predictor(model: str, name: str, options: PredictOptions) -> Predictor:
-    """Load a model once for all slides that this process is given."""
-    return Predictor(model, name=name, options=options)
+    """Load a model once for all slides that this process is given, on the device that is its own."""
+    return Predictor(model, name=name, options=replace(options, device=own_device(options.device)))
+
+
+def own_device(devices: str) -> str:
+    """Of several devices, with commas, that of this worker process: they take turns by the workers' numbers."""
+    from distributed import get_worker
+
+    each = devices.split(",")
+    try:
+        number = str(get_worker().name)
+    except ValueError:  # there is one process only
+        number = "0"
+    return each[int(number) % len(each) if number.isdigit() else 0].strip()
 
 
 @dataclass(frozen=True)
