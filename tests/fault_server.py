@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import wsivit.__main__
@@ -32,8 +33,7 @@ def run(order: dict[str, Any], faults: ctypes.CDLL) -> None:
         code = end.code if isinstance(end.code, int) else 1
     finally:
         sys.stdout.flush()
-        with open(order["stdout"] + ".seen", "w") as file:
-            file.write(str(faults.fault_seen()))
+        Path(order["stdout"] + ".seen").write_text(str(faults.fault_seen()))
         os._exit(code)
 
 

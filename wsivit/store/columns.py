@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,5 +87,10 @@ def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
     with lock_column(files, "labels", name):
         layout.ensure_group(files, "labels")
         files.remove(key)
-        write_label_column(files, key, column, n)
-        put_column(files, "labels", name)
+        try:
+            write_label_column(files, key, column, n)
+            put_column(files, "labels", name)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(key)
+            raise

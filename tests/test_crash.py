@@ -1,0 +1,36 @@
+"""Writes that fail, kills and interrupts at any moment: said, nothing left behind, and gone on with to the same bytes.
+
+The long versions are in ``tests/long``; these look at some of the moments.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from crash_helpers import CASES, FAULTS, Commands, commands, fail_writes, kill_at_writes, stop_at_moments
+
+
+@pytest.fixture(scope="module", params=["tile", "predict"])
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    with commands(CASES[request.param], tmp_path_factory.mktemp(request.param) / "scratch") as running:
+        yield running
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_write_that_fails(ours: Commands, fault: str, tmp_path: Path) -> None:
+    ours.scratch = tmp_path
+    assert fail_writes(ours, fault, step=37, first=len(fault)) > 30
+
+
+def test_killed_at_a_write(ours: Commands, tmp_path: Path) -> None:
+    ours.scratch = tmp_path
+    assert kill_at_writes(ours, step=53, first=7) > 80
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_a_random_moment(ours: Commands, stop: signal.Signals, tmp_path: Path) -> None:
+    ours.scratch = tmp_path
+    assert stop_at_moments(ours, times=2, seed=int(stop), stop=stop) == 2
