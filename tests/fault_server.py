@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def run(order: dict[str, Any], faults: ctypes.CDLL) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         Path(order["stdout"] + ".seen").write_text(str(faults.fault_seen()))

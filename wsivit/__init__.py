@@ -18,6 +18,7 @@ _HOME = {
     "CohortOptions": "wsivit.cohort.options",
     "compare": "wsivit.compare",
     "demo": "wsivit.demo",
+    "doctor": "wsivit.doctor",
     "evaluate": "wsivit.evaluate",
     "EvaluateOptions": "wsivit.evaluate",
     "export": "wsivit.export",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from wsivit.data.index import index as index
     from wsivit.data.slides import SlideOptions as SlideOptions
     from wsivit.demo import demo as demo
+    from wsivit.doctor import doctor as doctor
     from wsivit.errors import WsivitError as WsivitError
     from wsivit.evaluate import EvaluateOptions as EvaluateOptions
     from wsivit.evaluate import evaluate as evaluate

@@ -30,12 +30,14 @@ VERBS = {
     "status": ("cohorts", "Tell how far a cohort is, slide by slide."),
     "index": ("stores", "Write one table of the tiles of many stores, to train over a whole cohort."),
     "verify": ("stores", "Check a store against its journal and checksums."),
+    "doctor": ("doctor", "Check that all that is needed is there and works: readers, codecs, the machine."),
     "demo": ("demo", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
 }
 """Each verb, the module of `wsivit.commands` that it is in, and the line that lists it."""
 EPILOGUE = (
-    "Exit codes: 0 done, 2 wrong use, 3 slide unreadable, 4 done but some tiles unreadable, 5 scale unknown, "
-    "6 refused by a limit, 7 cannot write, 8 store invalid, locked or mismatched, 130 interrupted."
+    "Exit codes: 0 done, 1 doctor found something broken, 2 wrong use, 3 slide unreadable, 4 done but some tiles "
+    "unreadable, 5 scale unknown, 6 refused by a limit, 7 cannot write, 8 store invalid, locked or "
+    "mismatched, 130 interrupted."
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,11 +76,20 @@ def write_preview(
     if mpp is not None:
         _draw_scale_bar(picture, mpp[0] / scale)
     whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
+    return _save(whole, Path(path))
+
+
+def _save(picture: Image.Image, path: Path) -> Path:
+    """Write it whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
-        whole.save(path, format="PNG", compress_level=1)
+        picture.save(temporary, format="PNG", compress_level=1)
+        temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot write the preview {path}: {error}") from error
-    return Path(path)
+        with suppress(OSError):
+            temporary.unlink()
+        raise OutputError(f"cannot write the preview {path}: {error.strerror or error}") from error
+    return path
 
 
 def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:

@@ -88,6 +88,8 @@ _POWERS = {
 _VENDOR_STATES = ("aperio.MPP", "ome.PhysicalSize", "dicom.PixelSpacing")
 _MICRONS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _INCHES_AND_CENTIMETERS = {"inch": 25400.0, "2": 25400.0, "centimeter": 10000.0, "3": 10000.0}
+_WORD = re.compile(r"[^\W\d_]+")
+_HARMLESS = {*_MICRONS, "e", "x", "micron", "microns", "nan", "inf", "infinity", "none", "unknown", "true", "false"}
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 
 
@@ -114,7 +116,7 @@ def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
 def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]) -> ScaleSource:
     texts = [properties.get(key, "") for key in keys]
     x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))
-    seen = " x ".join(repr(text[:40]) for text in dict.fromkeys(texts))
+    seen = " x ".join(_quoted(text) for text in dict.fromkeys(texts))
     if name == "tiff.Resolution":
         seen += f" per {properties.get('tiff.ResolutionUnit', 'unknown unit')}"
     problem = _problem(x, y)
@@ -126,8 +128,13 @@ def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]
 def _power_source(name: str, text: str) -> ScaleSource:
     power = _number(text)
     if power is None or not 0.5 <= power <= 200:
-        return ScaleSource(name, None, None, f"{text[:40]!r}: not a magnification")
+        return ScaleSource(name, None, None, f"{_quoted(text)}: not a magnification")
     return ScaleSource(name, 10 / power, 10 / power, f"objective {power:g}x: nominal, never used as the scale")
+
+
+def _quoted(text: str) -> str:
+    """A text as it may be shown and kept: where a name stands instead of a number, it is not passed on."""
+    return repr(_WORD.sub(lambda word: word[0] if word[0].lower() in _HARMLESS else "…", text[:40]))
 
 
 def _number(text: str) -> float | None:

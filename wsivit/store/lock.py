@@ -116,6 +116,11 @@ class Lock:
         self._here = here
         return True
 
+    @property
+    def of_kernel(self) -> bool:
+        """Whether the kernel keeps the lock, and not a file."""
+        return self._here is None
+
     def _holder(self) -> str:
         created = _read(self._created)
         holder = created or _read(self.path)

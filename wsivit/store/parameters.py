@@ -161,6 +161,17 @@ class StoreParameters:
         ]
 
 
+def mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: StoreParameters) -> str:
+    """Say in what the store that is there is not the one asked for, and what can be done."""
+    there = root["parameters"]
+    if there["slide_fingerprint"] != wanted.slide_fingerprint:
+        return (
+            f"{url} is of another slide, {there['slide_path']}, and not of {wanted.slide_path}: write to another"
+            " folder, or overwrite it"
+        )
+    return f"{url} is a store of other content ({'; '.join(differences)}): write to another folder, or overwrite it"
+
+
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Name the entries of dictionaries too, ``tissue.method``, so that a difference is told by its own name."""
     flat: dict[str, Any] = {}

@@ -32,7 +32,7 @@ from wsivit.store.files import Files, LocalFiles, files_at, put_in_place, recove
 from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
-from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable
+from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
 from wsivit.store.shard import encode_shard
 
 _UNREADABLE = int(Status.UNREADABLE)
@@ -158,10 +158,7 @@ class StoreWriter:
             self._status, self._versions = self.table.status.copy(), versions()
             self._journal.entries = {}
         if differences:
-            raise StoreMismatchError(
-                f"{self._files.url} is a store of other content ({'; '.join(differences)}): write to another folder, or"
-                " overwrite it"
-            )
+            raise StoreMismatchError(mismatch(self._files.url, differences, read_root(self._files), self.parameters))
         if not there:
             self._create()
         if not (self.done or self._shared):
