@@ -119,7 +119,7 @@ class Normaliser:
         stored, normalised = self._seen
         if not tile.startswith(stored) or len(tile) < len(stored) + 2:
             stored, normalised = self._seen = self._headers(tile)
-        return normalised + tile[len(stored) :]
+        return normalised + tile[len(stored) : _end(tile, len(stored))]
 
     def header(self, tile: bytes) -> bytes:
         """Return what should stand before a tile's compressed data; `ValueError` as for a whole tile."""
@@ -142,6 +142,16 @@ class Normaliser:
             raise ValueError("JPEG has no quantization table")
         marker = tile[header.scan : header.scan + 2]
         return tile[: header.scan + 2], self.prefix + header.segments + marker
+
+
+def _end(tile: bytes, scan: int) -> int:
+    """Where the stream ends: what stands after its end marker is no picture, and may be anything."""
+    end = tile.find(EOI, scan)
+    if end in (-1, len(tile) - 2):
+        return len(tile)
+    # The data of one scan hold no end marker but the end; what stands between several scans may.
+    several = SOI[:1] + bytes((_SOS,)) in tile[scan:]
+    return (tile.rfind(EOI) if several else end) + 2
 
 
 def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) -> bytes:
