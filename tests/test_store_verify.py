@@ -81,6 +81,26 @@ def damaged_files(store: Path, seed: int) -> None:
             file.write_bytes(whole)
 
 
+def lost_files(store: Path, times: int, seed: int) -> dict[str, int]:
+    """Cut, remove or empty a file of a store, one at a time, so often each, and have each of them found."""
+    rng = np.random.default_rng(seed)
+    files = sorted(file for file in store.rglob("*") if file.is_file())
+    found = dict.fromkeys(("cut", "missing", "empty"), 0)
+    for how in found:
+        for file in rng.choice(np.array(files, object), times):
+            whole = file.read_bytes()
+            file.unlink()
+            if how != "missing":
+                file.write_bytes(whole[: rng.integers(1, len(whole))] if how == "cut" else b"")
+            try:
+                found[how] += bool(verify(store))
+            except StoreError:
+                found[how] += 1
+            file.write_bytes(whole)
+    assert verify(store) == []
+    return found
+
+
 @pytest.mark.parametrize("name", ["x0", "tiles", "tissue_mask", "status"])
 def test_a_missing_array_is_found(store: Path, name: str) -> None:
     shutil.rmtree(store / name)

@@ -163,13 +163,10 @@ class StoreParameters:
 
 def mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: StoreParameters) -> str:
     """Say in what the store that is there is not the one asked for, and what can be done."""
-    there = root["parameters"]
+    there, what = root["parameters"], "a store of other content"
     if there["slide_fingerprint"] != wanted.slide_fingerprint:
-        return (
-            f"{url} is of another slide, {there['slide_path']}, and not of {wanted.slide_path}: write to another"
-            " folder, or overwrite it"
-        )
-    return f"{url} is a store of other content ({'; '.join(differences)}): write to another folder, or overwrite it"
+        what = f"of another slide, {there['slide_path']}, and not of {wanted.slide_path}"
+    return f"{url} is {what} ({'; '.join(differences)}): write to another folder, or overwrite it"
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
