@@ -135,7 +135,8 @@ def model_card(result: RunResult) -> str:
     """Say in Markdown what the model is, what it was made for, and how well it did."""
     run = result.contract
     rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
-    held_out = {name: value for name, value in run.validation.items() if name != "seconds_per_epoch"}
+    of_machine = ("seconds_per_epoch", "memory_mb")
+    held_out = {name: value for name, value in run.validation.items() if name not in of_machine}
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in held_out.items())
     scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
     leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
