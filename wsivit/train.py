@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+COSTS = ("seconds_per_epoch", "memory_mb")
 CHECKPOINTS, SPLIT, TILES = "checkpoints", "split.csv", "tiles"
 
 
@@ -44,7 +45,8 @@ class RunResult:
         The run folder.
     contract : Contract
     validation : dict of str to float
-        Held-out ``accuracy``, ``balanced_accuracy`` and ``loss`` of the epoch that was kept, and which that was.
+        Held-out ``accuracy``, ``balanced_accuracy`` and ``loss`` of the epoch that was kept, and which that was; and
+        what the training cost: ``seconds_per_epoch`` and, at most, ``memory_mb``.
     counts : dict of str to dict
         Tiles per class, per side of the split.
     """
@@ -53,6 +55,11 @@ class RunResult:
     contract: Contract
     validation: dict[str, float]
     counts: dict[str, dict[str, int]]
+
+    @property
+    def held_out(self) -> dict[str, float]:
+        """The figures of the held-out part alone, without what the training cost."""
+        return {name: value for name, value in self.validation.items() if name not in COSTS}
 
 
 def train(
@@ -113,11 +120,11 @@ def train(
     split = _split(samples, options)
     audited = _audit(samples, split, options)
 
-    from wsivit.trainer import run_training
+    from wsivit.trainer import make_arguments, run_training
 
     classifier = _classifier(model, samples, options)
     contract = _contract(model, samples, split, classifier, options, audited)
-    arguments = _arguments(folder, options, len(split.of(TRAIN)))
+    arguments = make_arguments(folder / CHECKPOINTS, options, len(split.of(TRAIN)))
     # Of several processes (torchrun) the first alone writes; the others find what it wrote.
     with arguments.main_process_first(local=False):
         checkpoint = _begin(folder, contract)
@@ -135,9 +142,7 @@ def model_card(result: RunResult) -> str:
     """Say in Markdown what the model is, what it was made for, and how well it did."""
     run = result.contract
     rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
-    of_machine = ("seconds_per_epoch", "memory_mb")
-    held_out = {name: value for name, value in run.validation.items() if name not in of_machine}
-    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in held_out.items())
+    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.held_out.items())
     scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
     leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
     leaks += "".join(f"\n- **Warning:** {warning}" for warning in run.split["warnings"])
@@ -337,63 +342,4 @@ def _recipe(options: TrainOptions) -> Recipe:
         ema=options.ema,
         balance=options.balance,
         patience=options.patience,
-    )
-
-
-def _require_reporting(name: str) -> None:
-    from transformers.integrations.integration_utils import get_available_reporting_integrations
-
-    known = get_available_reporting_integrations()
-    if name not in ("none", "all", *known):
-        raise UsageError(
-            f"--report-to {name}: is not installed, or unknown to transformers; here there are: "
-            f"{', '.join(known) or 'none'} (pip install tensorboard)"
-        )
-
-
-def _arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
-    import torch
-    from transformers import TrainingArguments
-
-    from wsivit.models import device_for
-
-    assert options.lr is not None
-    _require_reporting(options.report_to)
-    device = device_for(options.device)
-    workers = options.workers
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = min(8, cores - 1)
-    steps = -(-n // (options.batch_size * int(os.environ.get("WORLD_SIZE", "1"))))  # torchrun sets it
-    return TrainingArguments(
-        output_dir=str(folder / CHECKPOINTS),
-        num_train_epochs=options.epochs,
-        per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=2 * options.batch_size,
-        gradient_accumulation_steps=options.accumulate,
-        learning_rate=options.lr,
-        weight_decay=options.weight_decay,
-        lr_scheduler_type="cosine",
-        warmup_steps=options.epochs * -(-steps // options.accumulate) // 10,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        save_total_limit=None,  # the newest and the best one are kept, once the newest is whole
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        bf16=device.type == "cuda" and torch.cuda.is_bf16_supported(),
-        torch_compile=options.compile,
-        use_cpu=device.type == "cpu",
-        seed=options.seed,
-        data_seed=options.seed,
-        dataloader_num_workers=workers,
-        dataloader_persistent_workers=workers > 0,
-        dataloader_pin_memory=device.type == "cuda",
-        accelerator_config={"non_blocking": device.type == "cuda"},
-        logging_nan_inf_filter=False,  # it waits for the GPU at every step, and hides what should be seen
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to=options.report_to,
-        disable_tqdm=True,
     )

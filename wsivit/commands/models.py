@@ -33,7 +33,7 @@ def train(
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
-    return Report(f"held out {_tell_figures(done.validation)}\nrun      {done.folder}")
+    return Report(f"held out {_tell_figures(done.held_out)}\nrun      {done.folder}")
 
 
 @documented_by(_evaluate)

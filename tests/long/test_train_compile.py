@@ -1,0 +1,29 @@
+"""torch.compile on request: the same training, and a folder that knows nothing of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from train_helpers import write_store
+from transformers import AutoModelForImageClassification
+
+from wsivit.models import load_classifier
+from wsivit.train import TrainOptions, train
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_a_compiled_training_comes_to_the_same(tmp_path: Path) -> None:
+    store = write_store(tmp_path, "s", columns=12, rows=8).path
+    options = TrainOptions(
+        pretrained=False, image_size=48, epochs=1, batch_size=16, lr=2e-3, workers=0, device="cpu", augment="none"
+    )
+    runs = [
+        train([store], label="region", model="test_vit", output=tmp_path / str(compiled), options=how)
+        for compiled, how in ((False, options), (True, replace(options, compile=True)))
+    ]
+    plain, compiled = (run.validation["loss"] for run in runs)
+    assert compiled == pytest.approx(plain, rel=0.02)
+    assert load_classifier(runs[1].folder).classes == ("stroma", "tumor")
+    AutoModelForImageClassification.from_pretrained(runs[1].folder)
