@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,14 @@ from transformers import AutoModelForImageClassification
 
 from wsivit.models import load_classifier
 from wsivit.train import TrainOptions, train
+from wsivit.trainer import arguments
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
-def test_a_compiled_training_comes_to_the_same(tmp_path: Path) -> None:
+def test_a_compiled_training_comes_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced and differentiated as on request, but not turned into machine code, which takes minutes."""
+    quick = partial(arguments.TrainingArguments, torch_compile_backend="aot_eager")
+    monkeypatch.setattr(arguments, "TrainingArguments", quick)
     store = write_store(tmp_path, "s", columns=12, rows=8).path
     options = TrainOptions(
         pretrained=False, image_size=48, epochs=1, batch_size=16, lr=2e-3, workers=0, device="cpu", augment="none"
