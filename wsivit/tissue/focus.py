@@ -15,18 +15,12 @@ from wsivit.tissue.planes import block_means, enlarged, smoothed
 from wsivit.tissue.shapes import close_gaps, erode, open_up
 
 OCTAVES = (0.8, 1.6, 3.2)  # pixels
-BLURRED = 0.5  # of what the sharp quarter of the slide's tissue has
+BLURRED = 0.42  # of what the sharp quarter of the slide's tissue has; even liver has more nearly everywhere
 COARSELY = 4  # pixels: the side of the blocks in which a low-power view is judged
 LINE_STEP = 32  # pixels
 NOISE, LEAST_CONTRAST = 0.7, 4.0  # grey levels, of a scanner and its JPEG, and below which nothing can be said
-SHARP, GONE = 0.85, 0.35  # of what the sharp quarter of the tiles has; liver is above the first all over
+SHARP, GONE = 0.85, 0.35  # of what the sharp quarter of the tiles has; even liver is hardly below the first
 LEAST_DETAIL = 0.003  # density: less than this is noise, and nothing is said
-
-
-def _octaves(grey: FloatImage) -> tuple[FloatImage, FloatImage]:
-    """Square of the detail in the finer and the coarser octave."""
-    fine, middle, coarse = (smoothed(grey, sigma) for sigma in OCTAVES)
-    return (fine - middle) ** 2, (middle - coarse) ** 2
 
 
 def blurred(grey: FloatImage, mask: BoolMask, um: float) -> BoolMask:
