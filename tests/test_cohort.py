@@ -19,7 +19,7 @@ from wsivit.cohort import Cohort, CohortOptions, status
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.tree import Tree
 from wsivit.errors import UsageError
-from wsivit.store import TileStore
+from wsivit.store import Predictions, TileStore
 from wsivit.tiling import TileOptions
 
 OPTIONS = TileOptions(tile_size=64)
@@ -263,3 +263,19 @@ def test_a_plan_tells_what_it_would_take_and_writes_nothing(slides: Path, tmp_pa
     size = float(text.split("slides: ")[1].split()[0]) * 1e9
     assert size == pytest.approx(sum(record.bytes for record in made.records), rel=0.25)
     assert "0 to do" in tile(slides, tmp_path / "out", CohortOptions(plan=True)).report()
+
+
+def test_heatmaps_of_many(slides: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tile(slides, out, CohortOptions(only="?__1"))
+    store = TileStore(out / "slides" / "a__1.zarr")
+    scores = np.linspace(0, 1, len(store), dtype=np.float32)
+    store.write_predictions("vit", Predictions(np.stack([scores, 1 - scores], 1), ("tumor", "normal")))
+    drawn = Cohort(out).heatmap(run="vit", forms=("png",))
+    records = {record.slide_id: record for record in drawn.records}
+    assert records["a__1"].state == "done"
+    assert [(out / path).read_bytes()[:4] for path in records["a__1"].outputs] == [b"\x89PNG"]
+    assert (records["b__1"].state, records["b__1"].exit_code) == ("failed", 2)  # nothing was predicted there
+    assert set(whys(Cohort(out).heatmap(run="vit", forms=("png",)))) == set()
+    (out / records["a__1"].outputs[0]).unlink()
+    assert "is gone" in whys(Cohort(out).heatmap(run="vit", forms=("png",)))["a__1"]
