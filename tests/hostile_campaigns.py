@@ -51,8 +51,11 @@ def maker() -> Any:
 
 def write_jpeg_base(path: Path) -> Path:
     """An Aperio slide: RGB JPEG, tables apart, tiles of 240."""
-    picture = texture(1800, 1800)
-    return write_jpeg_slide(path, picture, rgb=True, subsampling="444", tables=True, tile=240, description=TEXT)
+    how: dict[str, Any] = {"rgb": True, "subsampling": "444", "tables": True, "tile": 240, "description": TEXT}
+    write_jpeg_slide(path, texture(1800, 1800), **how)
+    with tifffile.TiffFile(path, mode="r+") as tiff:  # only the description tells the scale
+        tiff.pages[0].tags["ResolutionUnit"].overwrite(1)
+    return path
 
 
 def write_jpeg2000_base(path: Path) -> Path:

@@ -1,21 +1,28 @@
 """Hostile slides, the long way: the whole corpus, 2,000 mutants of each of two bases, a thousand slides at once.
 
-Run with ``pytest tests/long/test_hostile_long.py -s``; WSIVIT_MUTANTS sets how many mutants.
+Run with ``pytest tests/long/test_hostile_long.py -s``; WSIVIT_MUTANTS and WSIVIT_READS set how many mutants and reads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hostile_campaigns import ARGUED, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
+from hostile_campaigns import ARGUED, TEXT, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
 
+from tests.slide_helpers import texture, write_jpeg_slide
+from wsivit import open_slide
+from wsivit.slide import Slide
+
+READS = int(os.environ.get("WSIVIT_READS", "100000"))
 MUTANTS = int(os.environ.get("WSIVIT_MUTANTS", "2000"))
 
 
@@ -42,3 +49,63 @@ def test_mutants(tmp_path: Path, write) -> None:  # type: ignore[no-untyped-def]
     assert {mutant.outcome.kind for mutant in found} <= {"ok", "error"}
     assert not [mutant.seed for mutant in found if mutant.silent]
     assert max(mutant.outcome.megabytes for mutant in found) < 2000
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize("reader", ["auto", "openslide", "tiffslide"])
+def test_1000_slides_in_one_process(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
+    base = write_jpeg_slide(tmp_path / "base.svs", texture(640, 512), tables=True, description=TEXT)
+    slides = []
+    memory, most = 0, 0
+    for number in range(1000):
+        path = tmp_path / f"{number}.svs"
+        path.symlink_to(base)
+        slides.append(open_slide(path, reader=reader))
+        slides[-1].read(slides[-1].plan(0.499), 0, 0, 256, 256)
+        memory = memory or (_status("VmRSS") if number == 20 else 0)  # the first few load libraries
+        most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+    for slide in slides:
+        slide.read(slide.plan(0.499), 100, 100, 256, 256)
+        most = max(most, len(list(Path("/proc/self/fd").iterdir())))
+    grown = (_status("VmRSS") - memory) / 1024
+    print(f"{reader}: 1000 slides open, at most {most} file descriptors, grown by {grown:.0f} MB")
+    assert most <= 64
+    assert grown < 50
+
+
+class _Reads:
+    """Regions of a slide that was opened before the fork, each with the digest that it must have."""
+
+    def __init__(self, slide: Slide, reads: int) -> None:
+        self.slide, self.reads, self.plan = slide, reads, slide.plan(0.499)
+        rng = np.random.default_rng(0)
+        self.places = [tuple(place) for place in rng.integers(0, 400, (64, 2)).tolist()]
+        self.digests = [self._digest(place) for place in range(64)]
+
+    def _digest(self, place: int) -> str:
+        return hashlib.sha1(self.slide.read(self.plan, *self.places[place], 64, 64)).hexdigest()
+
+    def __len__(self) -> int:
+        return self.reads
+
+    def __getitem__(self, index: int) -> bool:
+        place = index * 31 % 64
+        return self._digest(place) != self.digests[place]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("reader", ["native", "openslide", "tiffslide"])
+def test_reads_over_4_forked_workers(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
+    from torch.utils.data import DataLoader
+
+    path = write_jpeg_slide(tmp_path / "base.svs", texture(640, 512), tables=True, description=TEXT)
+    with open_slide(path, reader=reader) as slide:
+        data = _Reads(slide, READS)
+        loader = DataLoader(data, batch_size=500, num_workers=4, multiprocessing_context="fork")  # type: ignore[arg-type]
+        wrong = sum(int(batch.sum()) for batch in loader)
+    print(f"{reader}: {READS} reads over 4 forked workers, {wrong} wrong")
+    assert wrong == 0

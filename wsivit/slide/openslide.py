@@ -38,7 +38,7 @@ class _Handle:
     slide: Callable[[], Held[openslide.OpenSlide] | None] = nothing
 
 
-_CACHE = PerProcess(lambda: openslide.OpenSlideCache(64 << 20))  # one for all slides: memory does not grow with them
+_CACHE = PerProcess(lambda: openslide.OpenSlideCache(32 << 20))  # one for all slides: memory does not grow with them
 
 
 class OpenSlideBackend:

@@ -37,9 +37,6 @@ def write_shards(
             chunks = told.chunks(islice(stream, len(shard)))
             writer.write_shard(shard, chunks, told.sharpness if source.measuring else None)
             failures |= told.bad
-            if told.bad and on_bad_tile == "fail":
-                index, reason = next(iter(told.bad.items()))
-                raise UnreadableTilesError(f"{writer.parameters.slide_path}: tile {index} cannot be read: {reason}")
     return failures
 
 
@@ -69,6 +66,8 @@ class _Told:
             self.advance(1)
 
     def _note(self, index: int, reason: str) -> None:
+        if self.on_bad_tile == "fail":
+            raise UnreadableTilesError(f"{self.path}: tile {index} cannot be read: {reason}")
         self.bad[index] = reason
         self.bad_in_a_row += 1
         if self.bad_in_a_row == HOPELESS and self.on_bad_tile != "skip-all":
