@@ -18,6 +18,7 @@ from dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanw
 from store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
+from wsivit.manifest import find_slides
 from wsivit.slide import open_slide
 from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions
@@ -74,7 +75,7 @@ def is_right(out: Path, alone: Path, slides: Path, many: CohortOptions = CohortO
 
 def test_local_workers_one_of_which_is_killed(slides: Path, alone: Path, tmp_path: Path) -> None:
     out, many = tmp_path / "out", CohortOptions(workers=2, split_gb=SPLIT)
-    with meanwhile(lambda: kill_whoever_runs(out, "drawn__2__7")):
+    with meanwhile(lambda: kill_whoever_runs(out, "drawn__2__2")):
         Cohort(slides, out, many).tile(OPTIONS)
     is_right(out, alone, slides, many)
 
@@ -83,11 +84,12 @@ def test_a_separate_scheduler_with_killed_workers(slides: Path, alone: Path, tmp
     out = tmp_path / "out"
 
     def mischief(cluster: DaskProcesses) -> None:
-        for count in (5, 15, 25):
+        total = len(find_slides([slides]))
+        for count in (total // 10, total // 4, total // 2):
             wait_for(lambda count=count: len(states(out)) > count, f"{count} slides were begun", 3600)
             cluster.kill_worker()
             cluster.start_worker()
-        wait_for(lambda: len(states(out)) > 35, "35 slides were begun", 3600)
+        wait_for(lambda: len(states(out)) > 0.7 * total, "most slides were begun", 3600)
         cluster.kill_scheduler()
         cluster.start_scheduler()
         for _ in range(2):

@@ -134,9 +134,15 @@ class _Round:
 
     def _settle(self, future: Future[Any]) -> Sequence[Record | Future[Any]]:
         """Return what follows from a future that is over."""
+        from distributed.client import FutureCancelledError
+
         job, then = self._then.pop(str(future.key))
         if future.status == "finished":
-            return then(job, future.result())
+            try:
+                result = future.result()
+            except FutureCancelledError:  # the scheduler went between the two lines
+                raise _Lost from None
+            return then(job, result)
         if future.status != "error":
             raise _Lost
         error = future.exception()
