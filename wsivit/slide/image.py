@@ -108,6 +108,8 @@ def _read_tiff(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]
                 pixels = np.moveaxis(pixels, 0, -1)
             if pixels.ndim == 2:
                 pixels = np.repeat(pixels[..., None], 3, axis=2)
+            if pixels.shape != (page.imagelength, page.imagewidth, 3):
+                raise SlideError(f"{name}: its pixels come as {pixels.shape}: the TIFF contradicts itself")
             return np.ascontiguousarray(pixels), tiff_format(tiff), tiff_properties(tiff)
     except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error
