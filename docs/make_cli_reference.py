@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsivit.cli import VERBS, build
+from wsivit.cli import VERBS, build, name_of
 
 HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 
@@ -13,7 +13,7 @@ HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 def main() -> None:
     text = (
         HEADER
-        + build(called=[verb.replace("_", "-") for verb in VERBS])
+        + build(called=[name_of(verb) for verb in VERBS])
         .generate_docs(recursive=True, include_hidden=False, heading_level=1)
         .rstrip()
         + "\n"

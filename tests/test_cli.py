@@ -19,7 +19,7 @@ import pytest
 from conftest import tissue_picture, write_slide
 
 import wsivit
-from wsivit.cli import VERBS
+from wsivit.cli import VERBS, name_of
 from wsivit.store import TileStore
 
 SHELL_ONLY = {"mag", "quiet", "as_json", "opening", "many"}
@@ -74,7 +74,7 @@ def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_tells_every_option(verb: str) -> None:
-    done = wsivit_(verb.replace("_", "-"), "--help")
+    done = wsivit_(name_of(verb), "--help")
     assert done.returncode == 0, done.stderr
     hints = get_type_hints(command_of(verb), include_extras=True)
     hints.pop("return")

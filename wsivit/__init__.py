@@ -25,6 +25,8 @@ _HOME = {
     "find_tissue": "wsivit.tissue",
     "heatmap": "wsivit.heatmap",
     "HeatmapOptions": "wsivit.export.options",
+    "import_tiles": "wsivit.tiling",
+    "ImportOptions": "wsivit.tiling",
     "index": "wsivit.data.index",
     "info": "wsivit.slide",
     "open_slide": "wsivit.slide",
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
     from wsivit.slide import open_slide as open_slide
     from wsivit.store import TileStore as TileStore
     from wsivit.store.verify import verify as verify
+    from wsivit.tiling import ImportOptions as ImportOptions
     from wsivit.tiling import TileOptions as TileOptions
+    from wsivit.tiling import import_tiles as import_tiles
     from wsivit.tiling import tile as tile
     from wsivit.tissue import find_tissue as find_tissue
     from wsivit.train import train as train

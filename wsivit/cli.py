@@ -20,6 +20,7 @@ from wsivit.errors import UsageError, WsivitError
 VERBS = {
     "info": ("slides", "Show what a slide is: format, levels, scale and where it came from."),
     "tile": ("slides", "Tile a slide into a zarr store at an exact scale, where there is tissue."),
+    "import_tiles": ("slides", "Make a store of the tiles that another tool has chosen."),
     "train": ("models", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures."),
     "evaluate": ("models", "Measure a trained model on labelled data."),
     "compare": ("models", "Measure two or more runs on the same data."),
@@ -34,6 +35,7 @@ VERBS = {
     "demo": ("demo", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
 }
 """Each verb, the module of `wsivit.commands` that it is in, and the line that lists it."""
+_NAMES = {"import_tiles": "import"}  # which no function can be called
 EPILOGUE = (
     "Exit codes: 0 done, 1 doctor found something broken, 2 wrong use, 3 slide unreadable, 4 done but some tiles "
     "unreadable, 5 scale unknown, 6 refused by a limit, 7 cannot write, 8 store invalid, locked or "
@@ -63,11 +65,16 @@ def build(called: Collection[str] = ()) -> App:
         suppress_keyboard_interrupt=False,
     )
     for verb, (module, help_text) in VERBS.items():
-        name = verb.replace("_", "-")
+        name = name_of(verb)
         app.command(f"wsivit.commands.{module}:{verb}", name=name, help=help_text, help_epilogue="")
         if name in called:
             app[name].help = None
     return app
+
+
+def name_of(verb: str) -> str:
+    """Return what a verb is called on the command line."""
+    return _NAMES.get(verb, verb.replace("_", "-"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

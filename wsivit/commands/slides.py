@@ -1,4 +1,4 @@
-"""``wsivit info`` and ``wsivit tile``."""
+"""``wsivit info``, ``tile`` and ``import``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from wsivit import import_tiles as _import_tiles
 from wsivit import info as _info
 from wsivit import tile as _tile
 from wsivit.cli import Report
@@ -18,7 +19,7 @@ from wsivit.commands.shared import FLAG, FLAT, MANY, OUTPUT, QUIET, Opening, doc
 from wsivit.errors import UnreadableTilesError, UsageError
 from wsivit.slide import SlideInfo
 from wsivit.store import Status, TileStore
-from wsivit.tiling import OnBadTile, TileOptions, Tiling
+from wsivit.tiling import ImportOptions, OnBadTile, TileOptions, Tiling
 
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
@@ -65,6 +66,20 @@ def tile(
     )
     unreadable = (done.store.status == Status.UNREADABLE).any()
     return Report(_tell_tiling(done), UnreadableTilesError.exit_code if unreadable else 0)
+
+
+@documented_by(_import_tiles)
+def import_tiles(
+    coordinates: str,
+    slide: str,
+    *,
+    output: Annotated[str, OUTPUT] = ".",
+    options: Annotated[ImportOptions, FLAT] = ImportOptions(),
+    opening: Annotated[Opening, FLAT] = Opening(),
+    overwrite: Annotated[bool, FLAG] = False,
+) -> Report:
+    done = _import_tiles(coordinates, opening.open(slide), output, options, overwrite=overwrite)
+    return Report(_tell_tiling(done))
 
 
 def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:

@@ -57,7 +57,7 @@ def lay_out(slide: Slide, options: TileOptions, *, progress: bool = False) -> La
     if options.max_blur < 1:
         candidates = _in_focus(candidates, slide, plan, options.max_blur, progress)
     table = TileTable.from_grid(grid, candidates.col, candidates.row, candidates.fraction)
-    parameters = replace(_parameters(slide, plan, grid, tissue, options), slide_sha256=sha256)
+    parameters = replace(store_parameters(slide, plan, grid, tissue, options), slide_sha256=sha256)
     return Layout(plan, grid, tissue, table, candidates.qc, parameters)
 
 
@@ -129,7 +129,10 @@ def _in_focus(found: _Candidates, slide: Slide, plan: ReadPlan, max_blur: float,
     return replace(found, qc={**found.qc, "blur": blur}).where(blur <= max_blur)
 
 
-def _parameters(slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions) -> StoreParameters:
+def store_parameters(
+    slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions
+) -> StoreParameters:
+    """Put together what determines a store."""
     native = _copyable(slide, plan, grid) if options.codec == "jpeg" else None
     chunk = (grid.tile_size,) * 2 if native is None else (native.tile_height, native.tile_width)
     return StoreParameters(

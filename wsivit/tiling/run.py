@@ -105,10 +105,10 @@ def tile(
     UnreadableTilesError
         With ``on_bad_tile="fail"``.
     """
-    with _opened(slide, slide_mpp) as opened:
-        place = Place(join(output, f"{opened.id}.zarr"), join(output, f"{opened.id}-preview.png"), opened.id)
+    with opened(slide, slide_mpp) as at:
+        place = Place(join(output, f"{at.id}.zarr"), join(output, f"{at.id}-preview.png"), at.id)
         how = Tiler(options, None if annotations is None else os.fspath(annotations), on_bad_tile, overwrite, progress)
-        return how.tile(opened, place)
+        return how.tile(at, place)
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,10 @@ class Tiler:
     overwrite: bool = False
     progress: bool = False
 
-    def tile(self, slide: Slide, place: Place) -> Tiling:
-        """Tile a slide from beginning to end."""
+    def tile(self, slide: Slide, place: Place, layout: Layout | None = None) -> Tiling:
+        """Tile a slide from beginning to end; with a layout, that is how."""
         regions = self._regions(slide)
-        layout = self.lay_out(slide, place)
+        layout = layout or self.lay_out(slide, place)
         _warn(slide)
         with StoreWriter.open(place.store, layout.parameters, layout.table, overwrite=self.overwrite) as writer:
             todo = [] if writer.done else writer.pending()
@@ -203,7 +203,8 @@ class Tiler:
         return failures
 
 
-def _opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
+def opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
+    """Open a slide, unless it is."""
     if not isinstance(slide, Slide):
         return open_slide(slide, mpp=slide_mpp)
     if slide_mpp is not None:
