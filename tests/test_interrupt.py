@@ -14,7 +14,7 @@ import pytest
 from conftest import tissue_picture, write_slide
 from train_helpers import make_run, write_store
 
-from wsivit.cli import VERBS
+from wsivit.cli import VERBS, name_of
 from wsivit.store import Predictions, TileStore
 
 LINE = "wsivit: interrupted: run the same command again to go on\n"
@@ -83,7 +83,7 @@ def words_of(verb: str, output: Path) -> list[str]:
     }.get(verb, [verb, "--help"])
 
 
-@pytest.mark.parametrize("verb", [verb.replace("_", "-") for verb in VERBS])
+@pytest.mark.parametrize("verb", [name_of(verb) for verb in VERBS])
 def test_every_verb_answers_while_it_imports_or_works(verb: str, workplace: Path, tmp_path: Path) -> None:
     words, stop = words_of(verb, tmp_path), signal.SIGTERM if len(verb) % 2 else signal.SIGINT
     after = float(np.random.default_rng(len(verb)).uniform(0, 0.3))
