@@ -12,6 +12,9 @@ import tifffile
 from hypothesis import settings
 from numpy.typing import NDArray
 
+# Tests run side by side, a process for each core: more threads in each (torch, BLAS) only get in each other's way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 settings.register_profile("wsivit", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("wsivit")
 

@@ -67,7 +67,7 @@ def write_jpeg2000_base(path: Path) -> Path:
                 picture[::step, ::step],
                 tile=(240, 240),
                 photometric="rgb",
-                compression="jpeg2000",
+                compression="aperio_jp2000_rgb",  # what OpenSlide reads, too
                 compressionargs={"level": 30},
                 subfiletype=int(step > 1),
                 description=TEXT if step == 1 else None,

@@ -108,7 +108,7 @@ def test_int8_only_on_request_and_with_its_agreement(
     from wsivit.commands.models import predict as command
 
     options = replace(CPU, engine="onnx-int8")
-    report = command(str(run), str(store), name="int8", options=options, quiet=True)
+    report = command(str(run), [str(store)], name="int8", options=options, quiet=True)
     agreement = TileStore(store).predictions("int8").attrs["agreement"]
     assert agreement["tiles"] == 22 and 0 < agreement["largest_difference"] < 0.05
     assert f"agrees with fp32 on the class of {100 * agreement['same_class']:.1f} % of 22 tiles" in report.text

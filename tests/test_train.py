@@ -88,13 +88,13 @@ def test_the_run_folder_is_the_contract(vit: RunResult, slides: tuple[TileStore,
     ]  # fmt: skip
 
 
-def test_the_saved_model_is_the_one_that_was_measured(vit: RunResult) -> None:
+def test_the_saved_model_is_the_one_that_was_measured(vit: RunResult, slides: tuple[TileStore, TileStore]) -> None:
     """The figures come again from the folder, by plain transformers and our own arithmetic."""
     from wsivit.data.augment import normalise, resize
     from wsivit.data.samples import samples_from_stores
     from wsivit.data.splits import VALIDATION, read_split
 
-    store = vit.folder.parent.parent / "slides0" / "one.zarr"
+    store = slides[0].path
     samples = samples_from_stores([store], "region")
     held = samples.take(read_split(vit.folder / "split.csv", samples).of(VALIDATION))
     pixels = torch.from_numpy(held.read(np.arange(len(held)))).permute(0, 3, 1, 2)

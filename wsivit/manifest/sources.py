@@ -209,7 +209,9 @@ def _slide(whole: str) -> CohortSlide:
 
 
 def _is_glob(source: str) -> bool:
-    return re.search(r"[*?\[]", source) is not None and not Path(source).exists()
+    # What follows the ? of a URL is its query: a signature, a version.
+    signs = r"[*\[]" if "://" in source else r"[*?\[]"
+    return re.search(signs, source) is not None and not Path(source).exists()
 
 
 def _is_folder(source: str) -> bool:
