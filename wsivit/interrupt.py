@@ -53,7 +53,8 @@ class _Interrupt:
         self.came = False
         self.over = False
         self._watched = False
-        self._said = threading.Lock()
+        self._said = False
+        self._saying = threading.Lock()
 
     def listen(self, watch: bool) -> None:
         """Take the signals that the caller of this process did not want ignored."""
@@ -86,7 +87,10 @@ class _Interrupt:
 
     def answer(self) -> None:
         """Say the line, once; what libraries say while they are torn down is not heard any more."""
-        if self._said.acquire(blocking=False):
+        with self._saying:  # who comes second waits: the process may end when it goes on
+            if self._said:
+                return
+            self._said = True
             # The line of a progress bar is left as it is.
             os.write(2, b"\n" * os.isatty(2) + _LINE)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
