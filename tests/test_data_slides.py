@@ -25,6 +25,7 @@ from wsivit.store import TileStore
 from wsivit.tiling import TileOptions, tile
 from wsivit.train import TrainOptions, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 48
 QUICK = TrainOptions(pretrained=False, image_size=48, epochs=3, batch_size=16, lr=2e-3, workers=0, device="cpu")
 
@@ -53,11 +54,6 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("one", "two")):
         slide_with_regions(folder, name, seed)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def tiler(folder: Path, **options: float) -> SlideTiler:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +21,8 @@ from wsivit.scoring import Scorer, softmax
 from wsivit.slide import open_slide
 from wsivit.store import TileStore
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = PredictOptions(batch_size=10, device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,15 +25,8 @@ from wsivit.runs import Contract
 from wsivit.scoring import Scorer, ScoringOptions, open_model, open_run, softmax
 from wsivit.store import TileStore
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = PredictOptions(batch_size=10, device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -12,36 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.slide_helpers import texture, write_jpeg_slide
+from tests.tiff_editor import COUNTS, OFFSETS, Editor
 from wsivit import open_slide
 from wsivit.errors import SlideError, WsivitError
 from wsivit.slide import TileFailure
 
-WIDTH, TILE_WIDTH, OFFSETS, COUNTS, DESCRIPTION, SAMPLES = 256, 322, 324, 325, 270, 277
-
-
-class Editor:
-    """A classic little-endian TIFF whose fields can be overwritten."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = bytearray(data)
-        self.directories, at = [], struct.unpack_from("<I", data, 4)[0]
-        while at:
-            self.directories.append(at)
-            at = struct.unpack_from("<I", data, self._next(at))[0]
-
-    def _next(self, at: int) -> int:
-        return at + 2 + 12 * struct.unpack_from("<H", self.data, at)[0]
-
-    def link(self, directory: int, to: int) -> None:
-        struct.pack_into("<I", self.data, self._next(self.directories[directory]), to)
-
-    def field(self, tag: int, *, kind: int | None = None, count: int | None = None, value: int | None = None) -> None:
-        at = self.directories[0] + 2
-        while struct.unpack_from("<H", self.data, at)[0] != tag:
-            at += 12
-        for form, place, new in (("<H", 2, kind), ("<I", 4, count), ("<I", 8, value)):
-            if new is not None:
-                struct.pack_into(form, self.data, at + place, new)
+WIDTH, TILE_WIDTH, DESCRIPTION, SAMPLES = 256, 322, 270, 277
 
 
 @pytest.fixture(scope="module")

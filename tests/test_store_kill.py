@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_helpers import N, chunks, parameters, pictures, table, tree_digest, write_store
+from store_helpers import N, chunks, kill_at_sync, parameters, pictures, table, tree_digest, write_store
 
 from wsivit.errors import StoreError, StoreLockedError
 from wsivit.store import LabelColumn, Predictions, StoreParameters, StoreWriter, TileStore
@@ -28,7 +28,7 @@ def killed(work: Callable[[], object], *, sync: int | None = None, seconds: floa
     child = os.fork()
     if child == 0:
         if sync is not None:
-            _kill_at_sync(sync)
+            kill_at_sync(sync)
         work()
         os._exit(0)
     if seconds is not None:
@@ -37,18 +37,6 @@ def killed(work: Callable[[], object], *, sync: int | None = None, seconds: floa
     _, status = os.waitpid(child, 0)
     assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
-
-
-def _kill_at_sync(n: int) -> None:
-    sync, left = os.fsync, [n]
-
-    def counted(handle: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(handle)
-
-    os.fsync = counted
 
 
 def overwrite(path: Path, chosen: StoreParameters) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tissue_picture, write_slide
-from store_helpers import tree_digest
+from store_helpers import kill_at_sync, tree_digest
 
 import wsivit
 from wsivit.errors import StoreError, StoreMismatchError
@@ -102,7 +102,7 @@ def test_killed_parts_are_done_by_others(slide: Path, tmp_path: Path) -> None:
     for sync in range(0, 4 * len(shards), 3):
         child = os.fork()
         if child == 0:
-            _die_at_sync(sync)
+            kill_at_sync(sync)
             write(slide, store, tiler, shards)
             os._exit(0)
         assert os.waitpid(child, 0)[1] in (0, signal.SIGKILL)
@@ -111,18 +111,6 @@ def test_killed_parts_are_done_by_others(slide: Path, tmp_path: Path) -> None:
     write(slide, store, tiler, left)
     finish(slide, store, tiler)
     assert tree_digest(Path(store)) == tree_digest(wsivit.tile(slide, tmp_path / "whole", OPTIONS).store.path)
-
-
-def _die_at_sync(n: int) -> None:
-    sync, left = os.fsync, [n]
-
-    def counted(handle: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sync(handle)
-
-    os.fsync = counted
 
 
 def test_labels_are_those_of_one_run(slide: Path, tmp_path: Path) -> None:

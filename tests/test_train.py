@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,8 @@ from wsivit.store import TileStore
 from wsivit.train import RunResult, TrainOptions, train
 from wsivit.trainer import TileTrainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = TrainOptions(pretrained=False, image_size=48, epochs=3, batch_size=16, lr=2e-3, workers=0, device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
