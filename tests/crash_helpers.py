@@ -237,8 +237,8 @@ TILE = Case(
     ["tile", "s.tiff", "-o", "out", "--tile-size", "16", "--tissue", "none", "--annotations", "s.geojson", "-q"],
     _tile_inputs,
     lambda folder: tree_digest(folder / "out"),
-    "import wsivit.tiling.run, wsivit.commands.slides, wsivit.annotations, PIL.PngImagePlugin\n"
-    "import wsivit.tiling.layout\nwsivit.tiling.layout._shard_tiles = lambda options: 256",
+    "import wsivit.tiling.run, wsivit.commands.slides, wsivit.annotations, PIL.Image, imagecodecs._zstd\n"
+    "PIL.Image.preinit()\nimport wsivit.tiling.layout\nwsivit.tiling.layout._shard_tiles = lambda options: 256",
 )
 
 
@@ -277,8 +277,9 @@ TRAIN = Case(
     ["train", "one.zarr", *LEARN.split(), "--device", "cpu", "-o", "run", "-q"],
     _train_inputs,
     _run_made,
-    "import wsivit.train, wsivit.trainer, wsivit.commands.models, matplotlib.pyplot\n"
-    "import transformers.models.timm_wrapper.modeling_timm_wrapper",
+    "import wsivit.train, wsivit.trainer, wsivit.commands.models, sklearn.model_selection, rich.live, wsivit.figures\n"
+    "import transformers.models.timm_wrapper.modeling_timm_wrapper, matplotlib.backends.backend_agg, PIL.Image\n"
+    "PIL.Image.preinit()\nwsivit.figures.DPI = 20",
     "there is a finished run already",
 )
 CASES = {"tile": TILE, "predict": PREDICT, "train": TRAIN}

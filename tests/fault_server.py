@@ -6,6 +6,7 @@ Started by `crash_helpers.Commands`, with `faults.c` preloaded; orders come as J
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -44,6 +45,7 @@ def main() -> None:
     exec(sys.argv[2])  # what is to be imported, or made smaller
     faults = ctypes.CDLL(sys.argv[1])
     faults.fault_seen.restype = ctypes.c_long
+    gc.freeze()  # the forks need not look through what was imported
     for line in sys.stdin:
         order, began = json.loads(line), time.monotonic()
         child = os.fork()
@@ -54,6 +56,7 @@ def main() -> None:
             os.kill(child, order["signal"])
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(json.dumps({"code": code, "seconds": time.monotonic() - began}), flush=True)
+    gc.unfreeze()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
-from hostile_helpers import MAKER, Outcome, Tilers
+from hostile_helpers import MAKER, PROCESSES, Outcome, Tilers
 
 from tests.slide_helpers import texture, write_jpeg_slide
 
@@ -132,7 +132,7 @@ def fuzz(tool: Any, base: Path, folder: Path, seeds: range, words: tuple[str, ..
     data = base.read_bytes()
     tiff = tool.Tiff(data)
     unseen = _unseen(tiff, len(data))
-    with Tilers(folder) as tilers, ThreadPoolExecutor(2) as pool:
+    with Tilers(folder) as tilers, ThreadPoolExecutor(PROCESSES) as pool:
         reference = tilers.tile(base, *words)
         assert reference.code == 0, reference.said
 

@@ -15,7 +15,10 @@ from queue import SimpleQueue
 from shutil import rmtree
 from typing import Any
 
+from long_amounts import amount
+
 SECONDS, MEMORY = 120.0, 6 << 30
+PROCESSES = amount("processes", 2)
 CHILD = Path(__file__).with_name("hostile_child.py")
 MAKER = Path(os.environ.get("WSIVIT_TEST_DATA", Path(__file__).parents[2] / "shared")) / "tools" / "make_bad_slides.py"
 
@@ -63,7 +66,7 @@ class Outcome:
 class Tilers:
     """A few processes that tile slides; used as a context manager."""
 
-    def __init__(self, folder: Path, processes: int = 2) -> None:
+    def __init__(self, folder: Path, processes: int = PROCESSES) -> None:
         self.folder, self._idle, self._number = folder, SimpleQueue[subprocess.Popen[str]](), 0
         self._processes, self._stack = processes, ExitStack()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from wsivit.errors import StoreError, UsageError
+from wsivit.errors import OutputError, StoreError, UsageError
 from wsivit.models import create_classifier, load_classifier, save_classifier
 
 CLASSES = ("liver", "tumour", "stroma")
@@ -71,9 +72,19 @@ def test_timm_folder_opens_everywhere_with_equal_logits(tmp_path: Path, name: st
         assert torch.equal(in_transformers(pixel_values=x).logits, wanted)
         assert torch.equal(in_timm(x), wanted)
     assert wanted.abs().sum() > 0
+    # Also of a model that was never saved by a Trainer: a resumed run's folder is an unbroken one's.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dtype"] == "float32"
     assert in_wsivit.classes == CLASSES == tuple(in_transformers.config.id2label.values())
     assert in_wsivit.preprocessing == made.preprocessing
     assert timm.data.resolve_model_data_config(in_timm)["mean"] == list(made.preprocessing.mean)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_what_cannot_be_written_is_said_and_nothing_is_left_of_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputError, match=f"cannot write .*{name}"):
+        save_classifier(create_classifier("test_vit", CLASSES, pretrained=False), tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("folder", ["hub_vit", "hub_resnet"])

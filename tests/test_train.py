@@ -127,11 +127,15 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
     vit: RunResult, slides: tuple[TileStore, TileStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {"label": "region", "model": "test_vit", "output": tmp_path / "vit", "options": QUICK}
+    half = tmp_path / "vit" / ".tmp-1-0a-wsivit.json"  # as if killed before, while the contract was written
+    half.parent.mkdir()
+    half.touch()
     with monkeypatch.context() as patch:
         patch.setattr("wsivit.trainer.callbacks.Curves.on_epoch_begin", killed_at(2), raising=False)
         with pytest.raises(KeyboardInterrupt):
             train([slides[0].path], **arguments)
     assert not Contract.read(tmp_path / "vit").done
+    assert not half.exists()
     with pytest.raises(UsageError, match="not finished"):
         predict(tmp_path / "vit", slides[1].path)
     with pytest.raises(OutputExistsError, match=r"another unfinished run: options: .*asked for"):

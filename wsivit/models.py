@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.runs import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from wsivit.safety import NONSENSE, pickles_there, refuse_code, safetensors_file
+from wsivit.store.files import LocalFiles
 from wsivit.weights import WEIGHTS, fetching, quiet_transformers, timm_weights
 
 if TYPE_CHECKING:
@@ -149,17 +150,16 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
 
 def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> str:
     """Write a folder that transformers (and timm, for its own) can load; return the weights' fingerprint."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(_saved_config(classifier), indent=2) + "\n")
+    files = LocalFiles(Path(folder))
+    files.write(CONFIG, [_as_json(_saved_config(classifier))])
     if not classifier.is_timm:  # a timm folder says it in config.json, where both libraries look
-        (folder / PROCESSOR).write_text(json.dumps(_processor_config(classifier.preprocessing), indent=2) + "\n")
+        files.write(PROCESSOR, [_as_json(_processor_config(classifier.preprocessing))])
     # timm knows its own parameter names only, and transformers adds the wrapper's prefix where it is missing.
     state = {
         key.removeprefix("timm_model."): value.detach().cpu().contiguous()
         for key, value in classifier.model.state_dict().items()
     }
-    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    files.write(WEIGHTS, [save(state, metadata={"format": "pt"})])
     return weights_fingerprint(folder)
 
 
@@ -340,7 +340,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _saved_config(classifier: Classifier) -> dict[str, Any]:
     config: dict[str, Any] = classifier.model.config.to_dict()
-    return config | {"architectures": [type(classifier.model).__name__]}
+    # Left to transformers, the type of the weights is said only where a checkpoint was written before.
+    weights = str(classifier.model.dtype).removeprefix("torch.")
+    return config | {"architectures": [type(classifier.model).__name__], "dtype": weights}
+
+
+def _as_json(settings: dict[str, Any]) -> bytes:
+    return (json.dumps(settings, indent=2) + "\n").encode()
 
 
 def _processor_config(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from wsivit.errors import OutputExistsError, UsageError
 from wsivit.metrics import fit_temperature
 from wsivit.recipe import TrainOptions
 from wsivit.runs import CONTRACT, Contract, software_versions
-from wsivit.store.files import LocalFiles
+from wsivit.store.files import TEMPORARY, LocalFiles
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -267,12 +267,18 @@ def _require_free(folder: Path) -> None:
     if (folder / CONTRACT).is_file():
         if Contract.read(folder).done:
             raise OutputExistsError(f"{folder}: there is a finished run already; choose another output folder")
-    elif folder.exists() and (not folder.is_dir() or any(entry.name != TILES for entry in folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and all(_left_behind(entry.name) for entry in folder.iterdir())):
         raise OutputExistsError(f"{folder}: is there already and is no run; choose another output folder")
+
+
+def _left_behind(name: str) -> bool:
+    """Whether a run that was broken off before it had a contract may have left a file or folder of this name."""
+    return name == TILES or name.startswith(TEMPORARY)
 
 
 def _begin(folder: Path, contract: Contract) -> str | None:
     """Write the contract of a run that begins; return the last checkpoint of one that was broken off."""
+    LocalFiles(folder).remove_temporaries()
     if (folder / CONTRACT).is_file():
         other = Contract.read(folder).differences(contract)
         if other:
@@ -281,7 +287,6 @@ def _begin(folder: Path, contract: Contract) -> str | None:
             )
         from wsivit.trainer.checkpoints import last_whole
 
-        LocalFiles(folder).remove_temporaries()
         return last_whole(folder / CHECKPOINTS)
     folder.mkdir(parents=True, exist_ok=True)
     contract.write(folder)

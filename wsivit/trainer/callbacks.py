@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsivit.figures import draw_curves
+from wsivit.trainer.checkpoints import writing
 
 COLUMNS = {
     "epoch": "epoch",
@@ -105,7 +106,8 @@ class Average(TrainerCallback):
         """Write the average into the newest checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-            save_file({k: v.contiguous() for k, v in self.weights.items()}, folder / AVERAGE)
+            with writing(folder):
+                save_file({k: v.contiguous() for k, v in self.weights.items()}, folder / AVERAGE)
 
     def exchange(self) -> None:
         """Put the average into the model and the model's weights aside; again puts them back."""
