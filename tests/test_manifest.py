@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from wsivit.errors import UsageError
+from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.manifest import find_slides, read_manifest
 from wsivit.manifest.sources import is_one_file
 
@@ -126,6 +127,20 @@ def test_circles_of_links_end(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.svs")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     assert named(tmp_path, tmp_path) == {"a__1": "a/1.svs"}
+
+
+def test_what_a_folder_holds_need_be_no_slide(tmp_path: Path) -> None:
+    """It fails by itself, and not the others with it; what is named must be there."""
+    folder = tmp_path / "a"
+    touch(folder, "1.svs")
+    (folder / "nowhere.svs").symlink_to("gone.svs")
+    (folder / "loop.svs").symlink_to("loop.svs")
+    os.mkfifo(folder / "pipe.dcm")
+    os.mkfifo(folder / "pipe2.dcm")
+    assert {*named(folder, folder)} == {"1", "nowhere", "loop", "pipe", "pipe2"}
+    assert {*named(tmp_path, f"{tmp_path}/?")} >= {"a__nowhere", "a__loop"}
+    with pytest.raises(InputNotFoundError, match=r"not there: .*nowhere\.svs"):
+        find_slides([folder, folder / "nowhere.svs"])
 
 
 def test_a_table_tells_what_it_knows(tmp_path: Path) -> None:

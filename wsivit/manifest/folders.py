@@ -54,10 +54,20 @@ def _one_of_each_series(folder: Path, names: list[str]) -> list[str]:
     """Return the first file of each DICOM series; OpenSlide finds the others of it."""
     first: dict[bytes, str] = {}
     for name in names:
-        with (folder / name).open("rb") as file:
-            found = _SERIES.search(file.read(_HEADER))
-        first.setdefault(found[1] if found else name.encode(), name)
+        found = _SERIES.search(_head(folder / name))
+        first.setdefault(found[1] if found else os.fsencode(name), name)
     return list(first.values())
+
+
+def _head(path: Path) -> bytes:
+    """Read the beginning of a file; nothing where it cannot be read, which is told of when it is its turn."""
+    if not path.is_file():  # a pipe would be waited for
+        return b""
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEADER)
+    except OSError:
+        return b""
 
 
 def _walk_local(root: str) -> Iterator[Step]:

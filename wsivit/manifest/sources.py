@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from wsivit.credentials import public
 from wsivit.errors import InputNotFoundError, UsageError
@@ -55,6 +56,14 @@ class CohortSlide:
         return self.path or self.store
 
 
+class _Found(NamedTuple):
+    """A slide, and the path that its name is made of; `named`: not just met in a folder."""
+
+    relative: str
+    slide: CohortSlide
+    named: bool = True
+
+
 def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, str] = {}) -> list[CohortSlide]:
     """Find the slides that are meant.
 
@@ -76,12 +85,12 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
     UsageError
         If a source holds no slide, or a table cannot be used; the text names the line.
     InputNotFoundError
-        If slides that are named are not there.
+        If slides that are named are not there; of what a folder holds, such as a link to nowhere, the verb will tell.
     """
-    found = [slide for source in sources for slide in _expand(os.fspath(source))]
-    unique = {slide.source: (relative, slide) for relative, slide in reversed(found)}
-    places = [(relative, slide) for relative, slide in found if unique.pop(slide.source, None)]
-    _check_there([slide for _, slide in places])
+    found = [one for source in sources for one in _expand(os.fspath(source))]
+    _check_there(one.slide for one in found if one.named)
+    first = {one.slide.source: one for one in reversed(found)}
+    places = [(one.relative, one.slide) for one in found if one is first[one.slide.source]]
     unnamed = [(relative, public(slide.source)) for relative, slide in places if not slide.id]
     named = {public(slide.source): slide.id for _, slide in places if slide.id}
     ids = dict(zip((path for _, path in unnamed), assign_ids(unnamed, {**known, **named}), strict=True))
@@ -99,7 +108,7 @@ def read_slides(table: str) -> list[CohortSlide]:
     UsageError
         If the table cannot be used; the text names the line.
     """
-    return [slide for _, slide in _from_table(table)]
+    return [one.slide for one in _from_table(table)]
 
 
 def is_one_file(source: str) -> bool:
@@ -111,8 +120,8 @@ def is_one_file(source: str) -> bool:
     return not _is_glob(source)
 
 
-def _expand(source: str) -> Iterator[tuple[str, CohortSlide]]:
-    """Yield each slide of a source, with the path that its name is made of."""
+def _expand(source: str) -> Iterator[_Found]:
+    """Yield each slide of a source."""
     if source.lower().endswith(TABLES):
         yield from _from_table(source)
     elif source.lower().endswith(LISTS):
@@ -127,22 +136,23 @@ def _expand(source: str) -> Iterator[tuple[str, CohortSlide]]:
         yield _named(source, str(Path.cwd()))
 
 
-def _from_folder(folder: str) -> Iterator[tuple[str, CohortSlide]]:
+def _from_folder(folder: str) -> Iterator[_Found]:
     found = [(relative, _slide(_join(folder, relative))) for relative in slides_below(folder)]
     if not found:
         raise UsageError(f"{folder}: there is no slide in this folder, nor in the folders in it")
     for relative, slide in found:
-        yield relative or posixpath.basename(slide.source), slide
+        yield _Found(relative or posixpath.basename(slide.source), slide, named=False)
 
 
-def _from_glob(pattern: str) -> Iterator[tuple[str, CohortSlide]]:
+def _from_glob(pattern: str) -> Iterator[_Found]:
     fixed = _parent(re.split(r"[*?\[]", _absolute(pattern))[0] + "x")
     matches = sorted(_matches(fixed, _absolute(pattern)[len(fixed) :].lstrip("/")))
     if not matches:
         raise UsageError(f"{pattern}: nothing matches")
     for match in matches:
         if _is_folder(_join(fixed, match)):
-            yield from ((_relative(slide.source, fixed), slide) for _, slide in _from_folder(_join(fixed, match)))
+            for one in _from_folder(_join(fixed, match)):
+                yield one._replace(relative=_relative(one.slide.source, fixed))
         else:
             yield _named(match, fixed)
 
@@ -159,7 +169,7 @@ def _matches(folder: str, pattern: str) -> Iterator[str]:
     yield from (path for path in below if not any(part.startswith(".") for part in path.split("/")))
 
 
-def _from_table(path: str) -> Iterator[tuple[str, CohortSlide]]:
+def _from_table(path: str) -> Iterator[_Found]:
     lines, base = read_manifest(path), _parent(path)
     slides = [_from_line(path, line, base) for line in lines]
     for what, values in (
@@ -170,7 +180,7 @@ def _from_table(path: str) -> Iterator[tuple[str, CohortSlide]]:
         for line, value in zip(lines, values, strict=True):
             if value and first.setdefault(value, line.number) != line.number:
                 raise UsageError(f"{path}, line {line.number}: the same {what} as line {first[value]}: {value}")
-    yield from ((_relative(slide.source, base), slide) for slide in slides)
+    yield from (_Found(_relative(slide.source, base), slide) for slide in slides)
 
 
 def _from_line(path: str, line: Line, base: str) -> CohortSlide:
@@ -199,9 +209,9 @@ def _check_there(slides: Iterable[CohortSlide]) -> None:
         raise InputNotFoundError(f"not there: {', '.join(missing[:_NAMED])}{more}")
 
 
-def _named(path: str, base: str) -> tuple[str, CohortSlide]:
+def _named(path: str, base: str) -> _Found:
     whole = _join(base, path)
-    return _relative(whole, base), _slide(whole)
+    return _Found(_relative(whole, base), _slide(whole))
 
 
 def _slide(whole: str) -> CohortSlide:
