@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from store_helpers import tree_digest
 
 import wsivit
 from wsivit.cohort import Cohort, CohortOptions, status
-from wsivit.cohort.ledger import Ledger, Record
+from wsivit.cohort.ledger import Ledger, Record, _parquet
 from wsivit.cohort.tree import Tree
-from wsivit.errors import UsageError
+from wsivit.errors import OutputError, UsageError
 from wsivit.store import Predictions, TileStore
 from wsivit.tiling import TileOptions
 
@@ -55,6 +57,24 @@ CODES = {"a__1": 0, "b__1": 0, "hurt": 4, "unscaled": 5, "page": 3}
 
 def tile(slides: Path | str, folder: Path, many: CohortOptions = CohortOptions(), options: TileOptions = OPTIONS):  # type: ignore[no-untyped-def]
     return Cohort(slides, folder, many).tile(options)
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    """Tables stay UTF-8 whatever the files are called, and find them again."""
+    odd = os.fsdecode(b"caf\xe9.tiff")
+    (tmp_path / "slides").mkdir()
+    write_slide(tmp_path / "slides" / odd, tissue_picture(300, 300), mpp=None)
+    (tmp_path / "slides" / "new\nline %41.svs").write_text("none")
+    run = [sys.executable, "-m", "wsivit", "tile", tmp_path / "slides", "-o", tmp_path / "out"]
+    first = subprocess.run(run, capture_output=True, check=False)
+    assert (first.returncode, first.stdout.count(b"caf\\udce9.tiff")) == (3, 1), first.stderr.decode()
+    done = tile(tmp_path / "out", tmp_path / "out", CohortOptions(retry_failed=True))
+    assert [Path(job.slide.path).name for job in done.jobs] == [odd, "new\nline %41.svs"]
+    reasons = (tmp_path / "out" / "ledger.csv").read_text("utf-8")
+    assert "caf\\xe9.tiff: no usable scale" in reasons
+    records = Ledger(Tree(tmp_path / "out").files).all([record.slide_id for record in done.records])
+    assert b"caf\\xe9.tiff" in _parquet(records)
+    assert f"{(tmp_path / 'slides' / odd).as_uri()}," in (tmp_path / "out" / "cohort.csv").read_text("utf-8")
 
 
 def test_the_ledger_tells_of_each_slide(slides: Path, tmp_path: Path) -> None:
@@ -122,6 +142,32 @@ def test_only_what_changed_is_done_again_and_it_says_why(slides: Path, tmp_path:
     assert set(whys(other)) == {"a__1", "b__1", "hurt", "unscaled", "new", "page"}
     assert whys(other)["b__1"] == "tile_size: 64 there, 32 asked for"
     assert TileStore(out / "slides" / "b__1.zarr").grid.tile_size == 32
+
+
+def test_what_was_to_be_replaced_is_so_after_all(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off, or failed, while other options are put through: the next run goes on with those."""
+    out, other = tmp_path / "out", replace(OPTIONS, tile_size=32)
+    tile(slides, out)
+    with monkeypatch.context() as patch:
+        patch.setattr("wsivit.tiling.run.write_shards", Breaking(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            tile(slides, out, CohortOptions(only="a__1"), other)
+        patch.setattr("wsivit.tiling.run.write_shards", Breaking(OutputError("no space")))
+        tile(slides, out, CohortOptions(only="b__1"), other)
+    done = tile(slides, out, CohortOptions(only="?__1"), other)
+    assert whys(done) == {"a__1": "was not finished", "b__1": "failed before: no space"}
+    assert [record.state for record in done.records] == ["done", "done"]
+    assert TileStore(out / "slides" / "a__1.zarr").grid.tile_size == 32
+
+
+class Breaking:
+    """A function that raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error
 
 
 def test_failed_slides_are_tried_again_when_asked(slides: Path, tmp_path: Path) -> None:

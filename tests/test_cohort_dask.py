@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,11 +67,14 @@ def test_a_local_cluster_whose_worker_is_killed(slides: Path, alone: Path, tmp_p
 def test_separate_processes_of_which_workers_and_the_scheduler_are_killed(
     slides: Path, alone: Path, tmp_path: Path
 ) -> None:
+    """The large slide is there with other options: it is built beside by all, and put in its place at the end."""
     out = tmp_path / "out"
-    tiles = out / "slides" / "large.zarr" / "tiles"
+    Cohort(slides, out, CohortOptions(only="large")).tile(replace(OPTIONS, tile_size=256))
+    old, tiles = tree_digest(out / "slides" / "large.zarr"), out / "slides" / ".large.zarr.new" / "tiles"
 
     def mischief() -> None:
-        wait_for(lambda: list(tiles.glob("entry-*.json")) or states(out).get("large", ("",))[0] == "done", "a shard")
+        wait_for(lambda: list(tiles.glob("entry-*.json")), "a shard")
+        assert tree_digest(out / "slides" / "large.zarr") == old
         cluster.kill_worker()
         cluster.start_worker()
         wait_for(lambda: sum(state == "done" for state, _ in states(out).values()) > 1, "two slides are done")
@@ -81,6 +85,7 @@ def test_separate_processes_of_which_workers_and_the_scheduler_are_killed(
     with dask_processes(tmp_path / "dask") as cluster, meanwhile(mischief):
         done = Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
     assert done.exit_code == 3
+    assert not list((out / "slides").glob(".*"))
     is_as_alone(out, alone)
 
 

@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError
 
@@ -81,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     _show_log()
     try:
         code = _run([word for word in words if word != "--debug"])

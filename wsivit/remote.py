@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 from wsivit.credentials import complete, public, scrub
 from wsivit.errors import RemoteError, UsageError
@@ -45,8 +46,10 @@ def is_url(location: str | os.PathLike[str]) -> bool:
 
 
 def local_path(location: str | os.PathLike[str]) -> str:
-    """Return a path without ``file://``, and a URL as it is."""
-    return os.fspath(location).removeprefix("file://")
+    """Return the path that a ``file://`` URL means, and all else as it is."""
+    text = os.fspath(location)
+    # Such a URL is the one way to write down a name that is no text: as bytes, with percent signs.
+    return unquote(text[len("file://") :], errors="surrogateescape") if text.startswith("file://") else text
 
 
 def join(location: str | os.PathLike[str], name: str) -> str:

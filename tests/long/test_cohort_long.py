@@ -1,6 +1,7 @@
 """The campaign: every real slide at hand, fifty drawn ones, the damaged corpus; every kind of worker, thrice each.
 
-Run with ``pytest tests/long/test_cohort_long.py``; it takes minutes.
+Run with ``pytest tests/long/test_cohort_long.py``; it takes half an hour. To run one kind of worker after the other with
+``-k``, name a folder for the slides, and for what one process makes of them, in ``WSIVIT_CAMPAIGN``: both are kept there.
 """
 
 from __future__ import annotations
@@ -36,8 +37,17 @@ GOOD = SHARED / "slides" / "CMU-1-Small-Region.svs"
 
 
 @pytest.fixture(scope="module")
-def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("slides")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    kept = os.environ.get("WSIVIT_CAMPAIGN")
+    return Path(kept) if kept else tmp_path_factory.mktemp("campaign")
+
+
+@pytest.fixture(scope="module")
+def slides(folder: Path) -> Path:
+    root = folder / "slides"
+    if root.exists():
+        return root
+    root.mkdir(parents=True)
     if GOOD.exists():
         shutil.copytree(SHARED / "slides", root / "real")
         subprocess.run([sys.executable, MAKE, "corpus", GOOD, root / "corpus"], check=True, capture_output=True)
@@ -48,9 +58,9 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(slides: Path, folder: Path) -> Path:
     """What one process makes of all, which is checked by itself."""
-    out = tmp_path_factory.mktemp("alone")
+    out = folder / "alone"
     done = Cohort(slides, out).tile(OPTIONS)
     failed = {record.slide_id for record in done.records if record.state == "failed"}
     assert not {name for name in failed if name.startswith("drawn")}

@@ -163,7 +163,8 @@ class Cohort:
         if self.options.workers or self.options.address:
             return spread(bench, jobs, self.options)
         part, n = self.options.part()
-        large = [job for job in jobs if n > 1 and is_large(bench, job, self.options.split_gb)]
+        # Tasks of an array know nothing of each other: none could tell when all have begun to replace a store.
+        large = [job for job in jobs if n > 1 and not job.anew and is_large(bench, job, self.options.split_gb)]
         return itertools.chain(
             (record for job in large if (record := write_own(bench, job, part, n))),
             in_turn(bench, [job for job in jobs if job not in large]),

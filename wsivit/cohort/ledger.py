@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -42,6 +43,8 @@ class Record:
         That the verb would have ended with on this slide alone.
     passing : bool
         A failure that is not the slide's own, such as a full disk: it is tried again unasked.
+    anew : bool
+        What is there may be of other input or parameters, and is to be replaced still.
     tiles, unreadable : int
     bytes : int
         Of what was made.
@@ -68,6 +71,7 @@ class Record:
     reason: str = ""
     exit_code: int = 0
     passing: bool = False
+    anew: bool = False
     tiles: int = 0
     unreadable: int = 0
     bytes: int = 0
@@ -83,7 +87,9 @@ class Record:
 
 
 COLUMNS = tuple(
-    entry.name for entry in fields(Record) if entry.name not in ("passing", "signature", "parameters", "outputs")
+    entry.name
+    for entry in fields(Record)
+    if entry.name not in ("passing", "anew", "signature", "parameters", "outputs")
 )
 """What of a record is in the table."""
 
@@ -148,12 +154,17 @@ def _rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     return [{name: getattr(record, name) for name in COLUMNS} for record in records]
 
 
+def _readable(text: str) -> str:
+    """Show bytes in a name that are no text by their numbers, so that the table is UTF-8."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def _csv(records: Sequence[Record]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_rows(records))
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return _readable(text.getvalue()).encode()
 
 
 def _parquet(records: Sequence[Record]) -> bytes:
@@ -161,5 +172,6 @@ def _parquet(records: Sequence[Record]) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(_rows(records)), sink)
+    rows = [row | {"reason": _readable(row["reason"])} for row in _rows(records)]
+    pq.write_table(pa.Table.from_pylist(rows), sink)
     return bytes(sink.getvalue())

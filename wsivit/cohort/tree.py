@@ -115,8 +115,17 @@ def _table(slides: Sequence[CohortSlide], root: str) -> bytes:
     writer.writeheader()
     for slide in slides:
         ours = {name: getattr(slide, name) for name in ("patient", "site", "split")}
-        ours |= {name: public(getattr(slide, name)) for name in ("path", "annotations")}
-        store = public(slide.store or f"slides/{slide.id}.zarr").removeprefix(f"{public(root)}/")
+        ours |= {name: _cell(getattr(slide, name)) for name in ("path", "annotations")}
+        store = _cell((slide.store or f"slides/{slide.id}.zarr").removeprefix(f"{root}/"))
         mpp = "" if slide.mpp is None else f"{slide.mpp:.17g}"
         writer.writerow({**slide.values, **ours, "slide_id": slide.id, "store": store, "slide_mpp": mpp})
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    return text.getvalue().encode()
+
+
+def _cell(place: str) -> str:
+    """Write a path or URL, as a URL where it is no text, and without credentials."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return Path(place).as_uri()
+    return public(place)

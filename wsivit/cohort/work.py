@@ -68,9 +68,9 @@ class Bench:
         if changed or again:
             return Job(slide, changed or "asked to do it again", anew=True)
         if record.state == "running":
-            return Job(slide, "was not finished")
+            return Job(slide, "was not finished", record.anew)
         if record.state == "failed" and (retry_failed or record.passing):
-            return Job(slide, f"failed before: {record.reason}")
+            return Job(slide, f"failed before: {record.reason}", record.anew)
         gone = [path for path in record.outputs if self._is_gone(path)]
         return Job(slide, f"{gone[0]} is gone") if gone else None
 
@@ -113,11 +113,13 @@ class Bench:
 
     def begin(self, job: Job) -> None:
         """Write down that a job is being done."""
-        Ledger(self.tree.files).write(self.record(job.slide, Outcome("running", job.why)))
+        record = self.record(job.slide, Outcome("running", job.why))
+        Ledger(self.tree.files).write(replace(record, anew=job.anew))
 
     def end(self, job: Job, outcome: Outcome, seconds: float) -> Record:
         """Write down how a job went."""
-        record = replace(self.record(job.slide, outcome), seconds=round(seconds, 3))
+        record = self.record(job.slide, outcome)
+        record = replace(record, seconds=round(seconds, 3), anew=job.anew and outcome.state == "failed")
         Ledger(self.tree.files).write(record)
         return record
 

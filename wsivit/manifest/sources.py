@@ -15,6 +15,7 @@ from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.manifest.folders import slides_below
 from wsivit.manifest.ids import assign_ids
 from wsivit.manifest.table import Line, read_manifest, read_text
+from wsivit.remote import local_path
 
 _NAMED = 5  # how many of many missing files are told
 TABLES, LISTS = (".csv", ".tsv"), (".txt", ".lst")
@@ -87,7 +88,7 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
     InputNotFoundError
         If slides that are named are not there; of what a folder holds, such as a link to nowhere, the verb will tell.
     """
-    found = [one for source in sources for one in _expand(os.fspath(source))]
+    found = [one for source in sources for one in _expand(local_path(source))]
     _check_there(one.slide for one in found if one.named)
     first = {one.slide.source: one for one in reversed(found)}
     places = [(one.relative, one.slide) for one in found if one is first[one.slide.source]]
@@ -236,6 +237,7 @@ def _absolute(path: str) -> str:
 
 
 def _join(base: str, path: str) -> str:
+    path = local_path(path)
     return _absolute(path if "://" in path else posixpath.join(base, path))
 
 

@@ -78,17 +78,26 @@ def sync_folder(folder: Path) -> None:
 
 def put_in_place(new: Path, target: Path) -> None:
     """Rename a folder to its final name and remove what was there; on Linux, something is there at every moment."""
-    if not target.exists():
-        new.rename(target)
+    if target.exists() and _exchange_names(new, target):
         sync_folder(target.parent)
-        return
-    old = new
-    if not _exchange_names(new, target):
-        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(new)
+    else:
+        rename_in_place(new, target)
+
+
+def rename_in_place(new: Path, target: Path) -> None:
+    """Do the same in steps of which `recover_swap` can tell which were taken, whoever was killed in between."""
+    old = target.with_name(f".{target.name}.old")
+    if target.exists():
         target.rename(old)
-        new.rename(target)
+    new.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(old)
+    LocalFiles(old).remove("")
+
+
+def beside(target: Path) -> Path:
+    """Where that is built which is to take the place of something."""
+    return target.with_name(f".{target.name}.new")
 
 
 def recover_swap(target: Path, new: Path) -> None:

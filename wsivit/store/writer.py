@@ -28,7 +28,7 @@ from wsivit.store.documents import (
     tiles_spec,
     versions,
 )
-from wsivit.store.files import Files, LocalFiles, files_at, put_in_place, recover_swap
+from wsivit.store.files import Files, LocalFiles, beside, files_at, put_in_place, recover_swap
 from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
@@ -86,9 +86,9 @@ class StoreWriter:
         overwrite : bool
             Build a new store beside one that is there, and put it in its place once it is complete.
         shared : bool
-            Others write this store too, so nothing is locked: each shard must have one writer only, and a store of
-            other content is refused, whatever `overwrite` says. Who writes the last shard calls :meth:`finish`; twice
-            does no harm.
+            Others write this store too, so nothing is locked: each shard must have one writer only. Who writes the last
+            shard calls :meth:`finish`; twice does no harm. A store of other content is refused; with `overwrite` it is
+            removed, so `path` should lie `beside` the one to be replaced.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class StoreWriter:
         if shared:
             refuse_foreign(files)
             writer = cls(files, parameters, table, shared)
-            writer._begin(discard=False)
+            writer._begin(discard=overwrite)
             return writer
         lock = exclusive(files)
         try:
@@ -136,14 +136,14 @@ class StoreWriter:
             # Object stores cannot rename: the old store gives way before the new one is written.
             writer._begin(discard=overwrite)
             return writer
-        beside = files.root.with_name(f".{files.root.name}.new")
-        recover_swap(files.root, beside)
+        new = beside(files.root)
+        recover_swap(files.root, new)
         refuse_foreign(files)
         if overwrite and files.list():
-            writer = cls(LocalFiles(beside), parameters, table)
+            writer = cls(LocalFiles(new), parameters, table)
             writer._place = files.root
         else:
-            LocalFiles(beside).remove("")
+            LocalFiles(new).remove("")
             writer = cls(files, parameters, table)
         writer._begin(discard=overwrite)
         return writer

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from wsivit.annotations import Annotation, label_tiles, read_annotations
 from wsivit.errors import UsageError
@@ -13,6 +14,7 @@ from wsivit.preview import write_preview
 from wsivit.remote import join
 from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
+from wsivit.store.files import rename_in_place
 from wsivit.store.outputs import Output, local_output, shown
 from wsivit.tiling.blur import write_blur
 from wsivit.tiling.fill import OnBadTile, write_shards
@@ -153,10 +155,12 @@ class Tiler:
         Raises
         ------
         StoreMismatchError
-            The store is there, with other parameters or of another slide.
+            The store is there, with other parameters or of another slide, and not to be overwritten.
         """
         _warn(slide)
-        with StoreWriter.open(place.store, layout.parameters, layout.table, shared=True) as writer:
+        with StoreWriter.open(
+            place.store, layout.parameters, layout.table, overwrite=self.overwrite, shared=True
+        ) as writer:
             if writer.done:
                 return []
             write_overview(writer, slide, layout)
@@ -171,13 +175,15 @@ class Tiler:
             source = TileSource(slide, writer.parameters, writer.table)
             return write_shards(writer, source, todo, self.on_bad_tile, self.progress)
 
-    def finish(self, slide: Slide, store: str) -> TileStore:
-        """Complete a store whose shards are written."""
+    def finish(self, slide: Slide, store: str, target: str | None = None) -> TileStore:
+        """Complete a store whose shards are written; with a `target`, put it there, in place of what is."""
         regions = self._regions(slide)
         with StoreWriter.join(store) as writer:
             write_blur(writer)
             writer.finish()
-        finished = TileStore(store)
+        if target is not None:
+            rename_in_place(Path(store), Path(target))
+        finished = TileStore(target or store)
         if regions is not None:
             finished.write_labels(LABEL, *label_tiles(regions, finished.grid.boxes0(finished.col, finished.row)))
         return finished
