@@ -114,6 +114,16 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
     done = wsivit_("verify", copy)
     assert done.returncode == 8
     assert "tiles" in done.stdout
+    # Several have a line each, and nothing is written without -o.
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]
+    (tmp_path / "none.zarr").mkdir()
+    many = wsivit_("verify", store, tmp_path, cwd=tmp_path)
+    assert (many.returncode, many.stderr) == (8, "")
+    first, second, third = many.stdout.splitlines()
+    assert first == f"{store}: sound"
+    assert "none.zarr is not a tile store" in second
+    assert third.startswith(f"{copy}: 1 wrong: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"s.zarr", "none.zarr"}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +150,7 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["heatmap", "STORE"], 2, "prediction"),
         (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
         (["verify", "html.svs"], 8, "html.svs"),
+        (["verify", "STORE", "html.svs", "--slide", "s.tiff"], 2, "each with its own"),
         (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),
         (["predict", "norun", "STORE"], 2, "norun"),
         (["predict", ".", "STORE"], 8, "wsivit train makes one"),

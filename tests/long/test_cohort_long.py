@@ -1,7 +1,7 @@
 """The campaign: every real slide at hand, fifty drawn ones, the damaged corpus; every kind of worker, thrice each.
 
-Run with ``pytest tests/long/test_cohort_long.py``; it takes half an hour. To run one kind of worker after the other with
-``-k``, name a folder for the slides, and for what one process makes of them, in ``WSIVIT_CAMPAIGN``: both are kept there.
+Run with ``pytest tests/long/test_cohort_long.py``; it takes half an hour. To run one kind of worker after the other
+with ``-k``, name a folder in ``WSIVIT_CAMPAIGN``: the slides, and what one process makes of them, are kept there.
 """
 
 from __future__ import annotations
