@@ -132,7 +132,7 @@ def states(cohort: Path, verb: str = "tile") -> dict[str, tuple[str, int]]:
     return found
 
 
-def kill_whoever_runs(cohort: Path, slide: str) -> None:
+def kill_whoever_runs(cohort: Path, slide: str, seconds: float = 120) -> None:
     """Wait until some process works on a slide, and kill it."""
-    wait_for(lambda: states(cohort).get(slide, ("", 0))[0] == "running", f"{slide} is running")
+    wait_for(lambda: states(cohort).get(slide, ("", 0))[0] == "running", f"{slide} is running", seconds)
     os.kill(states(cohort)[slide][1], signal.SIGKILL)
