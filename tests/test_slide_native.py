@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.slide_helpers import damage, set_photometric, texture, write_jpeg_slide
 from wsivit import open_slide
 from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.slide import TileFailure
+from wsivit.slide.jpeg import EOI
 from wsivit.slide.native import NativeBackend
 from wsivit.slide.source import LocalFile
 
@@ -84,6 +86,37 @@ def test_copied_streams_are_complete_jpegs_of_the_same_pixels(tmp_path: Path) ->
         for col, row in ((0, 0), (3, 2)):
             decoded = np.asarray(Image.open(io.BytesIO(tiles.jpeg(col, row) or b"")))
             np.testing.assert_array_equal(decoded, slide.read(slide.plan(0.5), col * 128, row * 128, 128, 128))
+
+
+def test_tiles_copied_together_are_those_copied_one_by_one(tmp_path: Path) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, tables=True)
+    row, col = np.divmod(np.random.default_rng(0).permutation(np.r_[np.arange(24), 5]), 6)
+    with open_slide(path) as slide:
+        tiles = slide.native_tiles(0)
+        assert tiles is not None
+        assert tiles.jpegs(col, row) == [tiles.jpeg(*cell) for cell in zip(col.tolist(), row.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("how", ["zeros", "half", "blank", "text"])
+def test_tiles_are_not_copied_together_where_one_is_damaged_or_holds_more_than_a_picture(
+    tmp_path: Path, how: str
+) -> None:
+    path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, tables=True)
+    if how == "text":
+        with tifffile.TiffFile(path) as tiff:
+            end = tiff.pages[0].dataoffsets[8] + tiff.pages[0].databytecounts[8]
+        with path.open("r+b") as file:
+            file.seek(end - 20)
+            file.write(EOI + b"Patient: J. Doe " + EOI)
+    else:
+        damage(path, 8, how)
+    with open_slide(path, reader="native") as slide:
+        tiles = slide.native_tiles(0)
+        assert tiles is not None
+        assert tiles.jpegs(np.array([1, 2, 3]), np.array([1, 1, 1])) is None
+        assert len(tiles.jpegs(np.array([0, 1, 3]), np.array([1, 1, 1])) or []) == 3
+        if how == "text":
+            assert b"Doe" not in (tiles.jpeg(2, 1) or b"Doe")
 
 
 def test_bigtiff_and_pyramid_levels(tmp_path: Path) -> None:

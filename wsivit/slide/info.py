@@ -22,6 +22,8 @@ _HARMLESS = re.compile(
     re.IGNORECASE,
 )
 
+_LOOK = 256  # pixels along the longer side are enough to tell the commonest colour
+
 
 @dataclass(frozen=True)
 class SlideInfo:
@@ -87,9 +89,10 @@ def objective(sources: tuple[ScaleSource, ...]) -> float | None:
     return next((10 / mpp for mpp in powers), None)
 
 
-def color_warnings(thumbnail: Pixels) -> tuple[str, ...]:
+def color_warnings(view: Pixels) -> tuple[str, ...]:
     """Say so where most of a bright slide is one strong colour: glass is white or grey, so its label is wrong."""
-    coarse = (thumbnail >> 4).reshape(-1, 3).astype(np.int64)
+    step = max(1, max(view.shape) // _LOOK)
+    coarse = (view[::step, ::step] >> 4).reshape(-1, 3).astype(np.int64)
     counts = np.bincount(coarse @ [256, 16, 1])
     red, green, blue = (int(counts.argmax()) >> shift & 15 for shift in (8, 4, 0))
     strong = max(red, green, blue) >= 12 and max(red, green, blue) - min(red, green, blue) >= 5

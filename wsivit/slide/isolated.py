@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsivit.errors import LimitError, ScaleError, SlideError, UsageError, WsivitError
 from wsivit.resolution import Level
@@ -204,6 +205,9 @@ class _Streams:
         if "wrong" in answer:
             raise ValueError(answer["wrong"])
         return None if answer["blank"] else payload
+
+    def streams(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> None:
+        """One by one is the only way."""
 
 
 def _facts(plain: dict[str, Any]) -> SlideFacts:

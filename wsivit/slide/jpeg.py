@@ -6,6 +6,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 _TABLE = b"\xff\xdb"
 _SOS, _COM = 0xDA, 0xFE
@@ -115,10 +117,13 @@ class Normaliser:
         self._seen = (b"\0", b"")  # a header as stored, and what it becomes: nearly always that of the next tile too
 
     def __call__(self, tile: bytes) -> bytes:
-        """Return the complete stream; `ValueError` says what is wrong with a damaged one."""
-        stored, normalised = self._seen
-        if not tile.startswith(stored) or len(tile) < len(stored) + 2:
-            stored, normalised = self._seen = self._headers(tile)
+        """Return the complete stream to decode; `ValueError` says what is wrong with a damaged one."""
+        stored, normalised = self._known(tile)
+        return normalised + tile[len(stored) :]
+
+    def alone(self, tile: bytes) -> bytes:
+        """Return the complete stream to keep, without what stands behind its end; `ValueError` as above."""
+        stored, normalised = self._known(tile)
         return normalised + tile[len(stored) : _end(tile, len(stored))]
 
     def header(self, tile: bytes) -> bytes:
@@ -126,6 +131,23 @@ class Normaliser:
         stored, normalised = self._headers(tile)
         scan = tile[len(stored) :]
         return normalised + scan[: int.from_bytes(scan[:2], "big")]
+
+    def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[bytes] | None:
+        """Return what `alone` does of each of the tiles at ``[start, stop)`` in the data.
+
+        None where one of them begins unlike the others, or where anything else has to be looked at closely.
+        """
+        stored, normalised = self._known(data)
+        alike = all(data.startswith(stored, start) and data.endswith(EOI, start, stop) for start, stop in places)
+        if not alike or _count_ends(data) != len(places):
+            return None
+        scan = len(stored)
+        return [normalised + data[start + scan : stop] for start, stop in places]
+
+    def _known(self, tile: bytes) -> tuple[bytes, bytes]:
+        if not tile.startswith(self._seen[0]) or len(tile) < len(self._seen[0]) + 2:
+            self._seen = self._headers(tile)
+        return self._seen
 
     def _headers(self, tile: bytes) -> tuple[bytes, bytes]:
         """A tile's bytes up to and with the scan's marker, as stored and as they should be."""
@@ -152,6 +174,14 @@ def _end(tile: bytes, scan: int) -> int:
     # The data of one scan hold no end marker but the end; what stands between several scans may.
     several = SOI[:1] + bytes((_SOS,)) in tile[scan:]
     return (tile.rfind(EOI) if several else end) + 2
+
+
+def _count_ends(data: bytes) -> int:
+    """Count end markers; in a tenth of the time that bytes.find takes, which is longer than copying the bytes."""
+    values = np.frombuffer(data, np.uint8)
+    ends = values[1:] == EOI[1]
+    ends &= values[:-1] == EOI[0]
+    return int(np.count_nonzero(ends))
 
 
 def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) -> bytes:

@@ -35,6 +35,9 @@ class JpegStreams(Protocol):
     def stream(self, col: int, row: int) -> bytes | None:
         """See `JpegTiles.stream`."""
 
+    def streams(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
+        """See `JpegTiles.streams`."""
+
 
 class NativeTiles:
     """The compressed tiles of one level, as complete JPEG streams.
@@ -67,6 +70,10 @@ class NativeTiles:
         except (ValueError, OSError) as error:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
+
+    def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
+        """Return the streams of several tiles; None where one of them is not as usual: `jpeg` says of each what is."""
+        return self._tiles.streams(col, row)
 
     def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which tiles are blank, or not there because they lie past the level's end."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import simplejpeg
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from wsivit.errors import SlideError
@@ -121,14 +123,36 @@ class JpegTiles(TiledLevel):
         self.level = reducible(self.level, self.block_width, self.block_height)
 
     def stream(self, col: int, row: int) -> bytes | None:
-        """One tile as a complete JPEG stream; None where it is blank; `ValueError`, `OSError` if it is damaged."""
+        """One tile as a complete JPEG and no more; None where it is blank; `ValueError`, `OSError` if it is damaged."""
         stored = self.compressed(row * self.n_cols + col)
-        return None if stored is None else self.normalise(stored)
+        return None if stored is None else self.normalise.alone(stored)
+
+    def streams(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
+        """Several tiles as `stream` gives them; None where one is blank, damaged or unlike the others."""
+        index = row * self.n_cols + col
+        offsets, counts = self.offsets[index], self.counts[index]
+        if not counts.all() or (offsets + counts).max() > self.source.size:
+            return None
+        found = [b""] * len(index)
+        try:
+            for group in _neighbours(offsets.tolist(), (offsets + counts).tolist()):
+                (first, _, _), (_, last, _) = group[0], group[-1]
+                data = self.source.read(first, last - first)
+                streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop, _ in group])
+                if streams is None:
+                    return None
+                for (_, _, place), stream in zip(group, streams, strict=True):
+                    found[place] = stream
+        except (ValueError, OSError):
+            return None
+        return found
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
-        stream = self.stream(col, row)
-        return None if stream is None else decode_jpeg(stream, self.block_width, self.block_height, reduce)
+        stored = self.compressed(row * self.n_cols + col)
+        if stored is None:
+            return None
+        return decode_jpeg(self.normalise(stored), self.block_width, self.block_height, reduce)
 
 
 class StripedTiles(TiledLevel):
@@ -216,6 +240,17 @@ class Jpeg2000Tiles(CodecTiles):
         if pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
         return pixels
+
+
+def _neighbours(starts: list[int], stops: list[int]) -> Iterator[list[tuple[int, int, int]]]:
+    """Group what lies directly behind each other in the file: start, stop, and place in the lists."""
+    group: list[tuple[int, int, int]] = []
+    for extent in sorted(zip(starts, stops, range(len(starts)), strict=True)):
+        if group and extent[0] != group[-1][1]:
+            yield group
+            group = []
+        group.append(extent)
+    yield group
 
 
 def tiled_level(

@@ -18,12 +18,17 @@ CRC_SIZE = 4
 _RESIDUE = 0x48674BC7
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-ZSTD_LEVEL = 5
+ZSTD_LEVEL = 3
+
+
+def crc(data: bytes) -> bytes:
+    """Return the crc32c of ``data`` as it stands in files."""
+    return int(google_crc32c.value(data)).to_bytes(CRC_SIZE, "little")
 
 
 def append_crc(data: bytes) -> bytes:
     """Return ``data`` followed by its crc32c."""
-    return data + int(google_crc32c.value(data)).to_bytes(CRC_SIZE, "little")
+    return data + crc(data)
 
 
 def strip_crc(data: bytes) -> bytes:

@@ -190,7 +190,7 @@ class LocalFiles:
 
         with _writing(path, temporary):
             self._make_folder(path.parent)
-            with temporary.open("wb", buffering=1 << 20) as file:
+            with temporary.open("wb") as file:
                 for part in parts:
                     file.write(part)
         return finish

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
-from wsivit.store.codec import CRC_SIZE, append_crc, strip_crc
+from wsivit.store.codec import CRC_SIZE, append_crc, crc, strip_crc
 
 ABSENT = np.uint64(2**64 - 1)
-_ABSENT = (2**64 - 1, 2**64 - 1)
+_PIECE = 256 << 10  # bytes: stays in the processor's cache from one step to the next
 
 
 def index_size(slots: int) -> int:
@@ -25,7 +25,7 @@ def index_size(slots: int) -> int:
 
 
 def encode_shard(chunks: Iterable[bytes | None], slots: int) -> Iterator[bytes]:
-    """Yield the bytes of a shard, chunk by chunk and then the index.
+    """Yield the bytes of a shard, in few pieces: what is done with each costs less than the pieces would.
 
     Parameters
     ----------
@@ -39,20 +39,32 @@ def encode_shard(chunks: Iterable[bytes | None], slots: int) -> Iterator[bytes]:
     StoreError
         For more chunks than slots.
     """
-    entries: list[tuple[int, int]] = []  # numpy is slow one by one
-    offset = 0
+    sizes: list[int] = []  # numpy is slow one by one
+    parts: list[bytes] = []
+    held = 0
     for chunk in chunks:
-        if len(entries) == slots:
+        if len(sizes) == slots:
             raise StoreError(f"more than {slots} chunks for one shard")
         if chunk is None:
-            entries.append(_ABSENT)
+            sizes.append(0)
             continue
-        sealed = append_crc(chunk)
-        entries.append((offset, len(sealed)))
-        offset += len(sealed)
-        yield sealed
-    entries += [_ABSENT] * (slots - len(entries))
-    yield append_crc(np.array(entries, "<u8").tobytes())
+        size = len(chunk) + CRC_SIZE
+        sizes.append(size)
+        parts += (chunk, crc(chunk))
+        held += size
+        if held >= _PIECE:
+            yield b"".join(parts)
+            parts, held = [], 0
+    yield b"".join([*parts, append_crc(_index(sizes, slots).tobytes())])
+
+
+def _index(sizes: list[int], slots: int) -> NDArray[np.uint64]:
+    """Where chunks of these sizes lie; one of size 0 is absent, as are those that are missing."""
+    index = np.full((slots, 2), ABSENT, "<u8")
+    index[: len(sizes), 1] = sizes
+    index[: len(sizes), 0] = np.cumsum(sizes) - sizes
+    index[: len(sizes)][np.equal(sizes, 0)] = ABSENT
+    return index
 
 
 def decode_index(data: bytes, slots: int, shard_size: int) -> NDArray[np.int64]:

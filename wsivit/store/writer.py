@@ -286,11 +286,12 @@ class StoreWriter:
 
     def _by_tile(self, tiles: range, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
         per_tile = self.parameters.chunks_per_tile
+        unreadable = set(np.flatnonzero(self._status == _UNREADABLE).tolist())
         for tile in tiles:
             parts = list(islice(chunks, per_tile))
             if len(parts) != per_tile:
                 raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if None in parts or self._status.item(tile) == _UNREADABLE:
+            if None in parts or tile in unreadable:
                 self._status[tile] = _UNREADABLE
                 parts = [None] * per_tile
             yield from parts

@@ -31,9 +31,9 @@ def recorded_sharpness(pixels: NDArray[np.uint8]) -> float | None:
 
 def measure_blur(
     slide: Slide, plan: ReadPlan, grid: TileGrid, cells: tuple[NDArray[np.int64], NDArray[np.int64]], progress: bool
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Read tiles and measure their sharpness; NaN where one cannot be read."""
-    values = np.full(len(cells[0]), np.nan)
+    values = np.full(len(cells[0]), np.nan, np.float32)  # as the journal has them
     measured = slide.map_tiles(recorded_sharpness, plan, grid.tile_size, *grid.plane_xy(*cells))
     with progress_bar(len(values), "measuring blur", "tile", show=progress) as advance:
         for i, value in enumerate(measured):

@@ -13,6 +13,7 @@ from wsivit.grid import TileGrid
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide
 from wsivit.slide.fingerprint import check_sha256
+from wsivit.slide.overview import Overview
 from wsivit.store import StoreParameters, TileTable
 from wsivit.tiling.blur import MEASURED_BEFORE, MEASURED_WHILE_MADE, SEEN_ON_OVERVIEW, TELLING, measure_blur
 from wsivit.tiling.options import TileOptions
@@ -32,7 +33,13 @@ SHARD_BYTES = 32 << 20
 
 @dataclass(frozen=True)
 class Layout:
-    """What is decided before the first tile is read."""
+    """What is decided before the first tile is read.
+
+    Attributes
+    ----------
+    overview : ndarray of uint8, (h, w, 3), or None
+        The whole slide, small, where the layout looked at it.
+    """
 
     plan: ReadPlan
     grid: TileGrid
@@ -40,6 +47,7 @@ class Layout:
     table: TileTable
     qc: dict[str, NDArray[np.float32]]
     parameters: StoreParameters
+    overview: NDArray[np.uint8] | None = None
 
     def boxes(self) -> NDArray[np.float64]:
         """Extents of the chosen tiles, as `TileGrid.boxes0` gives them."""
@@ -51,19 +59,19 @@ def lay_out(slide: Slide, options: TileOptions, *, progress: bool = False) -> La
     sha256 = check_sha256(slide.path, options.sha256)
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
     grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
-    tissue = _find_tissue(slide, options.tissue)
+    overview = slide.survey(OVERVIEW_MPP)
+    tissue = _find_tissue(slide, overview, options.tissue)
     tissue = replace(tissue, mask=tissue.mask & _scanned(slide, tissue.mask.shape))
     candidates = _candidates(grid, tissue, slide, options)
     if options.max_blur < 1:
         candidates = _in_focus(candidates, slide, plan, options.max_blur, progress)
     table = TileTable.from_grid(grid, candidates.col, candidates.row, candidates.fraction)
     parameters = replace(store_parameters(slide, plan, grid, tissue, options), slide_sha256=sha256)
-    return Layout(plan, grid, tissue, table, candidates.qc, parameters)
+    return Layout(plan, grid, tissue, table, candidates.qc, parameters, overview.pixels)
 
 
-def _find_tissue(slide: Slide, method: str) -> Tissue:
+def _find_tissue(slide: Slide, overview: Overview, method: str) -> Tissue:
     scale, (width, height) = slide.scale, slide.dimensions
-    overview = slide.survey(OVERVIEW_MPP)
     if Path(method).suffix:
         return read_tissue(method, overview.pixels.shape[:2], slide.dimensions, view_origin=slide.bounds[:2])
     tissue = find_tissue(overview.pixels, scale.mpp_x * width / overview.pixels.shape[1], method)

@@ -13,6 +13,7 @@ from wsivit.errors import UsageError
 from wsivit.preview import write_preview
 from wsivit.remote import join
 from wsivit.slide import Slide, open_slide
+from wsivit.slide.info import color_warnings
 from wsivit.store import StoreWriter, TileStore
 from wsivit.store.files import rename_in_place
 from wsivit.store.outputs import Output, local_output, shown
@@ -139,7 +140,7 @@ class Tiler:
         """Tile a slide from beginning to end; with a layout, that is how."""
         regions = self._regions(slide)
         layout = layout or self.lay_out(slide, place)
-        _warn(slide)
+        _warn(slide, layout)
         with StoreWriter.open(place.store, layout.parameters, layout.table, overwrite=self.overwrite) as writer:
             todo = [] if writer.done else writer.pending()
             failures = self._fill(writer, slide, layout, todo)
@@ -157,7 +158,7 @@ class Tiler:
         StoreMismatchError
             The store is there, with other parameters or of another slide, and not to be overwritten.
         """
-        _warn(slide)
+        _warn(slide, layout)
         with StoreWriter.open(
             place.store, layout.parameters, layout.table, overwrite=self.overwrite, shared=True
         ) as writer:
@@ -218,8 +219,9 @@ def opened(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Sl
     return slide
 
 
-def _warn(slide: Slide) -> None:
-    for warning in dict.fromkeys([*slide.info().warnings, *slide.scale.warnings]):
+def _warn(slide: Slide, layout: Layout) -> None:
+    colors = slide.info().warnings if layout.overview is None else color_warnings(layout.overview)
+    for warning in dict.fromkeys([*colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
@@ -17,8 +18,10 @@ from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
 from wsivit.tiling.layout import Layout
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Cells: TypeAlias = NDArray[np.int64]
 
 PADDED = int(Status.PADDED)
+_RUN = 16  # of the slide's tiles that are copied at a time: they stay in the processor's cache
 THUMBNAIL_SIDE = 2048
 """Longer side of the thumbnail kept in the store, in pixels."""
 
@@ -29,8 +32,18 @@ def write_overview(writer: StoreWriter, slide: Slide, layout: Layout) -> None:
         writer.write_qc(name, values)
     (width, height), mask = slide.dimensions, layout.tissue.mask
     writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
-    thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
+    thumbnail = _thumbnail(slide, layout)
     writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
+
+
+def _thumbnail(slide: Slide, layout: Layout) -> Pixels:
+    """The whole slide at the thumbnail's size: of the layout's overview where that is larger, or else read."""
+    if layout.overview is None or max(layout.overview.shape) < THUMBNAIL_SIDE:
+        return slide.thumbnail(THUMBNAIL_SIDE)
+    height, width, _ = layout.overview.shape
+    factor = max(height, width) / THUMBNAIL_SIDE
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.asarray(Image.fromarray(layout.overview).resize(size, Image.Resampling.BOX))
 
 
 class MadeTile(NamedTuple):
@@ -68,23 +81,38 @@ class TileSource:
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTile | TileFailure]:
+        per_tile = self._parameters.chunks_per_tile
+        step = max(1, _RUN // per_tile)
+        for start in range(0, len(tiles), step):
+            run = tiles[start : start + step]
+            col, row = self._native_cells(run, native)
+            whole = None if PADDED in self._table.status[run] else native.jpegs(col.ravel(), row.ravel())
+            if whole is None:
+                for i, cells in zip(run, np.stack([col, row], axis=2).tolist(), strict=True):
+                    yield self._copied_tile(i, cells, native)
+            else:
+                yield from [MadeTile(whole[k : k + per_tile]) for k in range(0, len(whole), per_tile)]
+
+    def _copied_tile(self, tile: np.int64, cells: list[tuple[int, int]], native: NativeTiles) -> MadeTile | TileFailure:
+        if self._table.status[tile] == PADDED:
+            # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
+            (made,) = self._encoded(np.array([tile]))
+            return made
+        try:
+            return MadeTile([native.jpeg(col, row) or self._blank(native) for col, row in cells])
+        except UnreadableBlockError as error:
+            return TileFailure(str(error))
+
+    def _native_cells(self, tiles: NDArray[np.int64], native: NativeTiles) -> tuple[Cells, Cells]:
+        """Columns and rows of the slide's own tiles in each tile, in C order; (n, chunks per tile)."""
         table, grid = self._table, self._parameters.grid
         width, height = native.tile_width, native.tile_height
-        parts = [(x, y) for y in range(grid.tile_size // height) for x in range(grid.tile_size // width)]
-        # Plain lists: reading a numpy scalar costs as much as copying the tile.
-        left, top = (table.col[tiles] * grid.step // width).tolist(), (table.row[tiles] * grid.step // height).tolist()
-        for i, state, x, y in zip(tiles.tolist(), table.status[tiles].tolist(), left, top, strict=True):
-            if state == PADDED:
-                # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
-                yield from self._encoded(np.array([i]))
-                continue
-            try:
-                yield MadeTile([native.jpeg(x + dx, y + dy) or self._blank(height, width) for dx, dy in parts])
-            except UnreadableBlockError as error:
-                yield TileFailure(str(error))
+        down, along = np.divmod(np.arange(self._parameters.chunks_per_tile), grid.tile_size // width)
+        left, top = table.col[tiles] * grid.step // width, table.row[tiles] * grid.step // height
+        return left[:, None] + along, top[:, None] + down
 
-    def _blank(self, height: int, width: int) -> bytes:
-        return self._encode(np.full((height, width, 3), self._slide.background, np.uint8))
+    def _blank(self, native: NativeTiles) -> bytes:
+        return self._encode(np.full((native.tile_height, native.tile_width, 3), self._slide.background, np.uint8))
 
     def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[MadeTile | TileFailure]:
         table, grid = self._table, self._parameters.grid

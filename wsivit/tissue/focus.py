@@ -17,7 +17,7 @@ from wsivit.tissue.shapes import close_gaps, erode, open_up
 OCTAVES = (0.8, 1.6, 3.2)  # pixels
 BLURRED = 0.42  # of what the sharp quarter of the slide's tissue has; even liver has more nearly everywhere
 COARSELY = 4  # pixels: the side of the blocks in which a low-power view is judged
-LINE_STEP = 32  # pixels
+LINES, LEAST_STEP = 4, 32  # pairs of rows and of columns of a tile that are looked at, and pixels between them
 NOISE, LEAST_CONTRAST = 0.7, 4.0  # grey levels, of a scanner and its JPEG, and below which nothing can be said
 SHARP, GONE = 0.85, 0.35  # of what the sharp quarter of the tiles has; even liver is hardly below the first
 LEAST_DETAIL = 0.003  # density: less than this is noise, and nothing is said
@@ -45,8 +45,8 @@ def blurred(grey: FloatImage, mask: BoolMask, um: float) -> BoolMask:
 def sharpness(tile: NDArray[np.uint8]) -> float:
     """Measure how sharp a tile is, at its own scale.
 
-    Detail of two pixels is weighed against detail of four and eight, along two of every 32 rows and columns. In focus
-    they are about alike whatever the stain; out of focus the finest goes first.
+    Detail of two pixels is weighed against detail of four and eight, along four pairs of rows and of columns (fewer of
+    a tile under 128 pixels). In focus they are about alike whatever the stain; out of focus the finest goes first.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def sharpness(tile: NDArray[np.uint8]) -> float:
         0.6 to 1 where tissue is sharp, under half of that where it is blurred by two pixels and more; NaN where the
         tile has too little detail to say, or is smaller than 32 pixels.
     """
-    if min(tile.shape[:2]) < 32:
+    if min(tile.shape[:2]) < LEAST_STEP:
         return float("nan")
     fine, middle, coarse = _details(_lines(tile))
     if coarse < LEAST_CONTRAST**2:
@@ -68,11 +68,12 @@ def sharpness(tile: NDArray[np.uint8]) -> float:
 
 def _lines(tile: NDArray[np.uint8]) -> NDArray[np.int16]:
     """Some pairs of rows, and of columns turned, summed over the pair and the channels; (n, length)."""
-    length = min(tile.shape[:2]) // LINE_STEP * LINE_STEP
+    step = max(LEAST_STEP, min(tile.shape[:2]) // LINES)
+    length = min(tile.shape[:2]) // step * step
     flat = tile[:length, :length].reshape(length, 3 * length)
     # Channel by channel: numpy is slow along an axis of three.
-    columns = [flat[:, part :: 3 * LINE_STEP] for part in range(6)]
-    rows = np.add(flat[::LINE_STEP], flat[1::LINE_STEP], dtype=np.int16)
+    columns = [flat[:, part :: 3 * step] for part in range(6)]
+    rows = np.add(flat[::step], flat[1::step], dtype=np.int16)
     lines: NDArray[np.int16] = np.concatenate([rows[:, ::3] + rows[:, 1::3] + rows[:, 2::3], _sum(columns).T])
     return lines
 

@@ -74,8 +74,11 @@ def qc_fractions(
     """
     if tissue.classes is None:
         return {}
+    present = np.bincount(tissue.classes.ravel(), minlength=len(TissueClass)) > 0
     return {
         kind.name.lower(): tissue_fractions(tissue.classes == kind, boxes, slide_size)
+        if present[kind]
+        else np.zeros(len(boxes), np.float32)
         for kind in (TissueClass.PEN, TissueClass.BLUR, TissueClass.FOLD, TissueClass.FAT)
     }
 
