@@ -185,6 +185,7 @@ CASES = [
     Case("a type unknown", _edit(lambda t: t.field(OFFSETS, kind=99)), 3, "tag 324 has type 99"),
     Case("4 GiB of offsets", _edit(lambda t: t.field(OFFSETS, count=2**30)), 3, "tag 324.*truncated"),
     Case("index too short", _edit(lambda t: t.number(HEIGHT, 600)), 3, "20 tiles are indexed where 640x600 pixels need 25"),
+    Case("index too long", _edit(lambda t: t.number(HEIGHT, 300)), 3, "20 tiles are indexed where 640x300 pixels need 15"),
     Case("wide", _edit(lambda t: t.number(WIDTH, 4 * 10**9)), 3, "4000000000x512 pixels"),
     Case("huge tiles", _edit(lambda t: t.number(TILE_WIDTH, 65520)), 3, "tiles of 65520x128"),
     Case("a compression unknown", _edit(lambda t: t.number(COMPRESSION, 9999)), 3, "9999"),

@@ -163,7 +163,7 @@ class _Tiff:
 
     def _array(self, directory: _Directory, code: int, needed: int) -> Integers:
         kind, count, place = self._whole_numbers(directory, code)
-        if count < needed:
+        if count != needed:
             raise SlideError(f"TIFF tag {code} has {count} entries where the picture needs {needed}")
         self.file.seek(place)
         raw = self.file.read(needed * _SIZES[kind])
@@ -219,7 +219,7 @@ def _check_size(tiff: _Tiff, directory: _Directory) -> int:
         if not all(_SMALLEST_TILE <= side <= _LARGEST_TILE for side in tile):
             raise SlideError(f"TIFF directory at {directory.offset}: tiles of {tile[0]}x{tile[1]} pixels")
         needed, indexed = _tiles_needed(tiff, directory), directory.tags.get(_TILE_INDEX[0], (0, 0, 0))[1]
-        if indexed < needed:
+        if indexed != needed:  # of more tiles than it needs a picture has lost its size: readers would show a part of it
             raise SlideError(f"{indexed} tiles are indexed where {width}x{height} pixels need {needed}")
     return width * height
 
