@@ -113,12 +113,12 @@ def test_bands_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_status_band_says_what_is_known() -> None:
-    grid = TileGrid(10, 0, 60, 10, 1.0, 1.0)
-    scores = np.array([[0.5], [0.5], [0.9], [np.nan], [np.nan]])
-    heat = stitch(grid, [0, 1, 2, 3, 4], [0] * 5, scores, [0, 1, 2, 0, 2])
-    expected = ["OK", "PADDED", "UNREADABLE", "UNPREDICTED", "UNREADABLE", "EMPTY"]
+    grid = TileGrid(10, 0, 70, 10, 1.0, 1.0)
+    scores = np.array([[0.5], [0.5], [0.9], [np.nan], [np.nan], [0.9]])
+    heat = stitch(grid, [0, 1, 2, 3, 4, 5], [0] * 6, scores, [0, 1, 2, 0, 2, 4])
+    expected = ["OK", "PADDED", "UNREADABLE", "UNPREDICTED", "UNREADABLE", "MISSING", "EMPTY"]
     assert [CellStatus(code).name for code in heat.status[0]] == expected
-    assert np.isnan(heat.scores[0, 2:]).all()  # a score that came with an unreadable tile is not believed
+    assert np.isnan(heat.scores[0, 2:]).all()  # a score that came with a tile without pixels is not believed
 
 
 def test_an_unreadable_tile_stays_visible_under_its_neighbours() -> None:

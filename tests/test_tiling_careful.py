@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import openslide
 import pytest
+import tifffile
 from conftest import tissue_picture, write_slide
+from PIL import Image
 
 from tests.slide_helpers import damage
+from wsivit.cli import main
 from wsivit.errors import SlideError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.slide import open_slide
 from wsivit.slide.fingerprint import sha256
 from wsivit.store import Status, TileStore
+from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions, fill, tile
 
 HOW = {"tile_size": 128, "tissue": "none"}
@@ -79,3 +87,51 @@ def test_a_slide_is_given_up_after_too_many_bad_tiles_in_a_row(
     assert [i for i, status in enumerate(done.store.status) if status == Status.UNREADABLE] == [3, 6, 7, 8, 9]
     monkeypatch.setattr(fill, "HOPELESS", 5)
     assert len(tile(path, tmp_path / "b", TileOptions(**HOW)).failures) == 5
+
+
+def leave_out(path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave the pixels 256 to 511 of the first 256 rows out of a slide."""
+    rgba = np.dstack([tissue_picture(640, 512), np.full((512, 640), 255, np.uint8)])
+    rgba[:256, 256:512, 3] = 0
+    if how == "picture":
+        Image.fromarray(rgba).save(path.with_suffix(".png"))
+        return path.with_suffix(".png")
+    if how == "alpha":
+        path = path.with_name("alpha.tif")
+        tifffile.imwrite(path, rgba, tile=(128, 128), photometric="rgb", extrasamples=["unassalpha"], metadata=None)
+    elif how == "openslide":  # as of a MIRAX slide, of which no real one is at hand
+        real = openslide.OpenSlide.read_region
+
+        def read_region(slide: Any, place: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+            region = real(slide, place, level, size)
+            region.paste(0, (256 - place[0], -place[1], 512 - place[0], 256 - place[1]))
+            return region
+
+        monkeypatch.setattr(openslide.OpenSlide, "read_region", read_region)
+    else:
+        for index in (2, 3, 7, 8):
+            damage(path, index, "blank")
+    return path
+
+
+@pytest.mark.parametrize("how", ["copied", "decoded", "alpha", "picture", "openslide"])
+def test_what_was_never_scanned_has_no_pixels(
+    how: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = leave_out(path, how, monkeypatch)
+    words = ["--tile-size", "128", "--tissue", "none", "--slide-mpp", "0.5"]
+    words += {"decoded": ["--codec", "zstd"], "openslide": ["--reader", "openslide"]}.get(how, [])
+    with pytest.raises(SystemExit) as end:
+        main(["tile", str(path), "-o", str(tmp_path), "-q", *words])
+    assert end.value.code == 0
+    assert "4 of them were never scanned and have no pixels" in capsys.readouterr().out
+    (made,) = tmp_path.glob("*.zarr")
+    store = TileStore(made)
+    assert np.flatnonzero(store.status == Status.MISSING).tolist() == [2, 3, 7, 8]
+    assert len(store.readable) == len(store) - 4 == 16
+    with pytest.raises(UnreadableTilesError, match=r"have no pixels, the first is 3 \(missing\)"):
+        store.read([1, 3])
+    assert verify(store.url, slide=None if how == "picture" else path) == []
+    with open_slide(path, mpp=0.5, reader="openslide" if how == "openslide" else "auto") as slide:
+        shown = slide.read(slide.plan(0.5), 256, 0, 256, 256)
+    assert (shown == 255).all()

@@ -25,22 +25,31 @@ _BAND_VALUES = 1 << 20  # scores blended at a time: bounds the working memory, w
 
 
 class CellStatus(IntEnum):
-    """What is known of a cell. The first three are those of tiles."""
+    """What is known of a cell. The first three, and missing, are those of tiles."""
 
     OK = 0
     PADDED = 1
     UNREADABLE = 2
     UNPREDICTED = 3
+    MISSING = 4
     EMPTY = 255
 
 
 # Of several tiles over one cell the last of this list counts: what could not be read stays visible, and
 # beside that, the best that is known.
 _RANKED = np.array(
-    [CellStatus.EMPTY, CellStatus.UNPREDICTED, CellStatus.PADDED, CellStatus.OK, CellStatus.UNREADABLE],
+    [
+        CellStatus.EMPTY,
+        CellStatus.MISSING,
+        CellStatus.UNPREDICTED,
+        CellStatus.PADDED,
+        CellStatus.OK,
+        CellStatus.UNREADABLE,
+    ],
     np.uint8,
 )
-_RANK = np.array([list(_RANKED).index(code) for code in range(4)], np.uint8)
+_RANK = np.array([list(_RANKED).index(code) for code in range(5)], np.uint8)
+_WITHOUT_PIXELS = (CellStatus.UNREADABLE, CellStatus.MISSING)
 
 
 @dataclass(frozen=True)
@@ -239,9 +248,9 @@ class _Tiles:
         if not inside.all():
             outside = np.count_nonzero(~inside)
             raise UsageError(f"{outside} tiles lie outside the grid of {grid.n_cols} x {grid.n_rows}")
-        predicted = np.isfinite(values).all(axis=1) & (states != CellStatus.UNREADABLE)
-        known = np.where(predicted, states, CellStatus.UNPREDICTED)
-        rank = _RANK[np.where(states == CellStatus.UNREADABLE, CellStatus.UNREADABLE, known)]
+        without = np.isin(states, _WITHOUT_PIXELS)
+        predicted = np.isfinite(values).all(axis=1) & ~without
+        rank = _RANK[np.where(predicted | without, states, CellStatus.UNPREDICTED)]
         order = np.argsort(rows, kind="stable")
         return cls(cols[order], rows[order], values[order], predicted[order], rank[order])
 

@@ -208,6 +208,8 @@ class Page:
         words.append(f"{len(self._heat.predicted):,} of {len(self._heat.store):,} tiles predicted")
         if unread := int(np.count_nonzero(self._heat.store.status == CellStatus.UNREADABLE)):
             words.append(f"{unread:,} unreadable (hatched)")
+        if missing := int(np.count_nonzero(self._heat.store.status == CellStatus.MISSING)):
+            words.append(f"{missing:,} never scanned")
         if scores.smoothing0:
             words.append(f"smoothed by {scores.smoothing0 * parameters.slide_mpp[0]:.3g} µm")
         self._write(self._size[1] - 1.7 * self._unit, "   ·   ".join([*words, *more]), 1.3, _QUIET)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsivit.aggregate import ScoreGrid, SlideScore, Window, slide_scores, smooth, stitch
 from wsivit.errors import StoreError, UsageError
 from wsivit.grid import TileGrid
-from wsivit.store import Status, TileStore
+from wsivit.store import TileStore
 
 # Of two classes the other one is what a heatmap is looked at for.
 _NEGATIVE = {"normal", "benign", "negative", "background", "other", "none", "stroma", "healthy", "non-tumor"}
@@ -73,8 +73,8 @@ class Heat:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """Indexes of the tiles that have a prediction, int64."""
-        readable = self.store.status != Status.UNREADABLE
-        return np.flatnonzero(np.isfinite(self.probabilities).all(axis=1) & readable)
+        readable = self.store.readable
+        return readable[np.isfinite(self.probabilities[readable]).all(axis=1)]
 
     @property
     def main_class(self) -> int:

@@ -29,9 +29,15 @@ class TileFailure:
     ----------
     reason : str
         What was wrong, and with which native tile.
+    missing : bool
+        Nothing was wrong: there is nothing but what the scanner left out.
     """
 
     reason: str
+    missing: bool = False
+
+
+MISSING = TileFailure("never scanned: transparent, or left out of the file", missing=True)
 
 
 class UnreadableBlockError(SlideError):
@@ -117,6 +123,11 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of files; calling anything else afterwards opens them again."""
+
+
+def scanned(rgba: Pixels, background: Color) -> Pixels | None:
+    """Lay RGBA (h, w, 4) over a colour; None where all of it is transparent."""
+    return over_background(rgba, background) if rgba[..., 3].any() else None
 
 
 def over_background(rgba: Pixels, background: Color) -> Pixels:

@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import LimitError, SlideError
@@ -16,7 +17,7 @@ from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
 
 MAX_PIXELS = 500_000_000
-_BLOCK = 512
+_BLOCK = 256
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA"}
 
 
@@ -41,22 +42,33 @@ class ImageBackend:
         with source.open() as file:
             tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
             file.seek(0)
-            self._pixels, form, properties = (_read_tiff if tiff else _read_picture)(file, source.name)
+            pixels, form, properties = (_read_tiff if tiff else _read_picture)(file, source.name)
+        self._blank = _blank(pixels[..., 3]) if pixels.shape[2] == 4 else None
+        self._pixels = over_background(pixels, WHITE) if pixels.shape[2] == 4 else pixels
         self._pixels.flags.writeable = False  # blocks are views of it
         height, width = self._pixels.shape[:2]
         self.facts = SlideFacts(form, (reducible(Level(width, height, 1.0, 1.0), _BLOCK, _BLOCK),), properties)
 
     def block_size(self, level: int) -> tuple[int, int]:
-        """Pieces of 512 x 512."""
+        """Pieces of 256 x 256."""
         return _BLOCK, _BLOCK
 
-    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
+        if self._blank is not None and self._blank[row, col]:
+            return None
         x, y = col * _BLOCK, row * _BLOCK
         return area_mean(self._pixels[y : y + _BLOCK, x : x + _BLOCK], reduce)
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _blank(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which blocks are wholly transparent."""
+    rows, columns = (np.arange(0, side, _BLOCK) for side in alpha.shape)
+    highest: NDArray[np.uint8] = np.maximum.reduceat(np.maximum.reduceat(alpha, rows, axis=0), columns, axis=1)
+    return highest == 0
 
 
 def _limit(name: str, width: int, height: int) -> None:
@@ -76,7 +88,7 @@ def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, st
                 if image.mode not in _MODES:
                     raise SlideError(f"{name}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")
                 form = str(image.format).lower()
-                return over_background(np.asarray(image.convert("RGBA")), WHITE), form, _dpi(image)
+                return np.asarray(image.convert("RGBA")), form, _dpi(image)
     except Image.DecompressionBombError as error:
         raise LimitError(f"{name}: {error}; convert it to a tiled, pyramidal TIFF") from error
     except UnidentifiedImageError as error:

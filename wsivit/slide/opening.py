@@ -272,7 +272,7 @@ def _tile_difference(
         mine = native.block(levels[0], col, row, 1)
     except UnreadableBlockError:
         return math.inf
-    if mine is None:
+    if mine is None or theirs is None:
         return None
     mine = mine[: theirs.shape[0], : theirs.shape[1]]
     return float(np.abs(mine.astype(np.int16) - theirs).mean())

@@ -23,8 +23,8 @@ from wsivit.slide.base import (
     UnreadableBlockError,
     area_mean,
     block_size,
-    over_background,
     reducible,
+    scanned,
     ycbcr_to_rgb,
 )
 from wsivit.slide.handles import Held, nothing
@@ -94,13 +94,14 @@ class OpenSlideBackend:
         facts = self.facts.levels[level]
         return block_size(facts.tile_width, facts.tile_height)
 
-    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`. OpenSlide takes level-0 positions: a coarse level is right to half of their pixels."""
         width, height = self.block_size(level)
-        return area_mean(self.region(level, col * width, row * height, width, height), reduce)
+        pixels = self.region(level, col * width, row * height, width, height)
+        return None if pixels is None else area_mean(pixels, reduce)
 
-    def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """Read a rectangle of a level, in its own pixels, cut at its end; raises as `block`."""
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels | None:
+        """Read a rectangle of a level, in its own pixels, cut at its end; None and errors as of `block`."""
         facts, ratio = self.facts.levels[level], self._downsamples[level]
         size = (min(width, facts.width - x), min(height, facts.height - y))
         place = (round(x * ratio), round(y * ratio))
@@ -110,7 +111,7 @@ class OpenSlideBackend:
         except openslide.OpenSlideError:
             return self._retry(place, level, size)
 
-    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels | None:
         """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
         self._let_go()
         try:
@@ -119,10 +120,12 @@ class OpenSlideBackend:
         except openslide.OpenSlideError as error:
             raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
 
-    def _region(self, handle: openslide.OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
+    def _region(
+        self, handle: openslide.OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]
+    ) -> Pixels | None:
         rgba = np.asarray(handle.read_region(place, level, size))
-        pixels = over_background(rgba, self.facts.background)
-        return ycbcr_to_rgb(pixels) if self._convert else pixels
+        pixels = scanned(rgba, self.facts.background)
+        return ycbcr_to_rgb(pixels) if self._convert and pixels is not None else pixels
 
     def close(self) -> None:
         """Close the handle of this process."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.resolution import ReadPlan
-from wsivit.slide.base import Backend, Color, Pixels, TileFailure, UnreadableBlockError
+from wsivit.slide.base import MISSING, Backend, Color, Pixels, TileFailure, UnreadableBlockError
 from wsivit.slide.resample import Box, margin, resample
 
 _CACHE_BYTES = 192 << 20
@@ -64,8 +64,10 @@ class _Piece:
 
 
 def read_rectangles(backend: Backend, request: Request, threads: int | None = None) -> Iterator[Pixels | TileFailure]:
-    """Yield each rectangle in the order asked for, or why it cannot be read; see `map_rectangles`."""
-    return map_rectangles(lambda pixels: pixels, backend, request, threads)
+    """Yield each rectangle in the order asked for, background where nothing was scanned; see `map_rectangles`."""
+    for made in map_rectangles(lambda pixels: pixels, backend, request, threads):
+        missing = isinstance(made, TileFailure) and made.missing
+        yield _filled(request.width, request.height, backend.facts.background) if missing else made
 
 
 def map_rectangles(
@@ -266,13 +268,14 @@ class _Pass:
         """Join blocks into the box ``left, top, right, bottom`` of the plane."""
         left, top, right, bottom = box
         width, height = self.block
-        window = None
+        window, scanned = None, False
         for row in range(ranges[1], ranges[3]):
             for col in range(ranges[0], ranges[2]):
                 block = blocks.get(self._key(col, row))
                 pixels = self._pixels(block, col, row)
                 if isinstance(pixels, TileFailure):
                     return pixels
+                scanned = scanned or pixels is not None
                 x, y = col * width, row * height
                 whole = pixels is not None and box == (x, y, x + pixels.shape[1], y + pixels.shape[0])
                 if pixels is not None and whole and block is None and pixels.flags.writeable:
@@ -282,7 +285,9 @@ class _Pass:
                 x0, y0, x1, y1 = max(left, x), max(top, y), min(right, x + width), min(bottom, y + height)
                 part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
                 window[part] = self.background if pixels is None else pixels[y0 - y : y1 - y, x0 - x : x1 - x]
-        return window if window is not None else np.empty((0, 0, 3), np.uint8)
+        if window is None:
+            return np.empty((0, 0, 3), np.uint8)
+        return window if scanned else MISSING
 
 
 def _filled(width: int, height: int, color: Color) -> Pixels:

@@ -229,7 +229,7 @@ class Slide:
         ndarray of uint8, (size, size, 3), or TileFailure
             In the order asked for.
         """
-        return read_rectangles(self._backend, _tiles(plan, size, x, y), self.threads)
+        return self.map_tiles(lambda pixels: pixels, plan, size, x, y)
 
     def map_tiles(
         self, function: Callable[[Pixels], T], plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike

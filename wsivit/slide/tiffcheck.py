@@ -219,7 +219,7 @@ def _check_size(tiff: _Tiff, directory: _Directory) -> int:
         if not all(_SMALLEST_TILE <= side <= _LARGEST_TILE for side in tile):
             raise SlideError(f"TIFF directory at {directory.offset}: tiles of {tile[0]}x{tile[1]} pixels")
         needed, indexed = _tiles_needed(tiff, directory), directory.tags.get(_TILE_INDEX[0], (0, 0, 0))[1]
-        if indexed != needed:  # of more tiles than it needs a picture has lost its size: readers would show a part of it
+        if indexed != needed:  # too many: the picture's size is a lie, and readers would show a part of it
             raise SlideError(f"{indexed} tiles are indexed where {width}x{height} pixels need {needed}")
     return width * height
 
@@ -270,7 +270,7 @@ def _check_pixels(tiff: _Tiff, directory: _Directory, alike: int) -> None:
     samples = tiff.values(directory, _SAMPLES, 1)[0]
     bits = tiff.values(directory, _BITS, 1)
     kind = tiff.values(directory, _FORMAT, 1)[0]
-    color = tiff.values(directory, _PHOTOMETRIC, 2)[0]
+    color = tiff.values(directory, _PHOTOMETRIC)[0]
     extra = tiff.values(directory, _EXTRA, 0)
     known = (samples, color) in {(3, 2), (3, 6), (1, 1)} or ((samples, color) == (4, 2) and extra[0] in (1, 2))
     if set(bits) != {8} or kind not in (1, 4) or not known:

@@ -22,8 +22,8 @@ from wsivit.slide.base import (
     Pixels,
     UnreadableBlockError,
     area_mean,
-    over_background,
     reducible,
+    scanned,
     ycbcr_to_rgb,
 )
 from wsivit.slide.jpeg import Normaliser, check_jpeg2000, join_stripes
@@ -199,8 +199,8 @@ class CodecTiles(TiledLevel):
         pixels, _, _ = self.page.decode(stored, index)
         if pixels is None:
             raise ValueError("the tile is empty")
-        pixels = pixels[0]
-        return area_mean(over_background(pixels, self.background) if pixels.shape[2] == 4 else pixels, reduce)
+        shown = scanned(pixels[0], self.background) if pixels.shape[3] == 4 else pixels[0]
+        return None if shown is None else area_mean(shown, reduce)
 
 
 class Jpeg2000Tiles(CodecTiles):

@@ -16,7 +16,7 @@ from wsivit.store.parameters import FORMAT, Status, StoreParameters
 TILES = "tiles"
 JOURNAL = f"{TILES}/journal.jsonl"
 DESCRIPTIONS = {
-    "tiles": "RGB pixels of the tiles; a tile whose status is unreadable has none and reads as zeros",
+    "tiles": "RGB pixels of the tiles; a tile whose status is unreadable or missing has none and reads as zeros",
     "col": "column of the tile in the grid",
     "row": "row of the tile in the grid",
     "x0": "left edge of the tile, in level-0 pixels of the slide",

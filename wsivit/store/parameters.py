@@ -26,6 +26,11 @@ class Status(IntEnum):
     OK = 0
     PADDED = 1
     UNREADABLE = 2
+    MISSING = 4
+    """Never scanned: nothing but what is transparent, or left out of the slide's file. (3 is a heatmap's own.)"""
+
+
+WITHOUT_PIXELS = (Status.UNREADABLE, Status.MISSING)
 
 
 @dataclass(frozen=True)

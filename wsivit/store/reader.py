@@ -23,7 +23,7 @@ from wsivit.store.codec import decode, strip_crc
 from wsivit.store.documents import read_root, shard_key
 from wsivit.store.files import LocalFiles, files_at
 from wsivit.store.lazy import dask_array
-from wsivit.store.parameters import COLUMNS, Status, StoreParameters
+from wsivit.store.parameters import COLUMNS, WITHOUT_PIXELS, Status, StoreParameters
 from wsivit.store.shard import decode_index, index_size
 from wsivit.store.threads import THREADS, decoding_threads
 
@@ -153,7 +153,7 @@ class TileStore(Added):
     @cached_property
     def readable(self) -> NDArray[np.int64]:
         """Indexes of the tiles that have pixels: ok or padded; int64."""
-        return np.flatnonzero(self.status != Status.UNREADABLE)
+        return np.flatnonzero(~np.isin(self.status, WITHOUT_PIXELS))
 
     @cached_property
     def tissue_mask(self) -> tuple[NDArray[np.bool_], tuple[float, float]]:
@@ -214,17 +214,18 @@ class TileStore(Added):
         Raises
         ------
         UnreadableTilesError
-            When one of the tiles could not be read when the store was made; ``readable`` lists those that could.
+            When one of the tiles has no pixels, because it could not be read when the store was made, or nothing was
+            scanned there; ``readable`` lists those that have.
         StoreError
             When the store is damaged.
         """
         wanted = self._indexes_of(indexes)
         target = self._target(len(wanted), out)
-        unreadable = wanted[self.status[wanted] == Status.UNREADABLE] if self.complete else wanted[:0]
-        if len(unreadable):
+        without = wanted[np.isin(self.status[wanted], WITHOUT_PIXELS)] if self.complete else wanted[:0]
+        if len(without):
             raise UnreadableTilesError(
-                f"{len(unreadable)} of the tiles asked for could not be read from the slide, the first is"
-                f" {unreadable[0]}: take from store.readable ({self.url})"
+                f"{len(without)} of the tiles asked for have no pixels, the first is {without[0]}"
+                f" ({Status(self.status[without[0]]).name.lower()}): take from store.readable ({self.url})"
             )
         if self.has_pixels:
             self._read_stored(wanted, target, threads or THREADS)
@@ -296,7 +297,7 @@ class TileStore(Added):
         Raises
         ------
         UnreadableTilesError
-            When there are none because the tile could not be read.
+            When there are none because the tile could not be read, or was never scanned.
         StoreError
             When the store is damaged, or has no pixels.
         """
@@ -326,9 +327,9 @@ class TileStore(Added):
             raise StoreError(f"{error.filename or self.url} is missing") from error
 
     def _absent(self, index: int) -> StoreError | UnreadableTilesError:
-        if self.complete and self.status[index] != Status.UNREADABLE:
+        if self.complete and self.status[index] not in WITHOUT_PIXELS:
             return StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
-        return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide")
+        return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide, or was not scanned")
 
     def _shard_index(self, shard: int) -> tuple[str, NDArray[np.int64]]:
         """Key of a shard, and where its chunks are: (tiles, chunks of a tile, 2), offset and length."""

@@ -18,7 +18,7 @@ from wsivit.store import layout
 from wsivit.store.codec import strip_crc
 from wsivit.store.documents import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
 from wsivit.store.files import files_at
-from wsivit.store.parameters import COLUMNS, Status, TileTable
+from wsivit.store.parameters import COLUMNS, WITHOUT_PIXELS, Status, TileTable
 from wsivit.store.reader import TileStore
 from wsivit.store.shard import decode_index, index_size
 
@@ -189,7 +189,7 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
     first = shard * store.parameters.shard_tiles
     for tile, entries in enumerate(index[: len(store) - first], first):
         absent = bool((entries[:, 0] < 0).all())
-        if absent != (status[tile] == Status.UNREADABLE) or (not absent and (entries[:, 0] < 0).any()):
+        if absent != (status[tile] in WITHOUT_PIXELS) or (not absent and (entries[:, 0] < 0).any()):
             yield f"tile {tile} of {store.url} is {Status(status[tile]).name.lower()}, but its pixels say otherwise"
         elif damaged and not absent and not _whole(store, key, entries):
             yield f"tile {tile} of {store.url} is damaged"

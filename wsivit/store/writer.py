@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,10 +32,10 @@ from wsivit.store.files import Files, LocalFiles, beside, files_at, put_in_place
 from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
-from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
+from wsivit.store.parameters import COLUMNS, FORMAT, WITHOUT_PIXELS, Status, StoreParameters, TileTable, mismatch
 from wsivit.store.shard import encode_shard
 
-_UNREADABLE = int(Status.UNREADABLE)
+_UNREADABLE, _MISSING = int(Status.UNREADABLE), int(Status.MISSING)
 
 
 class StoreWriter:
@@ -232,7 +232,7 @@ class StoreWriter:
         return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
 
     def write_shard(
-        self, tiles: range, chunks: Iterable[bytes | None], sharpness: list[float | None] | None = None
+        self, tiles: range, chunks: Iterable[bytes | Status | None], sharpness: list[float | None] | None = None
     ) -> None:
         """Write one shard: all of it or nothing.
 
@@ -243,9 +243,10 @@ class StoreWriter:
         ----------
         tiles : range
             One of :meth:`pending`.
-        chunks : iterable of bytes or None
+        chunks : iterable of bytes, Status or None
             Encoded inner chunks without checksum, ``chunks_per_tile`` for each tile, each tile's in C order. None where
-            one could not be read: the whole tile is then ``unreadable`` and none of it is stored.
+            one could not be read: the whole tile is then ``unreadable`` and none of it is stored; `Status.MISSING` for
+            each of a tile of which nothing was scanned.
         sharpness : list of float or None, optional
             Of each tile, where it was measured; may be filled while `chunks` are drawn.
 
@@ -284,17 +285,19 @@ class StoreWriter:
             settling, self._settling = self._settling, None
             settling.result()
 
-    def _by_tile(self, tiles: range, chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    def _by_tile(self, tiles: range, chunks: Iterator[bytes | Status | None]) -> Iterator[bytes | None]:
         per_tile = self.parameters.chunks_per_tile
-        unreadable = set(np.flatnonzero(self._status == _UNREADABLE).tolist())
+        without = set(np.flatnonzero(np.isin(self._status, WITHOUT_PIXELS)).tolist())
         for tile in tiles:
             parts = list(islice(chunks, per_tile))
             if len(parts) != per_tile:
                 raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if None in parts or tile in unreadable:
-                self._status[tile] = _UNREADABLE
-                parts = [None] * per_tile
-            yield from parts
+            if None in parts or _MISSING in parts or tile in without:
+                missing = all(part == _MISSING for part in parts)
+                self._status[tile] = _MISSING if missing else _UNREADABLE
+                yield from [None] * per_tile
+            else:
+                yield from cast("list[bytes]", parts)
         if next(chunks, self) is not self:
             raise StoreError(f"too many chunks for {tiles} of {self._files.url}")
 

@@ -12,7 +12,7 @@ import numpy as np
 from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.progress import progress_bar
 from wsivit.slide import TileFailure
-from wsivit.store import StoreWriter
+from wsivit.store import Status, StoreWriter
 from wsivit.tiling.source import MadeTile, TileSource
 
 Tiles: TypeAlias = Iterator[tuple[int, MadeTile | TileFailure]]
@@ -52,13 +52,14 @@ class _Told:
     sharpness: list[float | None] = field(default_factory=list)
     bad_in_a_row: int = 0
 
-    def chunks(self, tiles: Tiles) -> Iterator[bytes | None]:
-        """Yield the chunks of tiles in C order; None for those of an unreadable tile."""
+    def chunks(self, tiles: Tiles) -> Iterator[bytes | Status | None]:
+        """Yield the chunks of tiles in C order, as `StoreWriter.write_shard` takes them."""
         for index, tile in tiles:
             if isinstance(tile, TileFailure):
-                self._note(index, tile.reason)
+                if not tile.missing:
+                    self._note(index, tile.reason)
                 self.sharpness.append(None)
-                yield from [None] * self.per_tile
+                yield from [Status.MISSING if tile.missing else None] * self.per_tile
             else:
                 self.bad_in_a_row = 0
                 self.sharpness.append(tile.sharpness)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
-from wsivit.slide.base import UnreadableBlockError
+from wsivit.slide.base import MISSING, UnreadableBlockError
 from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
 from wsivit.store.codec import encode_jpeg, encode_zstd
 from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
@@ -99,9 +99,10 @@ class TileSource:
             (made,) = self._encoded(np.array([tile]))
             return made
         try:
-            return MadeTile([native.jpeg(col, row) or self._blank(native) for col, row in cells])
+            streams = [native.jpeg(col, row) for col, row in cells]
         except UnreadableBlockError as error:
             return TileFailure(str(error))
+        return MadeTile([stream or self._blank(native) for stream in streams]) if any(streams) else MISSING
 
     def _native_cells(self, tiles: NDArray[np.int64], native: NativeTiles) -> tuple[Cells, Cells]:
         """Columns and rows of the slide's own tiles in each tile, in C order; (n, chunks per tile)."""
