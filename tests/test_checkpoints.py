@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import TrainerState
 
 from wsivit.trainer.checkpoints import SEAL, is_whole, last_whole, seal
 
@@ -14,6 +15,7 @@ def make(folder: Path, step: int, *, sealed: bool = True) -> Path:
     checkpoint.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt"):
         (checkpoint / name).write_bytes(b"x" * 100 * step)
+    TrainerState(best_global_step=9).save_to_json(str(checkpoint / "trainer_state.json"))
     if sealed:
         seal(checkpoint)
     return checkpoint
@@ -21,6 +23,7 @@ def make(folder: Path, step: int, *, sealed: bool = True) -> Path:
 
 def test_the_newest_whole_one_is_gone_on_from_and_others_go(tmp_path: Path) -> None:
     assert last_whole(tmp_path / "none") is None
+    make(tmp_path, 8)  # as if killed before it was removed
     make(tmp_path, 9)
     make(tmp_path, 10)
     make(tmp_path, 11, sealed=False)

@@ -68,7 +68,8 @@ def _blank(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which blocks are wholly transparent."""
     rows, columns = (np.arange(0, side, _BLOCK) for side in alpha.shape)
     highest: NDArray[np.uint8] = np.maximum.reduceat(np.maximum.reduceat(alpha, rows, axis=0), columns, axis=1)
-    return highest == 0
+    blank: NDArray[np.bool_] = highest == 0
+    return blank
 
 
 def _limit(name: str, width: int, height: int) -> None:

@@ -77,11 +77,18 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def last_whole(folder: Path) -> str | None:
-    """Return the newest checkpoint that is whole, and remove those that are not; None where there is none."""
+    """Return the newest checkpoint that is whole, and remove all but that and the best; None where there is none."""
     steps = [_step(checkpoint) for checkpoint in folder.glob(f"{_NAME}*")] if folder.is_dir() else []
-    whole: set[int | None] = {step for step in steps if is_whole(folder / f"{_NAME}{step}")}
-    _keep(folder, whole)
-    return str(folder / f"{_NAME}{max(filter(None, whole))}") if whole else None
+    whole = [step for step in steps if is_whole(folder / f"{_NAME}{step}")]
+    if not whole:
+        _keep(folder, set())
+        return None
+    newest = folder / f"{_NAME}{max(whole)}"
+    with reading(newest):
+        state = TrainerState.load_from_json(str(newest / "trainer_state.json"))
+    # A run that is broken off between the seal and the removal of an older checkpoint leaves that to the next.
+    _keep(folder, {max(whole), state.best_global_step} & set(whole))
+    return str(newest)
 
 
 def _keep(folder: Path, steps: set[int | None]) -> None:
