@@ -19,7 +19,7 @@ from typing import Any
 
 from wsivit import cli
 from wsivit.commands import slides  # noqa: F401 - loaded before the fork
-from wsivit.errors import StoreError
+from wsivit.errors import StoreError, UnreadableTilesError
 from wsivit.store import Status, TileStore
 
 LATE = "found to be damaged when it is read"
@@ -99,7 +99,7 @@ def digests(folder: Path) -> dict[str, str | None]:
 def _digest(store: TileStore, index: int) -> str:
     try:
         return hashlib.sha1(store.read([index])).hexdigest()
-    except StoreError:
+    except UnreadableTilesError:
         return LATE
 
 

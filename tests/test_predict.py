@@ -10,16 +10,26 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from conftest import tissue_picture, write_slide
 from train_helpers import CLASSES, make_run, tissue, write_store
 
 from wsivit.data.augment import normalise, resize
-from wsivit.errors import OutputExistsError, ScaleError, StoreError, StoreMismatchError, UsageError
+from wsivit.data.samples import samples_from_stores
+from wsivit.errors import (
+    OutputExistsError,
+    ScaleError,
+    StoreError,
+    StoreMismatchError,
+    UnreadableTilesError,
+    UsageError,
+)
 from wsivit.models import create_classifier, save_classifier
 from wsivit.predict import PredictOptions, predict
 from wsivit.runs import Contract
 from wsivit.scoring import Scorer, softmax
 from wsivit.slide import open_slide
 from wsivit.store import TileStore
+from wsivit.tiling import TileOptions, tile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = PredictOptions(batch_size=10, device="cpu")
@@ -45,6 +55,25 @@ def test_each_tile_gets_what_the_model_says_of_it_alone(run: Path, tmp_path: Pat
         np.testing.assert_allclose(found.logits[i], logits, atol=1e-4)
         np.testing.assert_allclose(found.probabilities[i], logits.softmax(0), atol=1e-5)
     assert found.attrs["model_fingerprint"] == Contract.read(run).model_fingerprint
+
+
+def test_a_tile_copied_with_damage_inside_gets_no_score_and_is_not_learned_from(run: Path, tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "s.tiff", tissue_picture(240, 192), tile=48)
+    with tifffile.TiffFile(slide) as tiff:
+        end = tiff.pages[0].dataoffsets[7] + tiff.pages[0].databytecounts[7]
+    with slide.open("r+b") as file:  # its structure is that of a whole JPEG
+        file.seek(end - 12)
+        file.write(bytes(10) + b"\xff\xd9")
+    how = TileOptions(tile_size=48, tissue="none")
+    copied = tile(slide, tmp_path, how)
+    assert copied.made.copied == 20 and not copied.failures
+    with pytest.raises(UnreadableTilesError, match=r"tile 7 of .* is damaged in the slide, .*s\.tiff: .*Corrupt JPEG"):
+        copied.store.read([6, 7])
+    predicted = predict(run, copied.store, options=CPU)
+    assert np.flatnonzero(np.isnan(predicted.predictions("vit").probabilities).any(axis=1)).tolist() == [7]
+    copied.store.write_labels("side", np.arange(20) % 2, ["a", "b"])
+    assert samples_from_stores([copied.store.path], "side").read_good([6, 7, 8])[0].tolist() == [6, 8]
+    assert list(tile(slide, tmp_path / "decoded", replace(how, codec="zstd")).failures) == [7]
 
 
 def test_batches_do_not_matter(run: Path, tmp_path: Path) -> None:

@@ -215,7 +215,8 @@ class TileStore(Added):
         ------
         UnreadableTilesError
             When one of the tiles has no pixels, because it could not be read when the store was made, or nothing was
-            scanned there; ``readable`` lists those that have.
+            scanned there; ``readable`` lists those that have. Also when a tile that was copied, undecoded, turns out
+            to be damaged in the slide.
         StoreError
             When the store is damaged.
         """
@@ -279,17 +280,33 @@ class TileStore(Added):
                 job.result()
 
     def _decode_tile(self, index: int, parts: list[bytes], out: NDArray[np.uint8]) -> None:
+        chunks = self._checked(index, parts)
         try:
-            if len(parts) == 1:
-                decode(strip_crc(parts[0]), out=out)
+            if len(chunks) == 1:
+                decode(chunks[0], out=out)
                 return
             height, width = self.parameters.chunk
             columns = out.shape[1] // width
-            for k, part in enumerate(parts):
+            for k, chunk in enumerate(chunks):
                 y, x = k // columns * height, k % columns * width
-                out[y : y + height, x : x + width] = decode(strip_crc(part), (height, width))
+                out[y : y + height, x : x + width] = decode(chunk, (height, width))
         except StoreError as error:
-            raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
+            if self.parameters.encoding != "copied":
+                raise self._damaged(index, error) from error
+            # These are the bytes that were written: the tile was copied, undecoded, as damaged as it is in the slide.
+            path = self.parameters.slide_path
+            raise UnreadableTilesError(
+                f"tile {index} of {self.url} is damaged in the slide, {path}: {error}"
+            ) from error
+
+    def _checked(self, index: int, parts: list[bytes]) -> list[bytes]:
+        try:
+            return [strip_crc(part) for part in parts]
+        except StoreError as error:
+            raise self._damaged(index, error) from error
+
+    def _damaged(self, index: int, error: StoreError) -> StoreError:
+        return StoreError(f"tile {index} of {self.url} is damaged: {error}")
 
     def encoded(self, index: int) -> list[bytes]:
         """Return the inner chunks of a tile as they are stored, without checksum; complete JPEGs with codec "jpeg".
@@ -304,10 +321,7 @@ class TileStore(Added):
         if not self.has_pixels:
             raise StoreError(f"{self.url} has no pixels of its own")
         with self._ranges(self._indexes_of([index]).tolist()) as fetch:
-            try:
-                return [strip_crc(fetch(k)) for k in range(self.parameters.chunks_per_tile)]
-            except StoreError as error:
-                raise StoreError(f"tile {index} of {self.url} is damaged: {error}") from error
+            return self._checked(index, [fetch(k) for k in range(self.parameters.chunks_per_tile)])
 
     @contextmanager
     def _ranges(self, wanted: Sequence[int]) -> Iterator[Callable[[int], bytes]]:
