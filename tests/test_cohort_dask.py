@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from conftest import tissue_picture, write_slide
 from dask_helpers import dask_processes, kill_whoever_runs, meanwhile, states, wait_for
+from distributed import Client
 from store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
+from wsivit.cohort.devices import own_device
 from wsivit.errors import UsageError
 from wsivit.store import TileStore
 from wsivit.tiling import TileOptions
@@ -82,11 +84,29 @@ def test_separate_processes_of_which_workers_and_the_scheduler_are_killed(
         cluster.start_scheduler()
         cluster.start_worker()
 
-    with dask_processes(tmp_path / "dask") as cluster, meanwhile(mischief):
-        done = Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
+    with dask_processes(tmp_path / "dask") as cluster:
+        with Client(cluster.address) as client:
+            client.wait_for_workers(2)
+            devices = client.run(own_device, f"{tmp_path}0, {tmp_path}1")
+        assert sorted(devices.values()) == [f"{tmp_path}0", f"{tmp_path}1"]
+        with meanwhile(mischief):
+            done = Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
     assert done.exit_code == 3
     assert not list((out / "slides").glob(".*"))
     is_as_alone(out, alone)
+
+
+def test_each_process_has_a_device_of_its_own_while_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [own_device.__wrapped__(f"{tmp_path}/cuda:0, {tmp_path}/cuda:1") for _ in range(4)]
+    assert [device[-1] for device in taken] == ["0", "1", "0", "1"]
+    assert own_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert own_device.__wrapped__("auto") == "auto"
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert [own_device.__wrapped__("auto") for _ in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 def test_a_job_array_shares_out_the_large_slides(slides: Path, alone: Path, tmp_path: Path) -> None:

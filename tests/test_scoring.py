@@ -6,7 +6,6 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -457,12 +456,3 @@ def test_the_model_is_loaded_once_and_devices_share_the_slides(
         assert isinstance(outcome, TileStore)
         wanted = predict(run, path, name="alone", options=CPU).predictions("alone").probabilities
         np.testing.assert_array_equal(outcome.predictions("vit").probabilities, wanted)
-
-
-def test_workers_of_a_cohort_take_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from wsivit.cohort.verbs import own_device
-
-    assert own_device("cuda:0, cuda:1") == "cuda:0"
-    for number, wanted in ((0, "cuda:0"), (1, "cuda:1"), (2, "cuda:0"), ("tcp://a:1", "cuda:0")):
-        monkeypatch.setattr("distributed.get_worker", lambda number=number: SimpleNamespace(name=number))
-        assert own_device("cuda:0, cuda:1") == wanted

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import SHARED, tissue_picture, write_slide
 from dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanwhile, states, wait_for
+from remote_helpers import Trouble, serving
 from store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
@@ -129,7 +130,20 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.stop()
 
 
-def test_out_of_and_into_an_object_store(slides: Path, alone: Path, tmp_path: Path, bucket: str) -> None:
+def test_into_an_object_store(slides: Path, alone: Path, tmp_path: Path, bucket: str) -> None:
+    import s3fs
+
+    system = s3fs.S3FileSystem(skip_instance_cache=True)
+    runs = [Cohort(slides, f"{bucket}/all").tile(OPTIONS) for _ in range(3)]
+    assert [len(run.jobs) for run in runs] == [len(find_slides([slides])), 0, 0]
+    assert {record.slide_id: record.state for record in runs[0].records} == {k: v[0] for k, v in states(alone).items()}
+    assert runs[2].records == runs[1].records == runs[0].records
+    system.get(f"{bucket}/all/slides/", str(tmp_path / "back"), recursive=True)
+    for store in (alone / "slides").glob("*.zarr"):
+        assert tree_digest(tmp_path / "back" / store.name) == tree_digest(store), store.name
+
+
+def test_out_of_an_object_store(slides: Path, alone: Path, tmp_path: Path, bucket: str) -> None:
     import s3fs
 
     system = s3fs.S3FileSystem(skip_instance_cache=True)
@@ -139,9 +153,50 @@ def test_out_of_and_into_an_object_store(slides: Path, alone: Path, tmp_path: Pa
     assert {record.state for record in runs[0].records} == {"done"}
     system.get(f"{bucket}/study/slides/", str(tmp_path / "back"), recursive=True)
     for store in tmp_path.glob("back/**/*.zarr"):
-        theirs = store.name.replace("drawn__", "")
-        mine = alone / "slides" / f"drawn__{theirs}"
-        assert tree_digest(store / "tiles") == tree_digest(mine / "tiles"), store.name
+        assert tree_digest(store / "tiles") == tree_digest(alone / "slides" / f"drawn__{store.name}" / "tiles"), (
+            store.name
+        )
+
+
+SECRET = "neither-in-store-nor-in-log"
+
+
+def test_an_object_store_that_fails_cuts_and_stalls(
+    slides: Path, alone: Path, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slides, stores and ledger are there; all of it is finished, nothing of it lost, and no credentials told."""
+    import s3fs
+
+    system = s3fs.S3FileSystem(skip_instance_cache=True)
+    some = sorted((slides / "drawn").rglob("*.tiff"))[:12]
+    for path in some:
+        system.put(str(path), f"{bucket}/few/{path.relative_to(slides / 'drawn')}")
+    system.pipe(f"{bucket}/few/page.svs", b"<!DOCTYPE html><html></html>")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # all trying again is ours
+    monkeypatch.setenv("WSIVIT_REMOTE_TIMEOUT", "1")
+    target = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
+    run = ["tile", f"{bucket}/few/", "-o", f"{bucket}/study", "--mpp", "2.0", "--mpp-tolerance", "0.1"]
+    told = []
+    with serving(Trouble, target=target, slow=2.0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{proxy.address}")
+        for more in ([], [], ["--workers", "2"]):
+            done = subprocess.run([sys.executable, "-m", "wsivit", *run, *more], capture_output=True, text=True)
+            assert done.returncode == 3, done.stderr  # of the page
+            told.append(done.stdout + done.stderr)
+    assert "13 slides, 13 to do" in told[0]
+    assert all("13 slides, 0 to do" in text and "12 done, 1 failed" in text for text in told[1:])
+    assert not any(SECRET in text for text in told)
+    system.get(f"{bucket}/study/", str(tmp_path / "study"), recursive=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert {name: state for name, (state, _) in states(tmp_path / "study").items()} == {
+        **{str(path.relative_to(slides / "drawn").with_suffix("")).replace("/", "__"): "done" for path in some},
+        "page": "failed",
+    }
+    for store in (tmp_path / "study" / "slides").glob("*.zarr"):
+        assert tree_digest(store / "tiles") == tree_digest(alone / "slides" / f"drawn__{store.name}" / "tiles"), (
+            store.name
+        )
 
 
 def test_workers_in_network_namespaces(slides: Path, alone: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from wsivit.cohort.tree import COHORT, Tree
 from wsivit.errors import UsageError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("wsivit", "numpy", "zarr", "simplejpeg", "imagecodecs", "tifffile", "openslide")
@@ -29,18 +29,10 @@ def connect(options: CohortOptions, patience: float) -> Iterator[Client]:
         If no scheduler answers within `patience` seconds.
     """
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if options.address is None:
-        # Dask keeps what a killed worker was doing elsewhere; so that its log need not speak of it.
-        cluster = LocalCluster(
-            n_workers=options.workers,
-            threads_per_worker=1,
-            memory_limit=options.worker_memory,
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        )
-        with cluster, Client(cluster) as client:
+        with _local(options) as cluster, Client(cluster) as client:
             yield client
         return
     with dask.config.set({"distributed.comm.timeouts.connect": f"{patience}s"}):
@@ -53,6 +45,23 @@ def connect(options: CohortOptions, patience: float) -> Iterator[Client]:
             ) from error
     with client:
         yield client
+
+
+def _local(options: CohortOptions) -> LocalCluster:
+    import dask
+    from distributed import LocalCluster
+
+    # Dask does elsewhere what a killed worker was doing, so that its log need not speak of it. A worker that is paused
+    # for want of memory would wait for ever: what it has is its own, such as a model, and not results to be spilled.
+    with dask.config.set({"distributed.worker.memory.pause": False}):
+        return LocalCluster(
+            n_workers=options.workers,
+            threads_per_worker=1,
+            memory_limit=1 / options.workers if options.worker_memory == "auto" else options.worker_memory,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": ":0"},  # or a second cluster on this machine is warned of the first
+            silence_logs=logging.CRITICAL,
+        )
 
 
 def check_workers(client: Client, tree: Tree) -> None:

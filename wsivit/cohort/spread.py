@@ -18,8 +18,8 @@ from wsivit.cohort import parts
 from wsivit.cohort.cluster import check_workers, connect
 from wsivit.cohort.ledger import Ledger, Record
 from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.serial import broken
-from wsivit.cohort.verbs import failure
+from wsivit.cohort.serial import BROKEN, broken
+from wsivit.cohort.verbs import Outcome, failure
 from wsivit.cohort.work import Bench, Job, VersionError
 from wsivit.errors import WsivitError
 
@@ -37,6 +37,10 @@ _LONG_PATIENCE = 600.0
 _AHEAD = 4
 """Slides given out per thread of the cluster, so that no worker waits and no scheduler is flooded."""
 _FIRST, _SECOND = 20, 10
+_LOST_AGAIN = (
+    "its workers were lost again and again: it takes more memory than a worker may have (--worker-memory), or native "
+    "code crashes on it (--isolate)"
+)
 
 
 class _Lost(Exception):
@@ -54,6 +58,8 @@ def spread(bench: Bench, jobs: Iterable[Job], options: CohortOptions) -> Iterato
     left = {job.slide.id: job for job in jobs}
     if not left:
         return
+    from distributed.comm import CommClosedError
+
     for patience in itertools.chain([PATIENCE], itertools.repeat(_LONG_PATIENCE)):
         try:
             with connect(options, patience) as client:
@@ -62,7 +68,7 @@ def spread(bench: Bench, jobs: Iterable[Job], options: CohortOptions) -> Iterato
                     del left[record.slide_id]
                     yield record
                 return
-        except _Lost:
+        except (_Lost, CommClosedError):
             _log.warning("the scheduler is lost: waiting for it to come back")
         for record in _finished_meanwhile(bench, left):
             del left[record.slide_id]
@@ -158,10 +164,9 @@ class _Round:
             return []  # another part of it failed before
         self._shares[job.slide.id] = _Share(0)
         if isinstance(error, KilledWorker):
-            error = RuntimeError(
-                "its workers were lost again and again: too little memory (--worker-memory), or native code crashed"
-            )
-        outcome = failure(error) if isinstance(error, WsivitError | OSError) else broken(error)
+            outcome = Outcome("failed", _LOST_AGAIN, BROKEN, passing=True)
+        else:
+            outcome = failure(error) if isinstance(error, WsivitError | OSError) else broken(error)
         return [self._bench.end(job, outcome, 0.0)]
 
     def _begun(self, job: Job, begun: Record | list[range]) -> Sequence[Record | Future[Any]]:

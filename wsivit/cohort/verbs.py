@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from wsivit.cohort.devices import own_device
 from wsivit.cohort.inputs import document_signature, signature
 from wsivit.cohort.ledger import State
 from wsivit.cohort.tree import Tree
@@ -200,18 +201,6 @@ _MACHINE = ("device", "batch_size", "overwrite")
 def _predictor(model: str, name: str, options: PredictOptions) -> Predictor:
     """Load a model once for all slides that this process is given, on the device that is its own."""
     return Predictor(model, name=name, options=replace(options, device=own_device(options.device)))
-
-
-def own_device(devices: str) -> str:
-    """Of several devices, with commas, that of this worker process: they take turns by the workers' numbers."""
-    from distributed import get_worker
-
-    each = devices.split(",")
-    try:
-        number = str(get_worker().name)
-    except ValueError:  # there is one process only
-        number = "0"
-    return each[int(number) % len(each) if number.isdigit() else 0].strip()
 
 
 @dataclass(frozen=True)

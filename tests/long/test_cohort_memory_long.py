@@ -1,0 +1,67 @@
+"""Memory is bounded for each worker: a slide that takes too much fails by itself, and no worker waits for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import tissue_picture, write_slide
+from PIL import Image
+
+from wsivit.cohort import Cohort, CohortOptions
+from wsivit.cohort.spread import spread
+from wsivit.cohort.tree import Tree
+from wsivit.cohort.verbs import Outcome, VerifyVerb
+from wsivit.cohort.work import Bench, Job
+from wsivit.manifest import CohortSlide
+from wsivit.tiling import TileOptions
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+LIMIT_MB = 450
+OPTIONS = TileOptions(mpp=2.0)
+
+
+def test_a_hog_fails_by_itself(tmp_path: Path) -> None:
+    for k in range(6):
+        write_slide(tmp_path / f"{k}.tiff", tissue_picture(700, 600, k))
+    Image.new("RGB", (13_000, 13_000), (200, 120, 160)).save(tmp_path / "hog.png")  # 507 MB as pixels
+    lines = [f"{k}.tiff,0.5" for k in range(3)] + ["hog.png,0.5"] + [f"{k}.tiff,0.5" for k in range(3, 6)]
+    (tmp_path / "slides.csv").write_text("\n".join(["path,slide_mpp", *lines]))
+    many = CohortOptions(workers=2, worker_memory=f"{LIMIT_MB}MB")
+    done = Cohort(tmp_path / "slides.csv", tmp_path / "out", many).tile(OPTIONS)
+    states = {record.slide_id: record.state for record in done.records}
+    assert states == {**{str(k): "done" for k in range(6)}, "hog": "failed"}
+    reason = next(record.reason for record in done.records if record.slide_id == "hog")
+    assert "more memory than a worker may have (--worker-memory)" in reason
+    # Given more, it is done, and the others are not done again.
+    more = Cohort(tmp_path / "slides.csv", tmp_path / "out").tile(OPTIONS)
+    assert [job.slide.id for job in more.jobs] == ["hog"]
+    assert {record.state for record in more.records} == {"done"}
+
+
+KEPT: list[bytearray] = []
+
+
+@dataclass(frozen=True)
+class KeepingVerb(VerifyVerb):
+    """Takes most of a worker's memory at the first slide, and keeps it, as a model would."""
+
+    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+        if not KEPT:
+            size = int(LIMIT_MB * 1e6 * 0.88) - psutil.Process().memory_info().rss
+            KEPT.append(bytearray(b"x") * size)
+        return Outcome()
+
+
+def test_a_worker_that_needs_most_of_its_memory_goes_on(tmp_path: Path) -> None:
+    jobs = [Job(CohortSlide(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(40)]
+    tree = Tree(tmp_path)
+    tree.take_up([job.slide for job in jobs])
+    many = CohortOptions(workers=1, worker_memory=f"{LIMIT_MB}MB")
+    assert [record.state for record in spread(Bench(KeepingVerb(), tree), jobs, many)] == ["done"] * 40
