@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from wsivit.errors import InputNotFoundError, UsageError
@@ -96,6 +97,10 @@ def test_dicom_series_are_slides(tmp_path: Path) -> None:
     assert named(tmp_path, tmp_path / "one") == {"one": "one"}
     assert is_one_file(str(tmp_path / "one"))
     assert not is_one_file(str(tmp_path / "two"))
+    assert [is_one_file(f"s3://bucket/{name}") for name in ("few/", "few", "few/*.svs", "a.svs", "a.zarr")] == [
+        *[False] * 3,
+        *[True] * 2,
+    ]
 
 
 def test_globs_lists_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +126,13 @@ def test_names_never_clash_and_stay(tmp_path: Path) -> None:
     again = {slide.path: slide.id for slide in find_slides([tmp_path], first)}
     assert {path: again[path] for path in first} == first
     assert again[f"{tmp_path}/z.tiff"].startswith("z-")
+
+
+def test_names_that_we_gave_stay_in_our_own_tables(tmp_path: Path) -> None:
+    touch(tmp_path, "h_.hidden.svs", f"{'d' * 90}/{'e' * 90}.svs", "x.svs.svs", "S1.1.svs", "S1.2.svs", "-o.svs")
+    ids = {slide.path: slide.id for slide in find_slides([tmp_path])}
+    lines = "".join(f"{name},{path}\n" for path, name in ids.items())
+    assert {slide.path: slide.id for slide in find_slides([table(tmp_path, f"slide_id,path\n{lines}")])} == ids
 
 
 def test_circles_of_links_end(tmp_path: Path) -> None:
@@ -192,3 +204,26 @@ def test_an_object_store_is_a_folder_too() -> None:
         assert [slide.id for slide in find_slides(["memory://cohort/a/*.svs"])] == ["1"]
     finally:
         memory.rm("/cohort", recursive=True)
+
+
+def test_a_listing_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is passed over at a URL because an answer was an error."""
+    memory = fsspec.filesystem("memory")
+    for name in ("a/1.svs", "b/2.svs", "b/c/3.svs", "b/c/3.zarr/zarr.json", "b/.hidden/4.svs"):
+        memory.pipe(f"/listing/{name}", b"")
+    look, seen = type(memory).ls, set()
+
+    def failing(self: object, path: str, **options: object) -> object:
+        if path not in seen:
+            seen.add(path)
+            raise ConnectionResetError("cut")
+        return look(self, path, **options)
+
+    monkeypatch.setattr(type(memory), "ls", failing)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    root = "memory://listing"
+    found = [slide.source.removeprefix(f"{root}/") for slide in find_slides([f"{root}/"])]
+    assert sorted(found) == ["a/1.svs", "b/2.svs", "b/c/3.svs", "b/c/3.zarr"]
+    seen.clear()
+    assert [slide.path for slide in find_slides([f"{root}/*/*.svs"])] == [f"{root}/a/1.svs", f"{root}/b/2.svs"]
+    assert len(find_slides([f"{root}/**/*.svs"])) == 3

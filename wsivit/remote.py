@@ -165,18 +165,22 @@ class Remote:
 
     def size(self, key: str = "") -> int | None:
         """Length of an object in bytes; None where there is none."""
-
-        def look() -> int:
-            self._forget_listings(key)
-            size = self._call("info", key).get("size")
-            if size is None:
-                raise RemoteError(f"{self.name(key)}: its server does not say how long it is: download it first")
-            return int(size)
-
         try:
-            return self._insist(key, "look at", look)
+            size = self.facts(key).get("size")
         except (FileNotFoundError, IsADirectoryError):
             return None
+        if size is None:
+            raise RemoteError(f"{self.name(key)}: its server does not say how long it is: download it first")
+        return int(size)
+
+    def facts(self, key: str = "") -> dict[str, Any]:
+        """What the client tells of an object; FileNotFoundError where there is none."""
+
+        def look() -> dict[str, Any]:
+            self._forget_listings(key)
+            return dict(self._call("info", key))
+
+        return self._insist(key, "look at", look)
 
     def write(self, key: str, data: bytes, *, new: bool = False) -> None:
         """Upload an object whole; with `new`, FileExistsError where there is one already."""
@@ -191,16 +195,20 @@ class Remote:
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key, sorted; empty where there is nothing."""
+        return sorted(self.entries(key))
 
-        def look() -> list[str]:
+    def entries(self, key: str = "") -> dict[str, bool]:
+        """Names directly below a key, and whether each is a folder; empty where there is nothing."""
+
+        def look() -> dict[str, bool]:
             self._forget_listings(key)
-            found = self._call("ls", key, detail=False)
-            return sorted({name.rstrip("/").rpartition("/")[2] for name in found})
+            found = self._call("ls", key, detail=True)
+            return {one["name"].rstrip("/").rpartition("/")[2]: one["type"] == "directory" for one in found}
 
         try:
             return self._insist(key, "list", look)
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            return {}
 
     def remove(self, key: str = "") -> None:
         """Remove an object or everything below a key; nothing happens where there is nothing."""

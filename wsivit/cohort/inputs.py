@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from wsivit.remote import Remote
 from wsivit.store import layout
 from wsivit.store.files import files_at
 
@@ -31,10 +32,7 @@ def document_signature(location: str, node: str = "") -> str:
 def _facts(path: str) -> Iterator[tuple[str, int, str]]:
     """Yield name, size and time (or tag) of each file."""
     if "://" in path:
-        from fsspec.core import url_to_fs
-
-        system, inner = url_to_fs(path)
-        about = system.info(inner)
+        about = Remote(path).facts()
         tag = next((str(about[key]) for key in ("ETag", "etag", "mtime", "created") if about.get(key)), "")
         yield "", int(about.get("size") or 0), tag
         return

@@ -58,7 +58,7 @@ def spread(bench: Bench, jobs: Iterable[Job], options: CohortOptions) -> Iterato
     left = {job.slide.id: job for job in jobs}
     if not left:
         return
-    from distributed.comm import CommClosedError
+    from distributed.comm.core import CommClosedError
 
     for patience in itertools.chain([PATIENCE], itertools.repeat(_LONG_PATIENCE)):
         try:

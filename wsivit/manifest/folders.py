@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from wsivit.remote import Remote
+
 SUFFIXES = frozenset(
     ".bif .btf .czi .dcm .mrxs .ndpi .qptiff .scn .svs .svslide .tf8 .tif .tiff .vms .vmu .zvi".split()  # noqa: SIM905
 )
@@ -83,8 +85,25 @@ def _walk_local(root: str) -> Iterator[Step]:
 
 
 def _walk_remote(root: str) -> Iterator[Step]:
-    from fsspec.core import url_to_fs
+    remote = Remote(root)
 
-    system, top = url_to_fs(root)
-    for folder, folders, files in system.walk(top):
-        yield folder.removeprefix(top).strip("/"), folders, files
+    def below(folder: str) -> Iterator[Step]:
+        found = remote.entries(folder)
+        folders = [name for name, is_folder in found.items() if is_folder]
+        yield folder, folders, [name for name, is_folder in found.items() if not is_folder]
+        for name in folders:
+            yield from below(posixpath.join(folder, name))
+
+    return below("")
+
+
+def matches_below(root: str, pattern: str) -> Iterator[str]:
+    """Yield what matches a pattern at a URL, relative to it; the clients' own search passes over what fails."""
+    from fsspec.utils import glob_translate
+
+    matcher, depth = re.compile(glob_translate(pattern)), pattern.count("/")
+    for folder, folders, files in _walk_remote(root):
+        here = (posixpath.join(folder, name) for name in [*folders, *files])
+        yield from (path for path in here if matcher.fullmatch(path))
+        if "**" not in pattern and folder.count("/") + bool(folder) >= depth:
+            folders.clear()

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from wsivit.credentials import public
 from wsivit.errors import InputNotFoundError, UsageError
-from wsivit.manifest.folders import slides_below
+from wsivit.manifest.folders import matches_below, slides_below
 from wsivit.manifest.ids import assign_ids
 from wsivit.manifest.table import Line, read_manifest, read_text
 from wsivit.remote import local_path
 
 _NAMED = 5  # how many of many missing files are told
+_SAFE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,118}[A-Za-z0-9])?")
 TABLES, LISTS = (".csv", ".tsv"), (".txt", ".lst")
 
 
@@ -114,10 +115,11 @@ def read_slides(table: str) -> list[CohortSlide]:
 
 def is_one_file(source: str) -> bool:
     """Whether a source is one slide or store, not a folder, glob, table or list of them."""
+    source = local_path(source)
     if source.lower().endswith(TABLES + LISTS):
         return False
-    if Path(source).is_dir() and not source.rstrip("/").endswith(".zarr"):
-        return next(slides_below(source), None) == ""
+    if _is_folder(source):
+        return "://" not in source and next(slides_below(source), None) == ""
     return not _is_glob(source)
 
 
@@ -161,10 +163,7 @@ def _from_glob(pattern: str) -> Iterator[_Found]:
 def _matches(folder: str, pattern: str) -> Iterator[str]:
     """Yield what matches in a folder, relative to it; hidden files do not."""
     if "://" in folder:
-        from fsspec.core import url_to_fs
-
-        system, inner = url_to_fs(folder)
-        below = [path[len(inner) :].lstrip("/") for path in system.glob(f"{inner}/{pattern}")]
+        below = [*matches_below(folder, pattern)]
     else:
         below = [path.relative_to(folder).as_posix() for path in Path(folder).glob(pattern)]
     yield from (path for path in below if not any(part.startswith(".") for part in path.split("/")))
@@ -194,12 +193,17 @@ def _from_line(path: str, line: Line, base: str) -> CohortSlide:
     slide = _slide(_join(base, line.path)) if line.path else CohortSlide("")
     return replace(
         slide,
-        id=assign_ids([(line.slide, "")], {})[0] if line.slide else "",
+        id=_id_in_table(line.slide) if line.slide else "",
         store=_join(base, line.store) if line.store else slide.store,
         annotations=_join(base, line.annotations) if line.annotations else "",
         mpp=mpp,
         **{name: getattr(line, name) for name in ("patient", "site", "split", "values")},
     )
+
+
+def _id_in_table(given: str) -> str:
+    """Keep what is safe in file names, dots and all: it may be a name that we gave."""
+    return given if _SAFE.fullmatch(given) else assign_ids([(given, "")], {})[0]
 
 
 def _check_there(slides: Iterable[CohortSlide]) -> None:
