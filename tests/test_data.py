@@ -92,7 +92,7 @@ def test_patients_stay_whole(stores: list[Path]) -> None:
     samples = all_of(stores)
     split = split_samples(samples)
     assert split.by == "patient"
-    assert set(samples.patients[split.of(TRAIN)]).isdisjoint(samples.patients[split.of(VALIDATION)])
+    assert set(samples.patients.code[split.of(TRAIN)]).isdisjoint(samples.patients.code[split.of(VALIDATION)])
     assert audit(samples, split) == []
 
 

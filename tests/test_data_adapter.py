@@ -73,7 +73,7 @@ def test_pictures_are_squares_of_their_middle(tmp_path: Path) -> None:
     picture(tmp_path / "set" / "b" / "x.jpg", 0, 0)
     samples = load_samples([tmp_path / "set"], side=20)
     assert np.array_equal(samples.read([0])[0, :, 1:-1], np.full((20, 18, 3), 200, np.uint8))
-    assert samples.items() == ["a/wide.png", "b/x.jpg"]
+    assert list(samples.items()) == ["a/wide.png", "b/x.jpg"]
 
 
 def test_food101_in_torchvisions_layout_with_its_official_split(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_food101_in_torchvisions_layout_with_its_official_split(tmp_path: Path) 
         samples = load_samples([given], side=32)
         assert samples.classes == ("apple_pie", "sushi")
         assert sides(samples) == {TRAIN: 8, TEST: 4}
-    tested = {samples.items()[i] for i in np.flatnonzero(samples.side == TEST)}
+    tested = set(samples.take(samples.side == TEST).items())
     assert tested == {f"images/{name}/{i}.jpg" for name in names for i in (4, 5)}
 
 
@@ -157,7 +157,7 @@ def test_sites_stay_whole(tmp_path: Path) -> None:
     (tmp_path / "cohort.csv").write_text("slide,site\n" + "".join(f"s{i},{'abc'[i // 2]}\n" for i in range(6)))
     samples = load_samples([tmp_path / "cohort.csv"], "region")
     split = split_samples(samples, 0.33, by="site")
-    sites = samples.per_source([source.site for source in samples.sources])
+    sites = np.array([source.site for source in samples.sources])[samples.source]
     assert len(set(sites[split.of(VALIDATION)])) == 1
     assert set(sites[split.of(TRAIN)]).isdisjoint(sites[split.of(VALIDATION)])
 
@@ -175,7 +175,7 @@ def test_a_cohort_table_labels_whole_slides_and_names_patients(tmp_path: Path) -
     ]  # fmt: skip
     by_slide = load_samples([tmp_path / "cohort.csv"], "subtype")
     assert by_slide.counts() == {"lepidic": 16, "solid": 8}
-    assert set(by_slide.patients) == {"p1", "p2"}
+    assert by_slide.patients.names == ("p1", "p2")
     by_tile = load_samples([tmp_path / "cohort.csv"], "region")
     assert by_tile.counts() == {"stroma": 12, "tumor": 12}
     assert sides(by_tile) == {TRAIN: 18, TEST: 6}

@@ -76,7 +76,7 @@ def test_a_slide_gives_the_tiles_that_a_store_of_it_has(slides: Path, tmp_path: 
     store = tile(slides / "one.tiff", tmp_path / "pixels", options, annotations=slides / "one.geojson").store
     stored = samples_from_stores([store.path], "region")
     assert (samples.label, samples.mpp, samples.size, samples.classes) == ("region", 0.5, SIDE, CLASSES)
-    assert samples.items() == stored.items() and np.array_equal(samples.code, stored.code)
+    assert list(samples.items()) == list(stored.items()) and np.array_equal(samples.code, stored.code)
     chosen = np.arange(0, len(samples), 7)
     assert np.array_equal(samples.read(chosen), stored.read(chosen))
     made = TileStore(tmp_path / "tiles" / "one.zarr")

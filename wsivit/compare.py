@@ -127,7 +127,7 @@ def compare(
     scored = [_score(run, contract, samples, options, progress) for run, contract in contracts.items()]
     good = were_read(*(one.logits for one in scored))
     entries = _entries([replace(one, logits=one.logits[good]) for one in scored], samples.take(good), options)
-    found = Comparison(folder, entries, len(np.unique(samples.patients[good])), int(good.sum()))
+    found = Comparison(folder, entries, samples.patients.count(good), int(good.sum()))
     _write(found, [_curve(run) for run in contracts])
     return found
 
@@ -172,18 +172,18 @@ def _entries(scored: Sequence[_Scored], samples: Samples, options: EvaluateOptio
     """Measure every run on the same tiles, and test each against the first."""
     measured = [one.measure(samples) for one in scored]
     right = [m.predicted == m.codes for m in measured]
-    several = len(np.unique(samples.patients)) > 1
+    several = samples.patients.count() > 1
     return tuple(
         Entry(
             run=run_name(one.run),
             model=one.contract.model,
             parameters=one.parameters,
             figures=m.figures(),
-            intervals=bootstrap(m, samples.patients, draws=options.draws, seed=options.seed).bounds,
+            intervals=bootstrap(m, samples.patients.code, draws=options.draws, seed=options.seed).bounds,
             images_per_second=one.images_per_second,
             seconds_per_epoch=one.contract.validation.get("seconds_per_epoch"),
             memory_mb=one.contract.validation.get("memory_mb"),
-            p_value=paired_test(right[0], r, samples.patients, seed=options.seed) if several and number else None,
+            p_value=paired_test(right[0], r, samples.patients.code, seed=options.seed) if several and number else None,
         )
         for number, (one, m, r) in enumerate(zip(scored, measured, right, strict=True))
     )

@@ -169,7 +169,7 @@ def evaluate(
     samples, logits = samples.take(good), logits[good]
     probabilities = softmax(logits / contract.temperature)
     measured = Measurement(probabilities, samples.code)
-    intervals = bootstrap(measured, samples.patients, draws=options.draws, seed=options.seed)
+    intervals = bootstrap(measured, samples.patients.code, draws=options.draws, seed=options.seed)
     found = Evaluation(
         folder,
         measured.figures(),
@@ -218,10 +218,11 @@ def write_predictions(path: PathLike, samples: Samples, probabilities: Floats) -
         writer = csv.writer(file)
         writer.writerow(["source", "item", "patient", "true", "predicted", *(f"p_{name}" for name in samples.classes)])
         names = [samples.classes[code] for code in probabilities.argmax(axis=1)]
-        sources = samples.per_source([source.id for source in samples.sources])
-        lines = zip(sources, samples.items(), samples.patients, samples.code, names, probabilities, strict=True)
-        for source, item, patient, code, name, row in lines:
-            writer.writerow([source, item, patient, samples.classes[code], name, *(f"{p:.6g}" for p in row)])
+        lines = zip(samples.source, samples.index, samples.items(), samples.code, names, probabilities, strict=True)
+        for number, index, item, code, name, row in lines:
+            source = samples.sources[number]
+            patient = source.patient or f"{number}/{index}"
+            writer.writerow([source.id, item, patient, samples.classes[code], name, *(f"{p:.6g}" for p in row)])
 
 
 def labelled_truth(

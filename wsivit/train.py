@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsivit.credentials import scrub
 from wsivit.data.adapter import PICTURE_SIDE, load_samples
 from wsivit.data.audit import require_clean, warnings_of
+from wsivit.data.index import IndexedSource
 from wsivit.data.samples import Samples, StoreSource
 from wsivit.data.slides import SlideOptions, SlideTiler
 from wsivit.data.splits import SIDES, TRAIN, VALIDATION, Split, official_split, read_split, split_samples, write_split
@@ -240,8 +242,10 @@ def _counts(samples: Samples, split: Split) -> dict[str, dict[str, int]]:
 def _provenance(samples: Samples, split: Split) -> list[dict[str, Any]]:
     """What each source gave to which side; names and fingerprints, no folders of this machine."""
     found: list[dict[str, Any]] = []
-    for number, source in enumerate(samples.sources):
-        sides = Counter(SIDES[int(side)] for side in split.side[samples.source == number])
+    first = min(SIDES)
+    counts = samples.count_per_source(split.side.astype(np.int64) - first, len(SIDES))
+    for source, of in zip(samples.sources, counts.tolist(), strict=True):
+        sides = {SIDES[first + place]: count for place, count in enumerate(of) if count}
         about = {"id": source.id, "fingerprint": source.fingerprint, "mpp": source.mpp, "downscale": source.downscale}
         found.append({**about, **sides})
     return found
@@ -324,7 +328,9 @@ def _trainer(
 
 
 def _tell_unlabelled(samples: Samples) -> None:
-    readable = sum(len(source.store.readable) for source in samples.sources if isinstance(source, StoreSource))
+    # An index has labelled tiles only, and to count the others would open every store of it.
+    stores = [source for source in samples.sources if isinstance(source, StoreSource)]
+    readable = sum(len(source.store.readable) for source in stores if not isinstance(source, IndexedSource))
     if readable > len(samples):
         log.info("%d of %d tiles have no label and are left out", readable - len(samples), readable)
 

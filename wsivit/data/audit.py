@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Samples, StoreSource
+from wsivit.data.samples import Groups, Samples, StoreSource
 from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
 from wsivit.errors import UsageError
 
@@ -64,8 +64,7 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
         if pairs:
-            items = samples.items()
-            shown = "; ".join(f"{items[a]} and {items[b]}" for a, b in pairs[:3])
+            shown = "; ".join(" and ".join(samples.take(np.array(pair)).items()) for pair in pairs[:3])
             found.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
     return found
 
@@ -143,9 +142,7 @@ def _association(samples: Samples, values: list[str]) -> float:
     if len(names) < 2 or "" in names:
         return 0.0
     table = np.zeros((len(names), len(samples.classes)))
-    for number in range(len(values)):
-        codes = samples.code[samples.source == number]
-        table[place[number]] += np.bincount(codes, minlength=table.shape[1]) > 0
+    np.add.at(table, place, samples.count_per_source(samples.code, len(samples.classes)) > 0)
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
     chi2 = ((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum()
     return float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))
@@ -160,8 +157,8 @@ def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.
     from shapely import STRtree, box
 
     count = 0
-    prints = samples.slides
-    for slide in set(prints[train]) & set(prints[held]):
+    prints = samples.slides.code
+    for slide in np.intersect1d(prints[train], prints[held]):
         ours, theirs = (_boxes(samples, side[prints[side] == slide]) for side in (train, held))
         if not len(ours) or not len(theirs):
             continue
@@ -183,15 +180,15 @@ def _boxes(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _shared(
     what: str,
-    values: NDArray[np.str_],
+    groups: Groups,
     train: NDArray[np.int64],
     held: NDArray[np.int64],
     side: str,
     names: dict[str, str] | None = None,
 ) -> list[str]:
-    both = sorted(set(values[train].tolist()) & set(values[held].tolist()))
-    shown = [(names or {}).get(value, value) for value in both[:3]]
-    return [f"{what} {', '.join(shown)} in train and {side} ({len(both)} in all)"] if both else []
+    both = np.intersect1d(groups.code[train], groups.code[held])
+    shown = [(names or {}).get(groups.names[code], groups.names[code]) for code in both[:3]]
+    return [f"{what} {', '.join(shown)} in train and {side} ({len(both)} in all)"] if shown else []
 
 
 def _names(samples: Samples) -> dict[str, str]:

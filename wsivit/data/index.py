@@ -76,6 +76,7 @@ class _Entry:
     grid: dict[str, Any]
     shard_tiles: int
     tiles: int
+    requested_mpp: float | None = None
 
 
 def index(
@@ -175,6 +176,7 @@ class _How:
             grid=parameters.grid.to_dict(),
             shard_tiles=parameters.shard_tiles,
             tiles=len(tiles),
+            requested_mpp=source.requested_mpp,
         )
         return entry, {"tile": tiles, "label": labels, "split": self._side(slide, patient)}
 
@@ -256,6 +258,7 @@ class IndexedSource(StoreSource):
         self.downscale, self.fingerprint = entry.downscale, entry.fingerprint
         self.shard_tiles = entry.shard_tiles
         self.mpp: float | None = entry.mpp
+        self.requested_mpp = entry.requested_mpp
         self.grid = TileGrid(**entry.grid)
         self.size = self.grid.tile_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -19,6 +19,7 @@ IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
 
 _log = logging.getLogger(__name__)
+_NAMED_AT_ONCE = 1 << 16
 
 MPP_TOLERANCE = 0.04
 """Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
@@ -82,6 +83,7 @@ class StoreSource:
         self.site, self.scanner = site, scanner
         self.fingerprint = parameters.slide_fingerprint
         self.mpp: float | None = float(np.sqrt(parameters.mpp[0] * parameters.mpp[1]))
+        self.requested_mpp: float | None = parameters.requested_mpp
         self.grid = parameters.grid
         self.size = self.grid.tile_size
         self.downscale = parameters.downscale
@@ -99,6 +101,26 @@ class StoreSource:
     def boxes(self, indices: IntArray) -> NDArray[np.float64]:
         """Extents of tiles (k, 4) in level-0 pixels."""
         return self.grid.boxes0(self.store.col[indices], self.store.row[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which of some groups each picture belongs to: numbers, as there may be millions of pictures.
+
+    Attributes
+    ----------
+    code : ndarray of int64 (n,)
+        From ``len(names)`` on, a picture is on its own.
+    names : tuple of str
+        Of the groups that have one.
+    """
+
+    code: IntArray
+    names: tuple[str, ...]
+
+    def count(self, chosen: NDArray[Any] | slice = slice(None)) -> int:
+        """How many groups there are among some of the pictures."""
+        return len(np.unique(self.code[chosen]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,24 +168,28 @@ class Samples:
         """Share of each class among the pictures; (classes,)."""
         return np.bincount(self.code, minlength=len(self.classes)) / max(1, len(self))
 
-    def per_source(self, values: Sequence[str]) -> NDArray[np.str_]:
-        """Spread one value per source over the pictures; (n,)."""
-        return np.asarray(values, np.str_)[self.source]
+    def count_per_source(self, values: IntArray, kinds: int) -> IntArray:
+        """How many pictures of each source have each of some values, 0 to `kinds`; (sources, kinds)."""
+        pairs = np.bincount(self.source * kinds + values, minlength=len(self.sources) * kinds)
+        return pairs.reshape(len(self.sources), kinds)
 
     @property
-    def patients(self) -> NDArray[np.str_]:
-        """The patient each picture is from; where pictures have none, each is one of its own; (n,)."""
-        return self._or_alone([source.patient for source in self.sources])
+    def patients(self) -> Groups:
+        """The patient each picture is from; where pictures have none, each is one of its own."""
+        return self.grouped([source.patient for source in self.sources])
 
     @property
-    def slides(self) -> NDArray[np.str_]:
-        """The slide each picture is from, by content; where pictures are not of slides, each on its own; (n,)."""
-        return self._or_alone([source.fingerprint if source.patient else "" for source in self.sources])
+    def slides(self) -> Groups:
+        """The slide each picture is from, by content; where pictures are not of slides, each on its own."""
+        return self.grouped([source.fingerprint if source.patient else "" for source in self.sources])
 
-    def _or_alone(self, values: Sequence[str]) -> NDArray[np.str_]:
-        known = self.per_source(values)
-        alone = np.char.add(np.char.add(self.source.astype(str), "/"), self.index.astype(str))
-        return np.where(known == "", alone, known)
+    def grouped(self, values: Sequence[str]) -> Groups:
+        """Group pictures by a value of their sources; those without one are each on their own."""
+        names, place = np.unique(np.asarray(values, np.str_), return_inverse=True)
+        code = place.astype(np.int64)[self.source]
+        alone = np.flatnonzero((np.asarray(values, np.str_) == "")[self.source])
+        code[alone] = len(names) + np.arange(len(alone))
+        return Groups(code, tuple(names.tolist()))
 
     @property
     def size(self) -> int:
@@ -174,7 +200,7 @@ class Samples:
     def mpp(self) -> float | None:
         """Microns per pixel of the pictures: what all were tiled for, else the mean; None where nothing is known."""
         known = [source.mpp for source in self.sources if source.mpp is not None]
-        asked = {source.store.parameters.requested_mpp for source in self.sources if isinstance(source, StoreSource)}
+        asked = {source.requested_mpp for source in self.sources if isinstance(source, StoreSource)}
         nominal = asked.pop() if len(asked) == 1 else None
         if nominal is not None and all(same_scale(nominal, mpp) for mpp in known):
             return nominal
@@ -209,13 +235,16 @@ class Samples:
         parts = [self.read_good([i], threads) for i in chosen]
         return np.concatenate([i for i, _ in parts]), np.concatenate([pixels for _, pixels in parts])
 
-    def items(self) -> list[str]:
-        """Name each picture within its source."""
-        names = np.empty(len(self), object)
-        for number, source in enumerate(self.sources):
-            here = np.flatnonzero(self.source == number)
-            names[here] = source.items(self.index[here])
-        return list(names)
+    def items(self) -> Iterator[str]:
+        """Name each picture within its source, one after the other: all at once they would take more than the rest."""
+        for start in range(0, len(self), _NAMED_AT_ONCE):
+            part = slice(start, start + _NAMED_AT_ONCE)
+            source, index = self.source[part], self.index[part]
+            names = np.empty(len(source), object)
+            for number in np.unique(source):
+                here = np.flatnonzero(source == number)
+                names[here] = self.sources[number].items(index[here])
+            yield from names
 
 
 @dataclass(frozen=True, eq=False)

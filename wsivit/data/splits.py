@@ -11,13 +11,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Samples, StoreSource
+from wsivit.data.samples import Groups, Samples, StoreSource
 from wsivit.errors import UsageError
 
 Sides: TypeAlias = NDArray[np.int8]
 By: TypeAlias = Literal["auto", "patient", "slide", "site", "region"]
 
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
+_UNTOLD = -2
 SIDES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", LEFT_OUT: "left out"}
 
 
@@ -86,14 +87,14 @@ def split_samples(
     if by == "region":
         return _split_regions(samples, _Choice(parts, fraction, seed, fold), gap)
     groups = _groups(samples, by)
-    held = _Choice(parts, fraction, seed, fold).held_out(samples.code, groups)[0]
+    held = _Choice(parts, fraction, seed, fold).held_out(samples.code, groups.code)[0]
     if not _every_class_on_both_sides(samples, held, ~held):
         raise UsageError(
             f"no split by {by} has every class on both sides ({_spread(samples, groups, by)}); "
             "add slides, or split by region"
         )
     side = np.where(held, VALIDATION, TRAIN).astype(np.int8)
-    return Split(side, f"by {by}: {len(set(groups[held]))} of {len(set(groups))} held out{_part(fold)}", by)
+    return Split(side, f"by {by}: {groups.count(held)} of {groups.count()} held out{_part(fold)}", by)
 
 
 def official_split(samples: Samples, fraction: float = 0.2, *, by: By = "auto", seed: int = 0) -> Split:
@@ -139,14 +140,16 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
     """
     whole, single = _read_sides(Path(path))
     names = [source.id for source in samples.sources]
-    keys = [(names[number], item) for number, item in zip(samples.source, samples.items(), strict=True)]
-    sides = [single.get(key, whole.get(key[0])) for key in keys]
-    missing = [key for key, side in zip(keys, sides, strict=True) if side is None]
-    if missing:
+    keys = ((names[number], item) for number, item in zip(samples.source, samples.items(), strict=True))
+    sides = (single.get(key, whole.get(key[0], _UNTOLD)) for key in keys)
+    side = np.fromiter(sides, np.int8, len(samples))
+    missing = np.flatnonzero(side == _UNTOLD)
+    if len(missing):
+        first = samples.take(missing[:1])
         raise UsageError(
-            f"{path}: says nothing about {len(missing)} pictures, the first is {missing[0][1]} of {missing[0][0]}"
+            f"{path}: says nothing about {len(missing)} pictures, the first is {next(first.items())} of "
+            f"{names[first.source[0]]}"
         )
-    side = np.array(sides, np.int8)
     by_region = tuple(code for code in (VALIDATION, TEST) if by == "region" and (side == code).any())
     shared = " and ".join(SIDES[code] for code in by_region)
     how = f"read from {Path(path).name}" + (f"; {shared}: other regions of the slides trained on" if shared else "")
@@ -172,21 +175,22 @@ def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]
     return whole, single
 
 
-def _groups(samples: Samples, by: By) -> NDArray[np.str_]:
+def _groups(samples: Samples, by: By) -> Groups:
     if by == "patient":
         return samples.patients
     if by == "slide":
         return samples.slides
-    return samples.per_source([source.site for source in samples.sources])
+    # Those of an unknown site are of one.
+    return samples.grouped([f"site {source.site}" for source in samples.sources])
 
 
-def _in_two_groups(samples: Samples, groups: NDArray[np.str_]) -> bool:
+def _in_two_groups(samples: Samples, groups: Groups) -> bool:
     codes = range(len(samples.classes))
-    return all(len(set(groups[samples.code == code])) > 1 for code in codes)
+    return all(groups.count(samples.code == code) > 1 for code in codes)
 
 
-def _spread(samples: Samples, groups: NDArray[np.str_], by: str) -> str:
-    found = [f"{name} in {len(set(groups[samples.code == code]))}" for code, name in enumerate(samples.classes)]
+def _spread(samples: Samples, groups: Groups, by: str) -> str:
+    found = [f"{name} in {groups.count(samples.code == code)}" for code, name in enumerate(samples.classes)]
     return f"{by}s per class: {', '.join(found)}"
 
 
