@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
+_END = int.from_bytes(EOI, "little")
 _TABLE = b"\xff\xdb"
 _SOS, _COM = 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
@@ -178,10 +179,9 @@ def _end(tile: bytes, scan: int) -> int:
 
 def _count_ends(data: bytes) -> int:
     """Count end markers; in a tenth of the time that bytes.find takes, which is longer than copying the bytes."""
-    values = np.frombuffer(data, np.uint8)
-    ends = values[1:] == EOI[1]
-    ends &= values[:-1] == EOI[0]
-    return int(np.count_nonzero(ends))
+    # As pairs of bytes, from the first and from the second byte on.
+    pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
+    return sum(int(np.count_nonzero(both == _END)) for both in pairs)
 
 
 def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) -> bytes:
