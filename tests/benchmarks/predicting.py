@@ -1,12 +1,15 @@
 """How near prediction comes to the speed of the bare model, and how that compares.
 
-    python predicting.py [SLIDE] [--model resnet50] [--rounds 1] [--device cpu] [--peers PYTHON]
+    python predicting.py [SLIDE] [--model resnet50] [--rounds 1] [--device cpu] [--peers wsinfer=PYTHON]
 
 Every row is a process of its own that loads the model first, scores one batch, and is then timed: from the slide to the
 scores on the disk. "bare model" is the same network over and over on one batch that lies ready, which is the most that
 can be had. On a GPU (``--device cuda``) all rows calculate in the same precision, and a larger slide should be given.
-Rows take turns. The weights are random (speed does not depend on them) and the same for all: wsivit and the OpenSlide
-loop read one run folder, wsinfer a TorchScript file of it. Stitching and exports are in ``heatmaps.py``.
+Rows take turns. wsivit's are measured against the bare model in their own process, before and after; for the others the
+bare model has a row. A share is the median over the rounds. The weights are random (speed does not depend on
+them) and the same for all: wsivit and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The
+peers, wsinfer and tiatoolbox, are run by a Python that has them (``peers/predict_*.py``). Stitching and exports are in
+``heatmaps.py``.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timed import timed
 
 ROWS = (
     "bare model",
@@ -34,7 +37,8 @@ ROWS = (
     "wsivit, ONNX int8",
     "OpenSlide + DataLoader",
 )
-PEERS = ("wsinfer",)
+BESIDE = ("wsivit, from the slide", "wsivit, from a store")
+PEERS = Path(__file__).parent / "peers"
 CLASSES = ("other", "tumor")
 SIDE, BATCH = 224, 32
 
@@ -42,30 +46,39 @@ SIDE, BATCH = 224, 32
 def main() -> None:
     """Make the run and the stores, measure every row in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("slide", nargs="?", help="default: a sample slide of some 250 tiles, painted for it")
+    parser.add_argument("slide", nargs="?", help="default: a sample slide, painted for it")
+    parser.add_argument("--size", type=int, default=6144, help="side of the sample slide; 6144 px have some 250 tiles")
     parser.add_argument("--model", default="resnet50", help="a timm name")
     parser.add_argument("--mpp", type=float, default=0.5)
-    parser.add_argument("--tiles", type=int, default=128, help="tiles of the bare model; all others score the slide's")
+    parser.add_argument("--tiles", type=int, default=256, help="tiles of the bare model; all others score the slide's")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rows", nargs="*", default=ROWS)
-    parser.add_argument("--peers", help="a Python that has wsinfer")
+    parser.add_argument("--peers", nargs="*", default=(), type=pair, metavar="NAME=PYTHON", help="wsinfer, tiatoolbox")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(given)))
+        run = MEASURED[given.measure.partition(",")[0]](given)
+        timed(run, bare(given, 128) if given.measure in BESIDE else None)
         return
     with tempfile.TemporaryDirectory() as folder:
         given.work = Path(folder)
         prepare(given)
-        rows = [*given.rows, *(PEERS if given.peers else ())]
-        found: dict[str, list[dict[str, Any]]] = {row: [] for row in rows}
+        commands = {row: own_command(row, given) for row in given.rows}
+        commands |= {name: peer_command(name, python, given) for name, python in given.peers}
+        found: dict[str, list[dict[str, Any]]] = {row: [] for row in commands}
         for _ in range(given.rounds):
-            for row in rows:
-                found[row].append(in_process(row, given))
+            for row, command in commands.items():
+                found[row].append(in_process(command))
                 print(row, found[row][-1], file=sys.stderr, flush=True)
         report(found, given)
+
+
+def pair(words: str) -> tuple[str, str]:
+    """Split ``NAME=PYTHON``."""
+    name, _, python = words.partition("=")
+    return name, python
 
 
 def prepare(given: argparse.Namespace) -> None:
@@ -77,7 +90,7 @@ def prepare(given: argparse.Namespace) -> None:
     from wsivit.runs import Contract
     from wsivit.sample import write_sample_slide
 
-    given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=6144, name="sample").slide)
+    given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=given.size, name="sample").slide)
 
     torch.manual_seed(0)
     made = create_classifier(given.model, CLASSES, pretrained=False)
@@ -113,49 +126,52 @@ def write_zoo(network: Any, preprocessing: Any, given: argparse.Namespace) -> No
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def in_process(row: str, given: argparse.Namespace) -> dict[str, Any]:
+def own_command(row: str, given: argparse.Namespace) -> list[str]:
+    """What measures one row of wsivit's environment."""
+    words = [sys.executable, __file__, given.slide, "--measure", row, "--work", str(given.work), "--model", given.model]
+    return [*words, "--mpp", str(given.mpp), "--tiles", str(given.tiles), "--device", given.device]
+
+
+def peer_command(name: str, python: str, given: argparse.Namespace) -> list[str]:
+    """What measures a peer in its own environment."""
+    words = [python, str(PEERS / f"predict_{name}.py"), given.slide, str(given.work / "zoo")]
+    return [*words, given.device, str(BATCH)]
+
+
+def in_process(command: list[str]) -> dict[str, Any]:
     """Measure one row in a process of its own."""
-    python = given.peers if row in PEERS else sys.executable
-    words = [python, __file__, given.slide, "--measure", row, "--work", str(given.work), "--model", given.model]
-    words += ["--mpp", str(given.mpp), "--tiles", str(given.tiles), "--device", given.device]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    paths = os.pathsep.join(filter(None, [str(PEERS.parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1]}
     measured: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return measured
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """Time one row: seconds by the clock, CPU seconds of the process and its children, tiles."""
-    run = MEASURED[given.measure.partition(",")[0]](given)
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    tiles = run()
-    return {"s": time.perf_counter() - wall, "cpu": cpu_seconds() - cpu, "tiles": tiles}
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process and of its children that have ended."""
-    return sum(os.times()[:4])
-
-
-def bare(given: argparse.Namespace) -> Callable[[], int]:
-    """The network, in its best memory format, on one batch that lies ready."""
+def bare(given: argparse.Namespace, tiles: int = 0) -> Callable[[], int]:
+    """The network, in its best memory format, on one batch of the slide's tiles that lies ready."""
     import torch
 
+    from wsivit.data.augment import normalise, resize
+    from wsivit.store import TileStore
+
     scorer = make_scorer(given)
-    side = scorer.card.preprocessing.image_size
-    batch = torch.rand(BATCH, 3, side, side, device=scorer.device)
+    made = scorer.card.preprocessing
+    (stored,) = (given.work / "pixels").glob("*.zarr")
+    tiles = scorer.stage(TileStore(stored).read(range(BATCH))).to(scorer.device)
+    batch = normalise(resize(tiles, made.image_size), made.mean, made.std)
     if scorer._network.convolves:
         batch = batch.contiguous(memory_format=torch.channels_last)
 
-    def run(steps: int = -(-given.tiles // BATCH)) -> int:
+    def run(steps: int = -(-(tiles or given.tiles) // BATCH)) -> int:
         with torch.inference_mode(), scorer._arithmetic():
             for _ in range(steps):
                 last = scorer._network(batch)
             last.cpu()
         return steps * BATCH
 
-    run(1)
+    run(2)
     return run
 
 
@@ -177,7 +193,8 @@ def wsivit(given: argparse.Namespace) -> Callable[[], int]:
     device = "cpu" if engine != "torch" else given.device
     options = PredictOptions(batch_size=BATCH, device=device, engine=engine)
     predictor = Predictor(given.work / "run", name=output.name, options=options)
-    predictor.scorer(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
+    for _ in range(2):
+        predictor.scorer(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
     (stored,) = (given.work / "pixels").glob("*.zarr")
     source: Any = given.slide if given.measure == "wsivit, from the slide" else stored
     return lambda: len(predictor(source, output=output).readable)
@@ -227,30 +244,6 @@ def openslide_loop(given: argparse.Namespace) -> Callable[[], int]:
     return run
 
 
-def wsinfer(given: argparse.Namespace) -> Callable[[], int]:
-    """The whole ``wsinfer run``: it has no other door; its tiles are its own, and are counted in its table."""
-    slides, results = given.work / "slides", Path(tempfile.mkdtemp(dir=given.work))
-    slides.mkdir(exist_ok=True)
-    link = slides / Path(given.slide).name
-    if not link.exists():
-        link.symlink_to(Path(given.slide).resolve())
-    words = ["--backend", "openslide", "run", "--wsi-dir", slides, "--results-dir", results]
-    words += [
-        "--model-path",
-        given.work / "zoo" / "torchscript_model.pt",
-        "--config",
-        given.work / "zoo" / "config.json",
-    ]
-    command = [sys.executable, "-m", "wsinfer", *map(str, words), "--batch-size", str(BATCH), "--num-workers", "2"]
-
-    def run() -> int:
-        subprocess.run(command, check=True, capture_output=True)
-        (table,) = (results / "model-outputs-csv").glob("*.csv")
-        return len(table.read_text().splitlines()) - 1
-
-    return run
-
-
 def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) -> None:
     """Print medians as Markdown."""
     print(
@@ -259,23 +252,25 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
     )
     print(f"{given.device}, {os.cpu_count()} cores, {given.rounds} rounds\n")
     print("| what | tiles | tiles/s | of the bare model | CPU ms per tile |\n|---|---|---|---|---|")
-    speeds = {row: rate(done) for row, done in found.items()}
     for row, done in found.items():
         failed = next((once["failed"] for once in done if "failed" in once), None)
         if failed:
             print(f"| {row} | did not run: {failed} | | | |")
             continue
-        cpu = statistics.median(1000 * once["cpu"] / once["tiles"] for once in done)
-        share = f"{speeds[row] / speeds['bare model']:.2f}" if speeds.get("bare model") else ""
-        print(f"| {row} | {done[0]['tiles']} | {speeds[row]:.1f} | {share} | {cpu:.0f} |")
+        rates, cpu = [once["tiles"] / once["s"] for once in done], [1000 * once["cpu"] / once["tiles"] for once in done]
+        spread = f"{statistics.median(rates):.1f} ({min(rates):.1f} to {max(rates):.1f})"
+        print(f"| {row} | {done[0]['tiles']} | {spread} | {share(done, found)} | {statistics.median(cpu):.0f} |")
 
 
-def rate(done: list[dict[str, Any]]) -> float:
-    """Median of tiles per second; 0 where it did not run."""
-    return statistics.median(once["tiles"] / once["s"] if "s" in once else 0 for once in done)
+def share(done: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> str:
+    """Median of the rate over that of the bare model: beside it in its process, else in the same round; or empty."""
+    pairs = zip(done, found.get("bare model", [{}] * len(done)), strict=True)
+    yardsticks = [once.get("yardstick", bare["tiles"] / bare["s"] if "s" in bare else None) for once, bare in pairs]
+    shares = [once["tiles"] / once["s"] / beside for once, beside in zip(done, yardsticks, strict=True) if beside]
+    return f"{statistics.median(shares):.2f}" if shares else ""
 
 
-MEASURED = {"bare model": bare, "wsivit": wsivit, "OpenSlide + DataLoader": openslide_loop, "wsinfer": wsinfer}
+MEASURED = {"bare model": bare, "wsivit": wsivit, "OpenSlide + DataLoader": openslide_loop}
 
 if __name__ == "__main__":
     main()

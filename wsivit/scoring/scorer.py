@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.allocator import keep_freed_memory
 from wsivit.data.samples import Samples, StoreSource
 from wsivit.errors import UsageError
 from wsivit.parallel import map_ordered
@@ -85,6 +86,8 @@ class Scorer:
         network = model.load().eval()
         self._network: Network = network.without_head() if options.features else network
         self._run = self._engine()
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def _engine(self) -> Any:
         if self.options.engine != "torch":

@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
+from wsivit.allocator import keep_freed_memory
 from wsivit.data.augment import augmentation, normalise, resize
 from wsivit.data.dataset import TileDataset, collate
 from wsivit.data.index import IndexedSource, shards_of
@@ -280,6 +281,8 @@ class Outcome:
 
 def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None) -> Outcome:
     """Train (or go on from a checkpoint), leave the best weights in the model, and measure it."""
+    if trainer.args.device.type == "cpu":
+        keep_freed_memory()
     trainer.remove_callback(PrinterCallback)
     if trainer.recipe.ema:
         trainer.keep_average(checkpoint)
