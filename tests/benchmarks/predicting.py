@@ -159,8 +159,8 @@ def bare(given: argparse.Namespace, tiles: int = 0) -> Callable[[], int]:
     scorer = make_scorer(given)
     made = scorer.card.preprocessing
     (stored,) = (given.work / "pixels").glob("*.zarr")
-    tiles = scorer.stage(TileStore(stored).read(range(BATCH))).to(scorer.device)
-    batch = normalise(resize(tiles, made.image_size), made.mean, made.std)
+    staged = scorer.stage(TileStore(stored).read(range(BATCH))).to(scorer.device)
+    batch = normalise(resize(staged, made.image_size), made.mean, made.std)
     if scorer._network.convolves:
         batch = batch.contiguous(memory_format=torch.channels_last)
 
