@@ -102,7 +102,7 @@ class _Reads:
         return self._digest(place) != self.digests[place]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("reader", ["native", "openslide", "tiffslide"])
 def test_reads_over_4_forked_workers(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
     from torch.utils.data import DataLoader
