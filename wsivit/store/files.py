@@ -121,7 +121,7 @@ def _exchange_names(one: Path, other: Path) -> bool:
 
 
 @contextmanager
-def _writing(path: Path, temporary: Path) -> Iterator[None]:
+def writing(path: Path, temporary: Path) -> Iterator[None]:
     """Make what goes wrong a clear error, and leave nothing half-written."""
     try:
         yield
@@ -182,13 +182,13 @@ class LocalFiles:
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
         def finish() -> None:
-            with _writing(path, temporary):
+            with writing(path, temporary):
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
                 temporary.replace(path)
                 sync_folder(path.parent)
 
-        with _writing(path, temporary):
+        with writing(path, temporary):
             self._make_folder(path.parent)
             with temporary.open("wb") as file:
                 for part in parts:
