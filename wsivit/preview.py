@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from wsivit.grid import TileGrid
-from wsivit.store.files import writing
 from wsivit.tissue import Tissue, TissueClass
 from wsivit.tissue.planes import running_min
+from wsivit.writing import writing
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
 OUTLINE = ("black", "tissue")

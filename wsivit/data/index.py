@@ -28,8 +28,9 @@ from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
 from wsivit.remote import is_url
 from wsivit.store import TileStore
-from wsivit.store.files import RemoteFiles, writing
+from wsivit.store.files import RemoteFiles
 from wsivit.store.outputs import Output, local_output, shown
+from wsivit.writing import writing
 
 FORMAT = 1
 OPEN_STORES = 32

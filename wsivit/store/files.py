@@ -17,8 +17,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from wsivit.errors import OutputError, RemoteError, WsivitError
+from wsivit.errors import OutputError, RemoteError
 from wsivit.remote import Range, Remote, coalesce, is_url, local_path
+from wsivit.writing import writing
 
 TEMPORARY = ".tmp-"
 
@@ -118,19 +119,6 @@ def _exchange_names(one: Path, other: Path) -> bool:
         return False
     working_folder, swap_both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return bool(rename(working_folder, os.fsencode(one), working_folder, os.fsencode(other), swap_both) == 0)
-
-
-@contextmanager
-def writing(path: Path, temporary: Path) -> Iterator[None]:
-    """Make what goes wrong a clear error, and leave nothing half-written."""
-    try:
-        yield
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and not isinstance(error, WsivitError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
 
 
 class LocalFiles:
