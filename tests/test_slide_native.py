@@ -94,7 +94,9 @@ def test_tiles_copied_together_are_those_copied_one_by_one(tmp_path: Path) -> No
     with open_slide(path) as slide:
         tiles = slide.native_tiles(0)
         assert tiles is not None
-        assert tiles.jpegs(col, row) == [tiles.jpeg(*cell) for cell in zip(col.tolist(), row.tolist(), strict=True)]
+        singly = [tiles.jpeg(*cell) for cell in zip(col.tolist(), row.tolist(), strict=True)]
+        for size in (1, 4, 7, 100):
+            assert [jpeg for run in tiles.jpegs(col, row, size) for jpeg in run or ()] == singly
 
 
 @pytest.mark.parametrize("how", ["zeros", "half", "blank", "text"])
@@ -113,8 +115,11 @@ def test_tiles_are_not_copied_together_where_one_is_damaged_or_holds_more_than_a
     with open_slide(path, reader="native") as slide:
         tiles = slide.native_tiles(0)
         assert tiles is not None
-        assert tiles.jpegs(np.array([1, 2, 3]), np.array([1, 1, 1])) is None
-        assert len(tiles.jpegs(np.array([0, 1, 3]), np.array([1, 1, 1])) or []) == 3
+        past_the_end = [6, 0]
+        damaged, whole, outside = tiles.jpegs(np.array([1, 2, 0, 3, *past_the_end]), np.array([1, 1, 1, 1, 0, 4]), 2)
+        assert damaged is None
+        assert whole == [tiles.jpeg(0, 1), tiles.jpeg(3, 1)]
+        assert outside is None
         if how == "text":
             assert b"Doe" not in (tiles.jpeg(2, 1) or b"Doe")
 

@@ -99,8 +99,9 @@ def _try(slide: Slide, layout: Layout) -> tuple[float, float]:
     began = time.process_time()
     made = list(TileSource(slide, layout.parameters, layout.table).chunks(tiles))
     seconds = (time.process_time() - began) / len(tiles)
-    sizes = [sum(len(chunk) for chunk in tile.chunks) for tile in made if not isinstance(tile, TileFailure)]
-    return float(np.mean(sizes)) if sizes else 0.0, seconds
+    readable = [tiles for tiles in made if not isinstance(tiles, TileFailure)]
+    size = sum(len(chunk) for tiles in readable for chunk in tiles.chunks)
+    return size / max(1, sum(len(tiles.sharpness) for tiles in readable)), seconds
 
 
 def _color(slide: Slide, layout: Layout) -> tuple[float, float, float]:

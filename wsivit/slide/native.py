@@ -35,8 +35,8 @@ class JpegStreams(Protocol):
     def stream(self, col: int, row: int) -> bytes | None:
         """See `JpegTiles.stream`."""
 
-    def streams(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
-        """See `JpegTiles.streams`."""
+    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+        """See `JpegTiles.runs`."""
 
 
 class NativeTiles:
@@ -71,9 +71,9 @@ class NativeTiles:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
 
-    def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
-        """Return the streams of several tiles; None where one of them is not as usual: `jpeg` says of each what is."""
-        return self._tiles.streams(col, row)
+    def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+        """Yield the streams of tiles, `size` at a time; None where one is not as usual: `jpeg` says of each what is."""
+        return self._tiles.runs(col, row, size)
 
     def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which tiles are blank, or not there because they lie past the level's end."""

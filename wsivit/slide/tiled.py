@@ -127,15 +127,21 @@ class JpegTiles(TiledLevel):
         stored = self.compressed(row * self.n_cols + col)
         return None if stored is None else self.normalise.alone(stored)
 
-    def streams(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> list[bytes] | None:
-        """Several tiles as `stream` gives them; None where one is blank, damaged or unlike the others."""
-        index = row * self.n_cols + col
-        offsets, counts = self.offsets[index], self.counts[index]
-        if not counts.all() or (offsets + counts).max() > self.source.size:
-            return None
-        found = [b""] * len(index)
+    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+        """Tiles as `stream` gives them, `size` at a time; None where one is blank, damaged or unlike the others."""
+        inside = (col < self.n_cols) & (row < self.n_rows)
+        index = np.where(inside, row * self.n_cols + col, 0)
+        starts, counts = self.offsets[index], self.counts[index]
+        stops = starts + counts
+        usual = inside & (counts > 0) & (stops <= self.source.size)
+        for first in range(0, len(index), size):
+            run = slice(first, first + size)
+            yield self._run(starts[run].tolist(), stops[run].tolist()) if usual[run].all() else None
+
+    def _run(self, starts: list[int], stops: list[int]) -> list[bytes] | None:
+        found = [b""] * len(starts)
         try:
-            for group in _neighbours(offsets.tolist(), (offsets + counts).tolist()):
+            for group in _neighbours(starts, stops):
                 (first, _, _), (_, last, _) = group[0], group[-1]
                 data = self.source.read(first, last - first)
                 streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop, _ in group])

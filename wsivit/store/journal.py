@@ -1,4 +1,4 @@
-"""Which shards of a store are written: one file by one writer, or a file for each shard where many write."""
+"""Which shards of a store are written: a file for each, which are put together when the store is complete."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _ENTRY = "entry-"
 class Journal:
     """The shards of a store that are on disk.
 
+    Each goes to a file of its own: no two writers touch one file, and none is written again and again as it grows.
+    :meth:`gather` puts them together.
+
     Parameters
     ----------
     files : Files
-    shared : bool
-        Others write other shards of the same store: each entry goes to a file of its own, so that no two writers touch
-        one file, and :meth:`gather` puts them together.
 
     Attributes
     ----------
     entries : dict of int to JournalEntry
     """
 
-    def __init__(self, files: Files, shared: bool) -> None:
-        self._files, self._shared = files, shared
+    def __init__(self, files: Files) -> None:
+        self._files = files
         self.entries: dict[int, JournalEntry] = {}
 
     def load(self) -> None:
@@ -45,15 +45,10 @@ class Journal:
     def enter(self, entry: JournalEntry) -> None:
         """Record that a shard is on disk."""
         self.entries[entry.shard] = entry
-        if self._shared:
-            self._files.write(f"{TILES}/{_ENTRY}{entry.shard}.json", [_line(entry)])
-        else:
-            self._write()
+        self._files.write(f"{TILES}/{_ENTRY}{entry.shard}.json", [_line(entry)])
 
     def sharpness(self, n_tiles: int, shard_tiles: int) -> NDArray[np.float32]:
         """Sharpness of the store's tiles as far as it is on record, NaN where not; float32 (n,)."""
-        if self._shared:
-            self.load()
         values = np.full(n_tiles, np.nan, np.float32)
         for shard, entry in self.entries.items():
             known = np.array(entry.sharpness or [], np.float32)
@@ -63,15 +58,12 @@ class Journal:
     def gather(self) -> None:
         """Put the entries of all writers into the journal."""
         if self._keys():
-            self._write()
+            self._files.write(JOURNAL, [_line(self.entries[shard]) for shard in sorted(self.entries)])
 
     def tidy(self) -> None:
         """Remove the files of single entries, which are in the journal now."""
         for key in self._keys():
             self._files.remove(key)
-
-    def _write(self) -> None:
-        self._files.write(JOURNAL, [_line(self.entries[shard]) for shard in sorted(self.entries)])
 
     def _keys(self) -> list[str]:
         return [f"{TILES}/{name}" for name in self._files.list(TILES) if name.startswith(_ENTRY)]

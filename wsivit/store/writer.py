@@ -35,6 +35,7 @@ from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, WITHOUT_PIXELS, Status, StoreParameters, TileTable, mismatch
 from wsivit.store.shard import encode_shard
 
+_RUN = 16  # tiles looked at together
 _UNREADABLE, _MISSING = int(Status.UNREADABLE), int(Status.MISSING)
 
 
@@ -56,7 +57,7 @@ class StoreWriter:
         self.table = table
         self._table_digest = table.digest()
         self._status = table.status.copy()
-        self._journal = Journal(files, shared)
+        self._journal = Journal(files)
         self._versions = versions()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
         self._settling: Future[None] | None = None
@@ -287,19 +288,30 @@ class StoreWriter:
 
     def _by_tile(self, tiles: range, chunks: Iterator[bytes | Status | None]) -> Iterator[bytes | None]:
         per_tile = self.parameters.chunks_per_tile
-        without = set(np.flatnonzero(np.isin(self._status, WITHOUT_PIXELS)).tolist())
-        for tile in tiles:
-            parts = list(islice(chunks, per_tile))
-            if len(parts) != per_tile:
+        without = np.isin(self._status[tiles.start : tiles.stop], WITHOUT_PIXELS)
+        for first in range(0, len(tiles), _RUN):
+            run = tiles[first : first + _RUN]
+            parts = list(islice(chunks, len(run) * per_tile))
+            if len(parts) != len(run) * per_tile:
+                tile = run[len(parts) // per_tile]
                 raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if None in parts or _MISSING in parts or tile in without:
-                missing = all(part == _MISSING for part in parts)
-                self._status[tile] = _MISSING if missing else _UNREADABLE
-                yield from [None] * per_tile
-            else:
-                yield from cast("list[bytes]", parts)
+            if without[first : first + _RUN].any() or set(map(type, parts)) != {bytes}:
+                parts = self._without_pixels(run, parts)
+            yield from cast("list[bytes | None]", parts)
         if next(chunks, self) is not self:
             raise StoreError(f"too many chunks for {tiles} of {self._files.url}")
+
+    def _without_pixels(self, tiles: range, chunks: list[bytes | Status | None]) -> list[bytes | Status | None]:
+        """Settle the status of tiles of which some have no pixels; return the chunks that are to be stored."""
+        per_tile = self.parameters.chunks_per_tile
+        for place, tile in enumerate(tiles):
+            there = slice(place * per_tile, (place + 1) * per_tile)
+            parts = chunks[there]
+            if None in parts or _MISSING in parts or self._status[tile] in WITHOUT_PIXELS:
+                missing = all(part == _MISSING for part in parts)
+                self._status[tile] = _MISSING if missing else _UNREADABLE
+                chunks[there] = [None] * per_tile
+        return chunks
 
     def set_status(self, tiles: ArrayLike, status: Status) -> None:
         """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
@@ -319,6 +331,8 @@ class StoreWriter:
     def sharpness(self) -> NDArray[np.float32]:
         """Sharpness of every tile, NaN where it is not measured; float32 (n,)."""
         self._settle()
+        if self._shared:  # what others have measured
+            self._journal.load()
         return self._journal.sharpness(len(self.table), self.parameters.shard_tiles)
 
     def write_mask(self, mask: NDArray[np.bool_], downsample: tuple[float, float]) -> None:

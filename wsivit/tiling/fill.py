@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -13,9 +13,8 @@ from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.progress import progress_bar
 from wsivit.slide import TileFailure
 from wsivit.store import Status, StoreWriter
-from wsivit.tiling.source import MadeTile, TileSource
+from wsivit.tiling.source import MadeTiles, TileSource
 
-Tiles: TypeAlias = Iterator[tuple[int, MadeTile | TileFailure]]
 OnBadTile: TypeAlias = Literal["skip", "skip-all", "fail"]
 
 HOPELESS = 1000
@@ -29,13 +28,13 @@ def write_shards(
     failures: dict[int, str] = {}
     # One pass over all shards: what two of them need is decoded once, and no thread waits where one ends.
     tiles = np.concatenate([np.arange(0), *map(np.asarray, shards)])
-    stream: Tiles = zip(tiles.tolist(), source.chunks(tiles), strict=True)
+    stream = source.chunks(tiles)
     with progress_bar(len(tiles), "tiling", "tile", show=progress and bool(shards)) as advance:
         told = _Told(writer.parameters.slide_path, writer.parameters.chunks_per_tile, on_bad_tile, advance)
         for shard in shards:
             told.bad, told.sharpness = {}, []
-            chunks = told.chunks(islice(stream, len(shard)))
-            writer.write_shard(shard, chunks, told.sharpness if source.measuring else None)
+            chunks = told.chunks(shard, stream)
+            writer.write_shard(shard, chain.from_iterable(chunks), told.sharpness if source.measuring else None)
             failures |= told.bad
     return failures
 
@@ -52,19 +51,24 @@ class _Told:
     sharpness: list[float | None] = field(default_factory=list)
     bad_in_a_row: int = 0
 
-    def chunks(self, tiles: Tiles) -> Iterator[bytes | Status | None]:
-        """Yield the chunks of tiles in C order, as `StoreWriter.write_shard` takes them."""
-        for index, tile in tiles:
-            if isinstance(tile, TileFailure):
-                if not tile.missing:
-                    self._note(index, tile.reason)
-                self.sharpness.append(None)
-                yield from [Status.MISSING if tile.missing else None] * self.per_tile
+    def chunks(
+        self, tiles: range, stream: Iterator[MadeTiles | TileFailure]
+    ) -> Iterator[Sequence[bytes | Status | None]]:
+        """Draw the chunks of some tiles, in C order, as `StoreWriter.write_shard` takes them."""
+        index = tiles.start
+        while index < tiles.stop:
+            made = next(stream)
+            if isinstance(made, TileFailure):
+                if not made.missing:
+                    self._note(index, made.reason)
+                sharpness: list[float | None] = [None]
+                yield [Status.MISSING if made.missing else None] * self.per_tile
             else:
-                self.bad_in_a_row = 0
-                self.sharpness.append(tile.sharpness)
-                yield from tile.chunks
-            self.advance(1)
+                self.bad_in_a_row, sharpness = 0, made.sharpness
+                yield made.chunks
+            self.sharpness += sharpness
+            self.advance(len(sharpness))
+            index += len(sharpness)
 
     def _note(self, index: int, reason: str) -> None:
         if self.on_bad_tile == "fail":

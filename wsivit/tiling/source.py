@@ -22,6 +22,7 @@ Cells: TypeAlias = NDArray[np.int64]
 
 PADDED = int(Status.PADDED)
 _RUN = 16  # of the slide's tiles that are copied at a time: they stay in the processor's cache
+_LAID_OUT = 1024  # tiles whose places in the slide are worked out at a time
 THUMBNAIL_SIDE = 2048
 """Longer side of the thumbnail kept in the store, in pixels."""
 
@@ -46,11 +47,11 @@ def _thumbnail(slide: Slide, layout: Layout) -> Pixels:
     return np.asarray(Image.fromarray(layout.overview).resize(size, Image.Resampling.BOX))
 
 
-class MadeTile(NamedTuple):
-    """A tile's encoded chunks in C order, and its sharpness where it was measured."""
+class MadeTiles(NamedTuple):
+    """Encoded chunks of tiles that follow each other, in C order, and the sharpness of each where it was measured."""
 
     chunks: list[bytes]
-    sharpness: float | None = None
+    sharpness: list[float | None]
 
 
 class TileSource:
@@ -76,24 +77,31 @@ class TileSource:
         self.measuring = parameters.tissue.get("blur") == MEASURED_WHILE_MADE
         self._native = slide.native_tiles(self._plan.level) if parameters.encoding == "copied" else None
 
-    def chunks(self, tiles: NDArray[np.int64]) -> Iterator[MadeTile | TileFailure]:
-        """Make each tile, or say why it cannot be read."""
+    def chunks(self, tiles: NDArray[np.int64]) -> Iterator[MadeTiles | TileFailure]:
+        """Make the tiles, several at a time where they are copied, or say why one cannot be read.
+
+        Tiles that are made together lie within `_RUN` of the given ones, counted from the first: not on two shards.
+        """
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
-    def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTile | TileFailure]:
+    def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTiles | TileFailure]:
         per_tile = self._parameters.chunks_per_tile
-        step = max(1, _RUN // per_tile)
-        for start in range(0, len(tiles), step):
-            run = tiles[start : start + step]
-            col, row = self._native_cells(run, native)
-            whole = None if PADDED in self._table.status[run] else native.jpegs(col.ravel(), row.ravel())
-            if whole is None:
-                for i, cells in zip(run, np.stack([col, row], axis=2).tolist(), strict=True):
+        step = next(size for size in (16, 8, 4, 2, 1) if size * per_tile <= _RUN or size == 1)
+        for first in range(0, len(tiles), _LAID_OUT):
+            some = tiles[first : first + _LAID_OUT]
+            (col, row), padded = self._native_cells(some, native), self._table.status[some] == PADDED
+            runs = native.jpegs(col.ravel(), row.ravel(), step * per_tile)
+            for start, chunks in zip(range(0, len(some), step), runs, strict=True):
+                run = slice(start, start + step)
+                if chunks is not None and not padded[run].any():
+                    yield MadeTiles(chunks, [None] * len(padded[run]))
+                    continue
+                for i, cells in zip(some[run], np.stack([col[run], row[run]], axis=2).tolist(), strict=True):
                     yield self._copied_tile(i, cells, native)
-            else:
-                yield from [MadeTile(whole[k : k + per_tile]) for k in range(0, len(whole), per_tile)]
 
-    def _copied_tile(self, tile: np.int64, cells: list[tuple[int, int]], native: NativeTiles) -> MadeTile | TileFailure:
+    def _copied_tile(
+        self, tile: np.int64, cells: list[tuple[int, int]], native: NativeTiles
+    ) -> MadeTiles | TileFailure:
         if self._table.status[tile] == PADDED:
             # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
             (made,) = self._encoded(np.array([tile]))
@@ -102,7 +110,7 @@ class TileSource:
             streams = [native.jpeg(col, row) for col, row in cells]
         except UnreadableBlockError as error:
             return TileFailure(str(error))
-        return MadeTile([stream or self._blank(native) for stream in streams]) if any(streams) else MISSING
+        return MadeTiles([stream or self._blank(native) for stream in streams], [None]) if any(streams) else MISSING
 
     def _native_cells(self, tiles: NDArray[np.int64], native: NativeTiles) -> tuple[Cells, Cells]:
         """Columns and rows of the slide's own tiles in each tile, in C order; (n, chunks per tile)."""
@@ -115,18 +123,18 @@ class TileSource:
     def _blank(self, native: NativeTiles) -> bytes:
         return self._encode(np.full((native.tile_height, native.tile_width, 3), self._slide.background, np.uint8))
 
-    def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[MadeTile | TileFailure]:
+    def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[MadeTiles | TileFailure]:
         table, grid = self._table, self._parameters.grid
         x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
         return self._slide.map_tiles(self._encode_tile, self._plan, grid.tile_size, x, y)
 
-    def _encode_tile(self, pixels: Pixels) -> MadeTile:
+    def _encode_tile(self, pixels: Pixels) -> MadeTiles:
         height, width = self._parameters.chunk
         rows = range(0, pixels.shape[0], height)
         chunks = [
             self._encode(pixels[y : y + height, x : x + width]) for y in rows for x in range(0, pixels.shape[1], width)
         ]
-        return MadeTile(chunks, recorded_sharpness(pixels) if self.measuring else None)
+        return MadeTiles(chunks, [recorded_sharpness(pixels) if self.measuring else None])
 
     def _encode(self, pixels: Pixels) -> bytes:
         pixels = np.ascontiguousarray(pixels)
