@@ -567,7 +567,7 @@ _CHUNKS = st.lists(st.none() | st.binary(max_size=300), max_size=12)
 @given(_CHUNKS, st.integers(0, 5))
 def test_shards_come_back(chunks: list[bytes | None], spare: int) -> None:
     slots = len(chunks) + spare
-    data = b"".join(encode_shard(chunks, slots))
+    data = b"".join(encode_shard([chunks[:3], chunks[3:]], slots))
     index = decode_index(data[-index_size(slots) :], slots, len(data))
     back = [None if start < 0 else strip_crc(data[start : start + size]) for start, size in index.tolist()]
     assert back == chunks + [None] * spare
@@ -587,7 +587,7 @@ def test_zarr_reads_our_shards(chunks: list[bytes | None]) -> None:
         serializer=sharding,
         compressors=None,
     )
-    data = default_buffer_prototype().buffer.from_bytes(b"".join(encode_shard(chunks, len(chunks))))
+    data = default_buffer_prototype().buffer.from_bytes(b"".join(encode_shard([chunks], len(chunks))))
     asyncio.run(memory.set("c/0", data))
     assert array[...].tobytes() == b"".join(b"\x07" * 6 if chunk is None else chunk for chunk in chunks)
 
@@ -595,7 +595,7 @@ def test_zarr_reads_our_shards(chunks: list[bytes | None]) -> None:
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_no_flipped_bit_goes_unseen(data: st.DataObject) -> None:
-    whole = bytearray(b"".join(encode_shard([b"one chunk", None, b"another one"], 3)))
+    whole = bytearray(b"".join(encode_shard([[b"one chunk", None, b"another one"]], 3)))
     at = data.draw(st.integers(0, 8 * len(whole) - 1))
     whole[at // 8] ^= 1 << at % 8
     with pytest.raises(StoreError):
@@ -606,7 +606,7 @@ def test_no_flipped_bit_goes_unseen(data: st.DataObject) -> None:
 
 def test_too_many_chunks_for_a_shard() -> None:
     with pytest.raises(StoreError, match="more than 1"):
-        list(encode_shard([b"a", b"b"], 1))
+        list(encode_shard([[b"a", b"b"]], 1))
 
 
 @pytest.mark.parametrize(

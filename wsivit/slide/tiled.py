@@ -133,25 +133,25 @@ class JpegTiles(TiledLevel):
         index = np.where(inside, row * self.n_cols + col, 0)
         starts, counts = self.offsets[index], self.counts[index]
         stops = starts + counts
-        usual = inside & (counts > 0) & (stops <= self.source.size)
+        usual = (inside & (counts > 0) & (stops <= self.source.size)).tolist()  # numpy is slow on short runs
+        extents = list(zip(starts.tolist(), stops.tolist(), strict=True))
         for first in range(0, len(index), size):
             run = slice(first, first + size)
-            yield self._run(starts[run].tolist(), stops[run].tolist()) if usual[run].all() else None
+            yield self._run(extents[run]) if all(usual[run]) else None
 
-    def _run(self, starts: list[int], stops: list[int]) -> list[bytes] | None:
-        found = [b""] * len(starts)
+    def _run(self, extents: list[tuple[int, int]]) -> list[bytes] | None:
+        found: dict[tuple[int, int], bytes] = {}
         try:
-            for group in _neighbours(starts, stops):
-                (first, _, _), (_, last, _) = group[0], group[-1]
+            for group in _neighbours(extents):
+                first, last = group[0][0], group[-1][1]
                 data = self.source.read(first, last - first)
-                streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop, _ in group])
+                streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop in group])
                 if streams is None:
                     return None
-                for (_, _, place), stream in zip(group, streams, strict=True):
-                    found[place] = stream
+                found |= zip(group, streams, strict=True)
         except (ValueError, OSError):
             return None
-        return found
+        return [found[extent] for extent in extents]
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
@@ -248,15 +248,15 @@ class Jpeg2000Tiles(CodecTiles):
         return pixels
 
 
-def _neighbours(starts: list[int], stops: list[int]) -> Iterator[list[tuple[int, int, int]]]:
-    """Group what lies directly behind each other in the file: start, stop, and place in the lists."""
-    group: list[tuple[int, int, int]] = []
-    for extent in sorted(zip(starts, stops, range(len(starts)), strict=True)):
-        if group and extent[0] != group[-1][1]:
-            yield group
-            group = []
-        group.append(extent)
-    yield group
+def _neighbours(extents: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Group what lies directly behind each other in the file, each ``[start, stop)`` once."""
+    ordered = sorted(set(extents))
+    first = 0
+    for place in range(1, len(ordered)):
+        if ordered[place][0] != ordered[place - 1][1]:
+            yield ordered[first:place]
+            first = place
+    yield ordered[first:]
 
 
 def tiled_level(

@@ -7,7 +7,7 @@ absent; then the crc32c of that index.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +24,14 @@ def index_size(slots: int) -> int:
     return 16 * slots + CRC_SIZE
 
 
-def encode_shard(chunks: Iterable[bytes | None], slots: int) -> Iterator[bytes]:
+def encode_shard(runs: Iterable[Sequence[bytes | None]], slots: int) -> Iterator[bytes]:
     """Yield the bytes of a shard, in few pieces: what is done with each costs less than the pieces would.
 
     Parameters
     ----------
-    chunks : iterable of bytes or None
-        Encoded chunks without checksum, in C order; None where there is none. Fewer than `slots` leave the rest absent.
+    runs : iterable of sequences of bytes or None
+        Encoded chunks without checksum, in C order, some at a time; None where there is none. Fewer than `slots` leave
+        the rest absent.
     slots : int
         Chunks that a full shard holds.
 
@@ -42,19 +43,20 @@ def encode_shard(chunks: Iterable[bytes | None], slots: int) -> Iterator[bytes]:
     sizes: list[int] = []  # numpy is slow one by one
     parts: list[bytes] = []
     held = 0
-    for chunk in chunks:
-        if len(sizes) == slots:
+    for run in runs:
+        for chunk in run:
+            if chunk is None:
+                sizes.append(0)
+                continue
+            size = len(chunk) + CRC_SIZE
+            sizes.append(size)
+            parts += (chunk, crc(chunk))
+            held += size
+            if held >= _PIECE:
+                yield b"".join(parts)
+                parts, held = [], 0
+        if len(sizes) > slots:
             raise StoreError(f"more than {slots} chunks for one shard")
-        if chunk is None:
-            sizes.append(0)
-            continue
-        size = len(chunk) + CRC_SIZE
-        sizes.append(size)
-        parts += (chunk, crc(chunk))
-        held += size
-        if held >= _PIECE:
-            yield b"".join(parts)
-            parts, held = [], 0
     yield b"".join([*parts, append_crc(_index(sizes, slots).tobytes())])
 
 

@@ -262,7 +262,7 @@ class StoreWriter:
         if tiles not in self._shards():
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
         slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-        hashed = Hashed(encode_shard(self._by_tile(tiles, iter(chunks)), slots))
+        hashed = Hashed(encode_shard(self._runs(tiles, iter(chunks)), slots))
         to_disk = self._files.begin(shard_key(shard), hashed)
         there = slice(tiles.start, tiles.stop)
         differ = np.flatnonzero(self._status[there] != self.table.status[there]) + tiles.start
@@ -286,18 +286,19 @@ class StoreWriter:
             settling, self._settling = self._settling, None
             settling.result()
 
-    def _by_tile(self, tiles: range, chunks: Iterator[bytes | Status | None]) -> Iterator[bytes | None]:
+    def _runs(self, tiles: range, chunks: Iterator[bytes | Status | None]) -> Iterator[list[bytes | None]]:
+        """The chunks that are to be stored, of several tiles at a time."""
         per_tile = self.parameters.chunks_per_tile
-        without = np.isin(self._status[tiles.start : tiles.stop], WITHOUT_PIXELS)
+        without = np.isin(self._status[tiles.start : tiles.stop], WITHOUT_PIXELS).tolist()
         for first in range(0, len(tiles), _RUN):
             run = tiles[first : first + _RUN]
             parts = list(islice(chunks, len(run) * per_tile))
             if len(parts) != len(run) * per_tile:
                 tile = run[len(parts) // per_tile]
                 raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if without[first : first + _RUN].any() or set(map(type, parts)) != {bytes}:
+            if any(without[first : first + _RUN]) or set(map(type, parts)) != {bytes}:
                 parts = self._without_pixels(run, parts)
-            yield from cast("list[bytes | None]", parts)
+            yield cast("list[bytes | None]", parts)
         if next(chunks, self) is not self:
             raise StoreError(f"too many chunks for {tiles} of {self._files.url}")
 

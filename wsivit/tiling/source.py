@@ -89,11 +89,11 @@ class TileSource:
         step = next(size for size in (16, 8, 4, 2, 1) if size * per_tile <= _RUN or size == 1)
         for first in range(0, len(tiles), _LAID_OUT):
             some = tiles[first : first + _LAID_OUT]
-            (col, row), padded = self._native_cells(some, native), self._table.status[some] == PADDED
+            (col, row), padded = self._native_cells(some, native), (self._table.status[some] == PADDED).tolist()
             runs = native.jpegs(col.ravel(), row.ravel(), step * per_tile)
             for start, chunks in zip(range(0, len(some), step), runs, strict=True):
                 run = slice(start, start + step)
-                if chunks is not None and not padded[run].any():
+                if chunks is not None and not any(padded[run]):
                     yield MadeTiles(chunks, [None] * len(padded[run]))
                     continue
                 for i, cells in zip(some[run], np.stack([col[run], row[run]], axis=2).tolist(), strict=True):
