@@ -129,6 +129,19 @@ def _bomb(path: Path, _: bytes) -> None:
     path.write_bytes(tiff.data)
 
 
+def _heavy(path: Path, good: bytes) -> None:
+    """One tile is all of a gigabyte of which nothing is on the disk."""
+    tiff = Editor(good)
+    tiles = [tiff.tile(index) for index in range(20)]
+    for tag, number in ((OFFSETS, 0), (COUNTS, 1)):
+        values = [tile[number] for tile in tiles]
+        values[TILE] = values[TILE] if tag == OFFSETS else (1 << 30) - 2 * len(good)
+        tiff.field(tag, kind=4, count=20, value=len(tiff.data))
+        tiff.data += struct.pack("<20I", *values)
+    path.write_bytes(tiff.data)
+    os.truncate(path, 1 << 30)
+
+
 def _jpeg2000(spoil: Callable[[bytearray, int, int], object]) -> Callable[[Path, bytes], object]:
     def make(path: Path, _: bytes) -> None:
         _tiff(PICTURE, compression="jpeg2000")(path, b"")
@@ -175,6 +188,7 @@ CASES = [
     Case("tile beyond", _damage("beyond"), 4, r"\(3, 1\): bytes \d+ to \d+ lie beyond the end", 1),
     Case("tile of noise", _spoil(lambda tile: bytes(range(1, 256)) * (len(tile) // 255)), 4, "no JPEG start marker", 1),
     Case("another tile's size", _spoil(lambda tile: tile.replace(b"\0\x80\0\x80", b"\0\x80\0\x40", 1)), 4, "JPEG is", 1),
+    Case("a tile of a gigabyte", _heavy, 4, r"[0-9,]+ bytes are too many for 128x128 pixels", 1),
     Case("no tables", _edit(lambda t: struct.pack_into("<H", t.data, t.entry(TABLES), 60000)), 4, "no quantization table", 20),
     Case("JPEG 2000 cut", _jpeg2000(_cut), 4, "end marker", 1),
     Case("JPEG 2000 lies", _jpeg2000(_lying_header), 4, "JPEG 2000 is 60000x60000", 1),

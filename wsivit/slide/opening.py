@@ -251,7 +251,8 @@ def _differences(native: NativeBackend, other: OpenSlideBackend, levels: tuple[i
     """Differences of the heaviest tiles of a level."""
     tiled = native.tiled[levels[0]]
     found = []
-    for tile in np.argsort(-tiled.counts, kind="stable")[:3].tolist():
+    readable = np.where(tiled.counts > tiled.most, 0, tiled.counts)
+    for tile in np.argsort(-readable, kind="stable")[:3].tolist():
         row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
         row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
         found.append(_tile_difference(native, other, levels, (col, row)))
