@@ -10,13 +10,14 @@ from wsivit.errors import OutputError, WsivitError
 
 
 @contextmanager
-def writing(path: Path, temporary: Path) -> Iterator[None]:
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Make what goes wrong a clear error, and leave nothing half-written."""
     try:
         yield
     except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError) and not isinstance(error, WsivitError):
             raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
         raise

@@ -6,12 +6,16 @@ of its bytes (little-endian), which is what zarr's ``crc32c`` codec appends.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import google_crc32c
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
+
+Bytes: TypeAlias = bytes | memoryview
 
 CRC_SIZE = 4
 # The crc32c of any bytes followed by their own crc32c is this constant: one pass checks without cutting.
@@ -31,8 +35,8 @@ def append_crc(data: bytes) -> bytes:
     return data + crc(data)
 
 
-def strip_crc(data: bytes) -> bytes:
-    """Check and cut off the crc32c at the end.
+def strip_crc(data: bytes) -> memoryview:
+    """Check the crc32c at the end, and look at what stands before it; nothing is copied.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def strip_crc(data: bytes) -> bytes:
     """
     if len(data) < CRC_SIZE or google_crc32c.value(data) != _RESIDUE:
         raise StoreError("checksum does not match: the bytes are not the ones that were written")
-    return data[:-CRC_SIZE]
+    return memoryview(data)[:-CRC_SIZE]
 
 
 def encode_jpeg(tile: NDArray[np.uint8], quality: int = 90) -> bytes:
@@ -59,7 +63,7 @@ def encode_zstd(tile: NDArray[np.uint8], level: int = ZSTD_LEVEL) -> bytes:
     return bytes(imagecodecs.zstd_encode(np.ascontiguousarray(tile).tobytes(), level=level))
 
 
-def decode_bytes(data: bytes) -> bytes:
+def decode_bytes(data: Bytes) -> bytes:
     """Undo :func:`encode_zstd`, to raw bytes.
 
     Raises
@@ -70,19 +74,19 @@ def decode_bytes(data: bytes) -> bytes:
     import imagecodecs
 
     try:
-        return bytes(imagecodecs.zstd_decode(data))
+        return bytes(imagecodecs.zstd_decode(bytes(data)))
     except (RuntimeError, ValueError) as error:
         raise StoreError(f"cannot decompress: {error}") from error
 
 
 def decode(
-    data: bytes, shape: tuple[int, int] | None = None, out: NDArray[np.uint8] | None = None
+    data: Bytes, shape: tuple[int, int] | None = None, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """Decode one chunk (JPEG or zstd, told apart by their first bytes).
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         Without the checksum.
     shape : (height, width), optional
         What the chunk must be; needed for zstd, which does not say, unless `out` is given.
@@ -103,10 +107,10 @@ def decode(
         return _decode_jpeg(data, wanted, out)
     if data[:4] == _ZSTD_MAGIC and wanted is not None:
         return _decode_zstd(data, wanted, out)
-    raise StoreError(f"neither JPEG nor zstd: the chunk begins with {data[:4]!r}")
+    raise StoreError(f"neither JPEG nor zstd: the chunk begins with {bytes(data[:4])!r}")
 
 
-def _decode_jpeg(data: bytes, wanted: tuple[int, ...] | None, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def _decode_jpeg(data: Bytes, wanted: tuple[int, ...] | None, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)
     except ValueError as error:
@@ -116,7 +120,7 @@ def _decode_jpeg(data: bytes, wanted: tuple[int, ...] | None, out: NDArray[np.ui
     return pixels
 
 
-def _decode_zstd(data: bytes, wanted: tuple[int, ...], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+def _decode_zstd(data: Bytes, wanted: tuple[int, ...], out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     raw = np.frombuffer(decode_bytes(data), np.uint8)
     if raw.size != np.prod(wanted):
         raise StoreError(f"{raw.size} bytes where {' x '.join(map(str, wanted))} belong")

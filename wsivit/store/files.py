@@ -51,7 +51,11 @@ class Files(Protocol):
         """Write a file whole or not at all; it survives a power cut once this returns."""
 
     def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
-        """Do the part of writing that draws from `parts`; calling the answer does the rest, maybe in another thread."""
+        """Do the part of writing that draws from `parts`; calling the answer does the rest, maybe in another thread.
+
+        The file is then whole, or not there; it survives a power cut for sure once another one is written below its
+        key's folder by `write`.
+        """
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key, sorted; empty where there is nothing."""
@@ -162,9 +166,11 @@ class LocalFiles:
     def write(self, key: str, parts: Iterable[bytes]) -> None:
         """Write a file whole or not at all."""
         self.begin(key, parts)()
+        with writing(self.root / key):
+            sync_folder((self.root / key).parent)
 
     def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
-        """Write a file under a temporary name; calling the answer fsyncs it, renames it, and fsyncs its folder."""
+        """Write a file under a temporary name; calling the answer fsyncs it and renames it."""
         path = self.root / key
         # Two machines may write one file at once, from processes of the same number.
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
@@ -174,7 +180,6 @@ class LocalFiles:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
                 temporary.replace(path)
-                sync_folder(path.parent)
 
         with writing(path, temporary):
             self._make_folder(path.parent)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.grid import TileGrid
+from wsivit.remote import Range
 from wsivit.resolution import ReadPlan
 from wsivit.store import layout
 from wsivit.store.added import Added
@@ -153,7 +155,11 @@ class TileStore(Added):
     @cached_property
     def readable(self) -> NDArray[np.int64]:
         """Indexes of the tiles that have pixels: ok or padded; int64."""
-        return np.flatnonzero(~np.isin(self.status, WITHOUT_PIXELS))
+        return np.flatnonzero(~self._pixelless)
+
+    @cached_property
+    def _pixelless(self) -> NDArray[np.bool_]:
+        return np.isin(self.status, WITHOUT_PIXELS)
 
     @cached_property
     def tissue_mask(self) -> tuple[NDArray[np.bool_], tuple[float, float]]:
@@ -222,7 +228,7 @@ class TileStore(Added):
         """
         wanted = self._indexes_of(indexes)
         target = self._target(len(wanted), out)
-        without = wanted[np.isin(self.status[wanted], WITHOUT_PIXELS)] if self.complete else wanted[:0]
+        without = wanted[self._pixelless[wanted]] if self.complete else wanted[:0]
         if len(without):
             raise UnreadableTilesError(
                 f"{len(without)} of the tiles asked for have no pixels, the first is {without[0]}"
@@ -299,7 +305,7 @@ class TileStore(Added):
                 f"tile {index} of {self.url} is damaged in the slide, {path}: {error}"
             ) from error
 
-    def _checked(self, index: int, parts: list[bytes]) -> list[bytes]:
+    def _checked(self, index: int, parts: list[bytes]) -> list[memoryview]:
         try:
             return [strip_crc(part) for part in parts]
         except StoreError as error:
@@ -321,18 +327,19 @@ class TileStore(Added):
         if not self.has_pixels:
             raise StoreError(f"{self.url} has no pixels of its own")
         with self._ranges(self._indexes_of([index]).tolist()) as fetch:
-            return self._checked(index, [fetch(k) for k in range(self.parameters.chunks_per_tile)])
+            return [*map(bytes, self._checked(index, [fetch(k) for k in range(self.parameters.chunks_per_tile)]))]
 
     @contextmanager
     def _ranges(self, wanted: Sequence[int]) -> Iterator[Callable[[int], bytes]]:
         """Open the chunks of some tiles; each is read when it is asked for, by its number."""
-        ranges = []
-        for tile in wanted:
-            shard, place = divmod(tile, self.parameters.shard_tiles)
+        size, ranges = self.parameters.shard_tiles, list[Range]()
+        for shard, tiles in groupby(wanted, lambda tile: tile // size):
             key, index = self._shard_index(shard)
-            for start, length in index[place].tolist():
+            # All at once: numpy takes as long for one tile as for many.
+            there = [tile - shard * size for tile in tiles]
+            for k, (start, length) in enumerate(index[there].reshape(-1, 2).tolist()):
                 if start < 0:
-                    raise self._absent(tile)
+                    raise self._absent(shard * size + there[k // self.parameters.chunks_per_tile])
                 ranges.append((key, start, start + length))
         try:
             with self.files.ranges(ranges) as fetch:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,11 +31,9 @@ from wsivit.store.files import Files, LocalFiles, beside, files_at, put_in_place
 from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
-from wsivit.store.parameters import COLUMNS, FORMAT, WITHOUT_PIXELS, Status, StoreParameters, TileTable, mismatch
+from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
+from wsivit.store.runs import stored_runs
 from wsivit.store.shard import encode_shard
-
-_RUN = 16  # tiles looked at together
-_UNREADABLE, _MISSING = int(Status.UNREADABLE), int(Status.MISSING)
 
 
 class StoreWriter:
@@ -262,7 +259,8 @@ class StoreWriter:
         if tiles not in self._shards():
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
         slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-        hashed = Hashed(encode_shard(self._runs(tiles, iter(chunks)), slots))
+        runs = stored_runs(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
+        hashed = Hashed(encode_shard(runs, slots))
         to_disk = self._files.begin(shard_key(shard), hashed)
         there = slice(tiles.start, tiles.stop)
         differ = np.flatnonzero(self._status[there] != self.table.status[there]) + tiles.start
@@ -274,7 +272,7 @@ class StoreWriter:
     def _enter(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
         to_disk()
         self._check_lease()
-        self._journal.enter(entry)
+        self._journal.enter(entry)  # written to the same folder, which makes the shard last as well
 
     def _check_lease(self) -> None:
         if isinstance(self._lock, Lease):
@@ -285,34 +283,6 @@ class StoreWriter:
         if self._settling is not None:
             settling, self._settling = self._settling, None
             settling.result()
-
-    def _runs(self, tiles: range, chunks: Iterator[bytes | Status | None]) -> Iterator[list[bytes | None]]:
-        """The chunks that are to be stored, of several tiles at a time."""
-        per_tile = self.parameters.chunks_per_tile
-        without = np.isin(self._status[tiles.start : tiles.stop], WITHOUT_PIXELS).tolist()
-        for first in range(0, len(tiles), _RUN):
-            run = tiles[first : first + _RUN]
-            parts = list(islice(chunks, len(run) * per_tile))
-            if len(parts) != len(run) * per_tile:
-                tile = run[len(parts) // per_tile]
-                raise StoreError(f"too few chunks for {tiles} of {self._files.url}: they end at tile {tile}")
-            if any(without[first : first + _RUN]) or set(map(type, parts)) != {bytes}:
-                parts = self._without_pixels(run, parts)
-            yield cast("list[bytes | None]", parts)
-        if next(chunks, self) is not self:
-            raise StoreError(f"too many chunks for {tiles} of {self._files.url}")
-
-    def _without_pixels(self, tiles: range, chunks: list[bytes | Status | None]) -> list[bytes | Status | None]:
-        """Settle the status of tiles of which some have no pixels; return the chunks that are to be stored."""
-        per_tile = self.parameters.chunks_per_tile
-        for place, tile in enumerate(tiles):
-            there = slice(place * per_tile, (place + 1) * per_tile)
-            parts = chunks[there]
-            if None in parts or _MISSING in parts or self._status[tile] in WITHOUT_PIXELS:
-                missing = all(part == _MISSING for part in parts)
-                self._status[tile] = _MISSING if missing else _UNREADABLE
-                chunks[there] = [None] * per_tile
-        return chunks
 
     def set_status(self, tiles: ArrayLike, status: Status) -> None:
         """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
