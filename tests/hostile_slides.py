@@ -142,6 +142,18 @@ def _heavy(path: Path, good: bytes) -> None:
     os.truncate(path, 1 << 30)
 
 
+def _long(tag: int) -> Callable[[Path, bytes], object]:
+    """A text or table of half a gigabyte of which nothing is on the disk."""
+
+    def make(path: Path, good: bytes) -> None:
+        tiff = Editor(good)
+        tiff.field(tag, count=1 << 29, value=len(good))
+        path.write_bytes(tiff.data)
+        os.truncate(path, 1 << 30)
+
+    return make
+
+
 def _jpeg2000(spoil: Callable[[bytearray, int, int], object]) -> Callable[[Path, bytes], object]:
     def make(path: Path, _: bytes) -> None:
         _tiff(PICTURE, compression="jpeg2000")(path, b"")
@@ -202,6 +214,8 @@ CASES = [
     Case("index too long", _edit(lambda t: t.number(HEIGHT, 300)), 3, "20 tiles are indexed where 640x300 pixels need 15"),
     Case("wide", _edit(lambda t: t.number(WIDTH, 4 * 10**9)), 3, "4000000000x512 pixels"),
     Case("huge tiles", _edit(lambda t: t.number(TILE_WIDTH, 65520)), 3, "tiles of 65520x128"),
+    Case("a text of gigabytes", _long(DESCRIPTION), 3, "TIFF tag 270, its texts and tables are more than"),
+    Case("tables of gigabytes", _long(TABLES), 3, "TIFF tag 347, its texts and tables are more than"),
     Case("a compression unknown", _edit(lambda t: t.number(COMPRESSION, 9999)), 3, "9999"),
     # size
     Case("too many pixels", _bomb, 6, r"274,877,906,944 pixels are more than the limit of 100,000,000,000.*--max-pixels"),

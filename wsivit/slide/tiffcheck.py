@@ -21,7 +21,8 @@ _TAIL = 1 << 16
 _ROOM = 1 << 20  # for tables, comments and the like in each tile
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB, _EXTRA, _FORMAT = 278, 284, 322, 323, 330, 338, 339
-_TILE_INDEX, _STRIP_INDEX = (324, 325), (273, 279)
+_TILE_INDEX, _STRIP_INDEX, _NDPI_INDEX = (324, 325), (273, 279), (65426, 65432)
+_MOST_TEXT = 256 << 20  # bytes of all other tags together: readers hold them in memory, several times over
 _COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette colour", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
@@ -64,7 +65,7 @@ class _Tiff:
         self.doubts: list[str] = []
         self.order = "<" if start[:2] == b"II" else ">"
         self.big = start[2:4] in (b"+\0", b"\0+")
-        self.ndpi = False
+        self.ndpi, self.text = False, 0
 
     def unpack(self, form: str, at: int, what: str) -> tuple[int, ...]:
         length = struct.calcsize(self.order + form)
@@ -130,6 +131,11 @@ class _Tiff:
                     raise SlideError(
                         f"values of TIFF tag {code} at {place} lie beyond the end ({self.size}): truncated"
                     )
+        for code, (kind, count, _) in directory.tags.items():
+            if code not in (*_TILE_INDEX, *_STRIP_INDEX, *_NDPI_INDEX):
+                self.text += count * _SIZES.get(kind, 1)
+                if self.text > _MOST_TEXT:
+                    raise SlideError(f"with TIFF tag {code}, its texts and tables are more than {_MOST_TEXT:,} bytes")
         return directory, following
 
     def _tag(self, directory: _Directory, at: int) -> None:
