@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - one line for each slide
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from tests.slide_helpers import damage, texture, write_jpeg_slide
 from tests.tiff_editor import COUNTS, OFFSETS, Editor
@@ -129,17 +131,30 @@ def _bomb(path: Path, _: bytes) -> None:
     path.write_bytes(tiff.data)
 
 
-def _heavy(path: Path, good: bytes) -> None:
-    """One tile is all of a gigabyte of which nothing is on the disk."""
+def _moved(good: bytes, offset: int, count: int) -> bytearray:
+    """Say that one tile is elsewhere."""
     tiff = Editor(good)
-    tiles = [tiff.tile(index) for index in range(20)]
-    for tag, number in ((OFFSETS, 0), (COUNTS, 1)):
-        values = [tile[number] for tile in tiles]
-        values[TILE] = values[TILE] if tag == OFFSETS else (1 << 30) - 2 * len(good)
+    tiles = [(offset, count) if index == TILE else tiff.tile(index) for index in range(20)]
+    for tag, values in zip((OFFSETS, COUNTS), zip(*tiles, strict=True), strict=True):
         tiff.field(tag, kind=4, count=20, value=len(tiff.data))
         tiff.data += struct.pack("<20I", *values)
-    path.write_bytes(tiff.data)
+    return tiff.data
+
+
+def _heavy(path: Path, good: bytes) -> None:
+    """One tile is all of a gigabyte of which nothing is on the disk."""
+    path.write_bytes(_moved(good, Editor(good).tile(TILE)[0], (1 << 30) - 2 * len(good)))
     os.truncate(path, 1 << 30)
+
+
+def _scans(path: Path, good: bytes) -> None:
+    """One tile has thousands of scans of 12 bytes, for each of which a decoder goes through the whole picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    jpeg = jpeg[:-2] + 5000 * jpeg[jpeg.rindex(b"\xff\xda") : -2] + jpeg[-2:]
+    path.write_bytes(good + jpeg)
+    path.write_bytes(_moved(path.read_bytes(), len(good), len(jpeg)))
 
 
 def _long(tag: int) -> Callable[[Path, bytes], object]:
@@ -201,6 +216,7 @@ CASES = [
     Case("tile of noise", _spoil(lambda tile: bytes(range(1, 256)) * (len(tile) // 255)), 4, "no JPEG start marker", 1),
     Case("another tile's size", _spoil(lambda tile: tile.replace(b"\0\x80\0\x80", b"\0\x80\0\x40", 1)), 4, "JPEG is", 1),
     Case("a tile of a gigabyte", _heavy, 4, r"[0-9,]+ bytes are too many for 128x128 pixels", 1),
+    Case("a tile of scans", _scans, 4, "JPEG of more than 100 scans", 1),
     Case("no tables", _edit(lambda t: struct.pack_into("<H", t.data, t.entry(TABLES), 60000)), 4, "no quantization table", 20),
     Case("JPEG 2000 cut", _jpeg2000(_cut), 4, "end marker", 1),
     Case("JPEG 2000 lies", _jpeg2000(_lying_header), 4, "JPEG 2000 is 60000x60000", 1),

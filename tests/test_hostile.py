@@ -46,4 +46,5 @@ SAME_PIXELS = {
     "tile of noise",
     "another tile's size",
     "a tile of a gigabyte",
+    "a tile of scans",
 }

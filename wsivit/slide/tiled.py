@@ -18,6 +18,7 @@ from wsivit.resolution import Level
 from wsivit.slide.base import (
     WHITE,
     Color,
+    CostlyBlockError,
     JpegColor,
     Pixels,
     UnreadableBlockError,
@@ -26,7 +27,7 @@ from wsivit.slide.base import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import Normaliser, check_jpeg2000, join_stripes
+from wsivit.slide.jpeg import Normaliser, TooMuchError, check_jpeg2000, join_stripes
 from wsivit.slide.source import ByteSource
 from wsivit.slide.tiffcheck import most_bytes
 
@@ -92,7 +93,8 @@ class TiledLevel(ABC):
             return self.decode(col, row, reduce)
         except _ERRORS as error:
             words = str(error) or type(error).__name__
-            raise UnreadableBlockError(f"level {self.number}, tile ({col}, {row}): {words}") from error
+            kind = CostlyBlockError if isinstance(error, TooMuchError) else UnreadableBlockError
+            raise kind(f"level {self.number}, tile ({col}, {row}): {words}") from error
 
     @abstractmethod
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
@@ -112,7 +114,7 @@ class TiledLevel(ABC):
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
         if count > self.most:
-            raise ValueError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
+            raise TooMuchError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
         return self.source.read(offset, count)
 
 
