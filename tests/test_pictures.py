@@ -64,3 +64,14 @@ def test_the_usual_formats_are_read(form: str) -> None:
     Image.new("RGB", (32, 32), (200, 100, 50)).save(file, form)
     with open_picture(file) as picture:
         assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - (200, 100, 50)).max() < 12
+
+
+def test_a_picture_of_too_many_scans_is_not_decoded(tmp_path: Path) -> None:
+    file = BytesIO()
+    Image.new("RGB", (64, 64), (200, 100, 50)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    with open_picture(BytesIO(jpeg)) as picture:
+        assert np.abs(np.asarray(picture).astype(int) - (200, 100, 50)).max() < 12
+    (tmp_path / "a.jpg").write_bytes(jpeg[:-2] + 5000 * jpeg[jpeg.rindex(b"\xff\xda") : -2] + jpeg[-2:])
+    with pytest.raises(SlideError, match="a JPEG of 5,0"):
+        open_slide(tmp_path / "a.jpg", mpp=0.5)
