@@ -179,8 +179,8 @@ def _end(tile: bytes, scan: int) -> int:
 
 def _count_ends(data: bytes) -> int:
     """Count end markers; in a tenth of the time that bytes.find takes, which is longer than copying the bytes."""
-    # As pairs of bytes, from the first and from the second byte on.
-    pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
+    # As pairs of bytes, from the first and from the second byte on; copied, as numpy is slow where these lie unevenly.
+    pairs = (np.frombuffer(part, "<u2", len(part) // 2) for part in (data, data[1:]))
     return sum(int(np.count_nonzero(both == _END)) for both in pairs)
 
 
