@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 _END = int.from_bytes(EOI, "little")
@@ -15,6 +16,21 @@ _SOS, _COM = 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
 _RESTARTS_AND_END = frozenset((*range(0xD0, 0xD8), 0xD9))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class Spliced(NamedTuple):
+    """A complete JPEG stream in two pieces, so that what was read need not be copied.
+
+    Attributes
+    ----------
+    header : bytes
+        Up to and with the marker of the scan.
+    data : ndarray of uint8
+        The rest, a view of what was read.
+    """
+
+    header: bytes
+    data: NDArray[np.uint8]
 
 
 class JpegHeader(NamedTuple):
@@ -133,7 +149,7 @@ class Normaliser:
         scan = tile[len(stored) :]
         return normalised + scan[: int.from_bytes(scan[:2], "big")]
 
-    def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[bytes] | None:
+    def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[Spliced] | None:
         """Return what `alone` does of each of the tiles at ``[start, stop)`` in the data.
 
         None where one of them begins unlike the others, or where anything else has to be looked at closely.
@@ -142,8 +158,8 @@ class Normaliser:
         alike = all(data.startswith(stored, start) and data.endswith(EOI, start, stop) for start, stop in places)
         if not alike or _count_ends(data) != len(places):
             return None
-        scan = len(stored)
-        return [normalised + data[start + scan : stop] for start, stop in places]
+        scan, view = len(stored), np.frombuffer(data, np.uint8)
+        return [Spliced(normalised, view[start + scan : stop]) for start, stop in places]
 
     def _known(self, tile: bytes) -> tuple[bytes, bytes]:
         if not tile.startswith(self._seen[0]) or len(tile) < len(self._seen[0]) + 2:
