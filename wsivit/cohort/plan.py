@@ -18,6 +18,7 @@ from wsivit.cohort.verbs import Outcome, Skipped, TileVerb, failure
 from wsivit.cohort.work import Bench, Job
 from wsivit.errors import WsivitError
 from wsivit.slide import Slide, TileFailure
+from wsivit.store.codec import pieces_of
 from wsivit.tiling.layout import Layout
 from wsivit.tiling.source import TileSource
 
@@ -100,7 +101,7 @@ def _try(slide: Slide, layout: Layout) -> tuple[float, float]:
     made = list(TileSource(slide, layout.parameters, layout.table).chunks(tiles))
     seconds = (time.process_time() - began) / len(tiles)
     readable = [tiles for tiles in made if not isinstance(tiles, TileFailure)]
-    size = sum(len(chunk) for tiles in readable for chunk in tiles.chunks)
+    size = sum(len(piece) for tiles in readable for chunk in tiles.chunks for piece in pieces_of(chunk))
     return size / max(1, sum(len(tiles.sharpness) for tiles in readable)), seconds
 
 

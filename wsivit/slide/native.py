@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import SlideError
 from wsivit.slide.base import JpegColor, Pixels, SlideFacts, UnreadableBlockError
-from wsivit.slide.jpeg import EOI
+from wsivit.slide.jpeg import EOI, Spliced
 from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
 from wsivit.slide.source import ByteSource
 from wsivit.slide.tiled import JpegTiles, tiled_level
@@ -35,7 +35,7 @@ class JpegStreams(Protocol):
     def stream(self, col: int, row: int) -> bytes | None:
         """See `JpegTiles.stream`."""
 
-    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[Spliced] | None]:
         """See `JpegTiles.runs`."""
 
 
@@ -71,7 +71,7 @@ class NativeTiles:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
 
-    def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+    def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[Spliced] | None]:
         """Yield the streams of tiles, `size` at a time; None where one is not as usual: `jpeg` says of each what is."""
         return self._tiles.runs(col, row, size)
 

@@ -27,7 +27,7 @@ from wsivit.slide.base import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import Normaliser, TooMuchError, check_jpeg2000, join_stripes
+from wsivit.slide.jpeg import Normaliser, Spliced, TooMuchError, check_jpeg2000, join_stripes
 from wsivit.slide.source import ByteSource
 from wsivit.slide.tiffcheck import most_bytes
 
@@ -135,7 +135,7 @@ class JpegTiles(TiledLevel):
         stored = self.compressed(row * self.n_cols + col)
         return None if stored is None else self.normalise.alone(stored)
 
-    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[bytes] | None]:
+    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[Spliced] | None]:
         """Tiles as `stream` gives them, `size` at a time; None where one is blank, damaged or unlike the others."""
         inside = (col < self.n_cols) & (row < self.n_rows)
         index = np.where(inside, row * self.n_cols + col, 0)
@@ -148,8 +148,8 @@ class JpegTiles(TiledLevel):
             run = slice(first, first + size)
             yield self._run(extents[run]) if all(as_usual[run]) else None
 
-    def _run(self, extents: list[tuple[int, int]]) -> list[bytes] | None:
-        found: dict[tuple[int, int], bytes] = {}
+    def _run(self, extents: list[tuple[int, int]]) -> list[Spliced] | None:
+        found: dict[tuple[int, int], Spliced] = {}
         try:
             for group in _neighbours(extents):
                 first, last = group[0][0], group[-1][1]

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from wsivit.errors import StoreError
 
 Bytes: TypeAlias = bytes | memoryview
+Encoded: TypeAlias = bytes | tuple[bytes, NDArray[np.uint8]]
+"""An encoded chunk, without checksum: whole, or in two pieces, of which the second need then not be copied."""
 
 CRC_SIZE = 4
 # The crc32c of any bytes followed by their own crc32c is this constant: one pass checks without cutting.
@@ -25,9 +27,17 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 3
 
 
-def crc(data: bytes) -> bytes:
-    """Return the crc32c of ``data`` as it stands in files."""
-    return int(google_crc32c.value(data)).to_bytes(CRC_SIZE, "little")
+def crc(*pieces: bytes | NDArray[np.uint8]) -> bytes:
+    """Return the crc32c of what the pieces are together, as it stands in files."""
+    value = 0
+    for piece in pieces:
+        value = google_crc32c.extend(value, piece)
+    return value.to_bytes(CRC_SIZE, "little")
+
+
+def pieces_of(chunk: Encoded) -> tuple[bytes | NDArray[np.uint8], ...]:
+    """Return what a chunk is made of, in order; the ``len`` of each is its bytes."""
+    return (chunk,) if isinstance(chunk, bytes) else chunk
 
 
 def append_crc(data: bytes) -> bytes:

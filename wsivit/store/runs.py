@@ -10,23 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
+from wsivit.store.codec import Encoded
 from wsivit.store.parameters import WITHOUT_PIXELS, Status
 
-Chunk: TypeAlias = bytes | Status | None
+Chunk: TypeAlias = Encoded | Status | None
 
-_RUN = 16  # tiles looked at together
+_RUN = 32  # tiles looked at together
+_NO_PIXELS = {type(None), Status}
 _UNREADABLE, _MISSING = int(Status.UNREADABLE), int(Status.MISSING)
 
 
 def stored_runs(
     tiles: range, chunks: Iterator[Chunk], per_tile: int, status: NDArray[np.uint8]
-) -> Iterator[list[bytes | None]]:
+) -> Iterator[list[Encoded | None]]:
     """Draw the chunks of a shard's tiles; yield those that are to be stored, of several tiles at a time.
 
     Parameters
     ----------
     tiles : range
-    chunks : iterator of bytes, Status or None
+    chunks : iterator of encoded chunks, Status or None
         As of `StoreWriter.write_shard`.
     per_tile : int
         Chunks of each tile.
@@ -45,9 +47,9 @@ def stored_runs(
         parts = list(islice(chunks, len(run) * per_tile))
         if len(parts) != len(run) * per_tile:
             raise StoreError(f"too few chunks for {tiles}: they end at tile {run[len(parts) // per_tile]}")
-        if any(without[first : first + _RUN]) or set(map(type, parts)) != {bytes}:
+        if any(without[first : first + _RUN]) or not _NO_PIXELS.isdisjoint(map(type, parts)):
             _settle(run, parts, per_tile, status)
-        yield cast("list[bytes | None]", parts)
+        yield cast("list[Encoded | None]", parts)
     if next(chunks, status) is not status:
         raise StoreError(f"too many chunks for {tiles}")
 

@@ -8,15 +8,16 @@ absent; then the crc32c of that index.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
-from wsivit.store.codec import CRC_SIZE, append_crc, crc, strip_crc
+from wsivit.store.codec import CRC_SIZE, Encoded, append_crc, crc, pieces_of, strip_crc
 
 ABSENT = np.uint64(2**64 - 1)
-_PIECE = 256 << 10  # bytes: stays in the processor's cache from one step to the next
+_PIECE = 512 << 10  # bytes: stays in the processor's cache from one step to the next
 
 
 def index_size(slots: int) -> int:
@@ -24,13 +25,13 @@ def index_size(slots: int) -> int:
     return 16 * slots + CRC_SIZE
 
 
-def encode_shard(runs: Iterable[Sequence[bytes | None]], slots: int) -> Iterator[bytes]:
+def encode_shard(runs: Iterable[Sequence[Encoded | None]], slots: int) -> Iterator[bytes]:
     """Yield the bytes of a shard, in few pieces: what is done with each costs less than the pieces would.
 
     Parameters
     ----------
-    runs : iterable of sequences of bytes or None
-        Encoded chunks without checksum, in C order, some at a time; None where there is none. Fewer than `slots` leave
+    runs : iterable of sequences of encoded chunks or None
+        Chunks without checksum, in C order, some at a time; None where there is none. Fewer than `slots` leave
         the rest absent.
     slots : int
         Chunks that a full shard holds.
@@ -41,16 +42,17 @@ def encode_shard(runs: Iterable[Sequence[bytes | None]], slots: int) -> Iterator
         For more chunks than slots.
     """
     sizes: list[int] = []  # numpy is slow one by one
-    parts: list[bytes] = []
+    parts: list[Any] = []  # buffers
     held = 0
     for run in runs:
         for chunk in run:
             if chunk is None:
                 sizes.append(0)
                 continue
-            size = len(chunk) + CRC_SIZE
+            pieces = pieces_of(chunk)
+            size = sum(map(len, pieces)) + CRC_SIZE
             sizes.append(size)
-            parts += (chunk, crc(chunk))
+            parts += (*pieces, crc(*pieces))
             held += size
             if held >= _PIECE:
                 yield b"".join(parts)

@@ -32,7 +32,7 @@ from wsivit.store.journal import Hashed, Journal
 from wsivit.store.lease import Lease, exclusive
 from wsivit.store.lock import Lock
 from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
-from wsivit.store.runs import stored_runs
+from wsivit.store.runs import Chunk, stored_runs
 from wsivit.store.shard import encode_shard
 
 
@@ -229,9 +229,7 @@ class StoreWriter:
         self._settle()
         return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
 
-    def write_shard(
-        self, tiles: range, chunks: Iterable[bytes | Status | None], sharpness: list[float | None] | None = None
-    ) -> None:
+    def write_shard(self, tiles: range, chunks: Iterable[Chunk], sharpness: list[float | None] | None = None) -> None:
         """Write one shard: all of it or nothing.
 
         It is brought to the disk while the next one is made, and there for good when that is written, or the store is
@@ -241,10 +239,10 @@ class StoreWriter:
         ----------
         tiles : range
             One of :meth:`pending`.
-        chunks : iterable of bytes, Status or None
-            Encoded inner chunks without checksum, ``chunks_per_tile`` for each tile, each tile's in C order. None where
-            one could not be read: the whole tile is then ``unreadable`` and none of it is stored; `Status.MISSING` for
-            each of a tile of which nothing was scanned.
+        chunks : iterable of bytes, (bytes, ndarray of uint8), Status or None
+            Encoded inner chunks without checksum, whole or in two pieces; ``chunks_per_tile`` for each tile, each
+            tile's in C order. None where one could not be read: the whole tile is then ``unreadable`` and none of it is
+            stored; `Status.MISSING` for each of a tile of which nothing was scanned.
         sharpness : list of float or None, optional
             Of each tile, where it was measured; may be filled while `chunks` are drawn.
 

@@ -13,6 +13,7 @@ from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.progress import progress_bar
 from wsivit.slide import TileFailure
 from wsivit.store import Status, StoreWriter
+from wsivit.store.runs import Chunk
 from wsivit.tiling.source import MadeTiles, TileSource
 
 OnBadTile: TypeAlias = Literal["skip", "skip-all", "fail"]
@@ -51,9 +52,7 @@ class _Told:
     sharpness: list[float | None] = field(default_factory=list)
     bad_in_a_row: int = 0
 
-    def chunks(
-        self, tiles: range, stream: Iterator[MadeTiles | TileFailure]
-    ) -> Iterator[Sequence[bytes | Status | None]]:
+    def chunks(self, tiles: range, stream: Iterator[MadeTiles | TileFailure]) -> Iterator[Sequence[Chunk]]:
         """Draw the chunks of some tiles, in C order, as `StoreWriter.write_shard` takes them."""
         index = tiles.start
         while index < tiles.stop:

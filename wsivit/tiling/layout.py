@@ -119,15 +119,18 @@ def _candidates(grid: TileGrid, tissue: Tissue, slide: Slide, options: TileOptio
     col, row = grid.cells()
     boxes = grid.boxes0(col, row)
     size, (x, y, width, height) = slide.dimensions, slide.bounds
-    fraction, qc = tissue_fractions(tissue.mask, boxes, size), qc_fractions(tissue, boxes, size)
-    keep = (fraction >= options.min_tissue) & (boxes < [x + width, y + height, np.inf, np.inf]).all(axis=1)
-    keep &= (boxes > [-np.inf, -np.inf, x, y]).all(axis=1)
+    fraction = tissue_fractions(tissue.mask, boxes, size)
+    left, top, right, bottom = boxes.T
+    inside = (left < x + width) & (top < y + height) & (right > x) & (bottom > y)
+    there = (fraction >= options.min_tissue) & inside
+    qc = qc_fractions(tissue, boxes[there], size)
+    found, keep = _Candidates(grid, col[there], row[there], fraction[there], qc), np.ones(np.count_nonzero(there), bool)
     for name, limit in options.limits().items():
         if name in qc and name != "blur":
             keep &= qc[name] <= limit
         elif name not in qc and name != "blur" and limit < 1:
             raise UsageError(f"max_{name} cannot be kept to: tissue={options.tissue!r} does not tell {name}; use auto")
-    return _Candidates(grid, col, row, fraction, qc).where(keep)
+    return found.where(keep)
 
 
 def _in_focus(found: _Candidates, slide: Slide, plan: ReadPlan, max_blur: float, progress: bool) -> _Candidates:

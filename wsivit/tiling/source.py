@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from wsivit.resolution import ReadPlan
 from wsivit.slide import NativeTiles, Slide, TileFailure
 from wsivit.slide.base import MISSING, UnreadableBlockError
 from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
-from wsivit.store.codec import encode_jpeg, encode_zstd
+from wsivit.store.codec import Encoded, encode_jpeg, encode_zstd
 from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
 from wsivit.tiling.layout import Layout
 
@@ -21,7 +21,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Cells: TypeAlias = NDArray[np.int64]
 
 PADDED = int(Status.PADDED)
-_RUN = 16  # of the slide's tiles that are copied at a time: they stay in the processor's cache
+_RUN = 32  # of the slide's tiles that are copied at a time: they stay in the processor's cache
 _LAID_OUT = 1024  # tiles whose places in the slide are worked out at a time
 THUMBNAIL_SIDE = 2048
 """Longer side of the thumbnail kept in the store, in pixels."""
@@ -50,7 +50,7 @@ def _thumbnail(slide: Slide, layout: Layout) -> Pixels:
 class MadeTiles(NamedTuple):
     """Encoded chunks of tiles that follow each other, in C order, and the sharpness of each where it was measured."""
 
-    chunks: list[bytes]
+    chunks: Sequence[Encoded]
     sharpness: list[float | None]
 
 
@@ -86,7 +86,7 @@ class TileSource:
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTiles | TileFailure]:
         per_tile = self._parameters.chunks_per_tile
-        step = next(size for size in (16, 8, 4, 2, 1) if size * per_tile <= _RUN or size == 1)
+        step = next(size for size in (32, 16, 8, 4, 2, 1) if size * per_tile <= _RUN or size == 1)
         for first in range(0, len(tiles), _LAID_OUT):
             some = tiles[first : first + _LAID_OUT]
             (col, row), padded = self._native_cells(some, native), (self._table.status[some] == PADDED).tolist()
