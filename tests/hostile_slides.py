@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - one line for each slide
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from tests.slide_helpers import damage, texture, write_jpeg_slide
 from tests.tiff_editor import COUNTS, OFFSETS, Editor
@@ -129,6 +131,44 @@ def _bomb(path: Path, _: bytes) -> None:
     path.write_bytes(tiff.data)
 
 
+def _moved(good: bytes, offset: int, count: int) -> bytearray:
+    """Say that one tile is elsewhere."""
+    tiff = Editor(good)
+    tiles = [(offset, count) if index == TILE else tiff.tile(index) for index in range(20)]
+    for tag, values in zip((OFFSETS, COUNTS), zip(*tiles, strict=True), strict=True):
+        tiff.field(tag, kind=4, count=20, value=len(tiff.data))
+        tiff.data += struct.pack("<20I", *values)
+    return tiff.data
+
+
+def _heavy(path: Path, good: bytes) -> None:
+    """One tile is all of a gigabyte of which nothing is on the disk."""
+    path.write_bytes(_moved(good, Editor(good).tile(TILE)[0], (1 << 30) - 2 * len(good)))
+    os.truncate(path, 1 << 30)
+
+
+def _scans(path: Path, good: bytes) -> None:
+    """One tile has thousands of scans of 12 bytes, for each of which a decoder goes through the whole picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (128, 128)).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    jpeg = jpeg[:-2] + 5000 * jpeg[jpeg.rindex(b"\xff\xda") : -2] + jpeg[-2:]
+    path.write_bytes(good + jpeg)
+    path.write_bytes(_moved(path.read_bytes(), len(good), len(jpeg)))
+
+
+def _long(tag: int) -> Callable[[Path, bytes], object]:
+    """A text or table of half a gigabyte of which nothing is on the disk."""
+
+    def make(path: Path, good: bytes) -> None:
+        tiff = Editor(good)
+        tiff.field(tag, count=1 << 29, value=len(good))
+        path.write_bytes(tiff.data)
+        os.truncate(path, 1 << 30)
+
+    return make
+
+
 def _jpeg2000(spoil: Callable[[bytearray, int, int], object]) -> Callable[[Path, bytes], object]:
     def make(path: Path, _: bytes) -> None:
         _tiff(PICTURE, compression="jpeg2000")(path, b"")
@@ -175,6 +215,8 @@ CASES = [
     Case("tile beyond", _damage("beyond"), 4, r"\(3, 1\): bytes \d+ to \d+ lie beyond the end", 1),
     Case("tile of noise", _spoil(lambda tile: bytes(range(1, 256)) * (len(tile) // 255)), 4, "no JPEG start marker", 1),
     Case("another tile's size", _spoil(lambda tile: tile.replace(b"\0\x80\0\x80", b"\0\x80\0\x40", 1)), 4, "JPEG is", 1),
+    Case("a tile of a gigabyte", _heavy, 4, r"[0-9,]+ bytes are too many for 128x128 pixels", 1),
+    Case("a tile of scans", _scans, 4, "JPEG of more than 100 scans", 1),
     Case("no tables", _edit(lambda t: struct.pack_into("<H", t.data, t.entry(TABLES), 60000)), 4, "no quantization table", 20),
     Case("JPEG 2000 cut", _jpeg2000(_cut), 4, "end marker", 1),
     Case("JPEG 2000 lies", _jpeg2000(_lying_header), 4, "JPEG 2000 is 60000x60000", 1),
@@ -188,6 +230,8 @@ CASES = [
     Case("index too long", _edit(lambda t: t.number(HEIGHT, 300)), 3, "20 tiles are indexed where 640x300 pixels need 15"),
     Case("wide", _edit(lambda t: t.number(WIDTH, 4 * 10**9)), 3, "4000000000x512 pixels"),
     Case("huge tiles", _edit(lambda t: t.number(TILE_WIDTH, 65520)), 3, "tiles of 65520x128"),
+    Case("a text of gigabytes", _long(DESCRIPTION), 3, "TIFF tag 270, its texts and tables are more than"),
+    Case("tables of gigabytes", _long(TABLES), 3, "TIFF tag 347, its texts and tables are more than"),
     Case("a compression unknown", _edit(lambda t: t.number(COMPRESSION, 9999)), 3, "9999"),
     # size
     Case("too many pixels", _bomb, 6, r"274,877,906,944 pixels are more than the limit of 100,000,000,000.*--max-pixels"),

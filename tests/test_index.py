@@ -113,6 +113,7 @@ def test_what_cannot_be_indexed_or_is_none(cohort: Path) -> None:
     write_store(cohort / "other" / "o.zarr", parameters(mpp=(1.0, 1.0)))
     with pytest.raises(StoreMismatchError, match="one scale"):
         wsivit.index([cohort / "stores", cohort / "other"], cohort / "x.parquet")
+    assert not list(cohort.glob("*x.parquet")), "half a table"
     (cohort / "a.svs").write_bytes(b"")
     with pytest.raises(UsageError, match="tile it first"):
         wsivit.index([cohort / "a.svs"], cohort / "x.parquet")

@@ -13,10 +13,10 @@ import wsivit
 
 PACKAGE = Path(wsivit.__file__).parent
 HOUSE = [
-    "allocator", "credentials", "errors", "interrupt", "parallel", "progress", "remote", "resolution", "grid",
-    "slide", "tissue", "annotations", "preview", "store", "manifest", "tiling", "data", "runs", "safety", "weights",
-    "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate", "compare", "predict",
-    "aggregate", "export", "heatmap", "cohort", "sample", "demo", "doctor", "cli", "commands", "__main__",
+    "allocator", "credentials", "errors", "interrupt", "parallel", "pictures", "progress", "remote", "writing",
+    "resolution", "grid", "slide", "tissue", "annotations", "preview", "store", "manifest", "tiling", "data", "runs",
+    "safety", "weights", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate", "compare",
+    "predict", "aggregate", "export", "heatmap", "cohort", "sample", "demo", "doctor", "cli", "commands", "__main__",
 ]  # fmt: skip
 HEAVY = {"torch", "timm", "transformers", "torchvision", "accelerate", "datasets"}
 LIGHT = HOUSE[: HOUSE.index("data")]

@@ -43,8 +43,19 @@ def test_shows_tiles_outline_and_classes(tmp_path: Path) -> None:
 
 
 def test_says_where_it_cannot_write(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write the preview"):
+    with pytest.raises(OutputError, match=r"cannot write .*preview"):
         draw(tmp_path / "missing" / "preview.png")
+
+
+def test_an_interrupt_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_picture: Image.Image, path: Path, **_how: object) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "preview.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_tile_and_no_tissue_is_a_picture_too(tmp_path: Path) -> None:

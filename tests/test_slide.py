@@ -378,6 +378,35 @@ def test_what_is_not_a_slide_is_refused_with_what_it_is(tmp_path: Path) -> None:
         open_slide(tmp_path / "pipe.svs")
 
 
+@pytest.mark.parametrize(("name", "pipe"), [("a.dcm", "b"), ("a.mrxs", "a/Data0000.dat"), ("a.vms", "a.opt")])
+def test_a_pipe_among_the_files_of_a_slide_is_not_waited_for(tmp_path: Path, name: str, pipe: str) -> None:
+    (tmp_path / name).write_bytes(b"\1" * 128 + b"DICM" * name.endswith("dcm"))
+    (tmp_path / pipe).parent.mkdir(exist_ok=True)
+    with pytest.raises(SlideError, match="no reader reads it"):
+        open_slide(tmp_path / name)
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(SlideError, match=rf"{pipe} is not a regular file"):
+        open_slide(tmp_path / name)
+
+
+OTHER = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:1">
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="256" SizeY="256" SizeC="3"
+ SizeZ="1" SizeT="1" PhysicalSizeX="0.5" PhysicalSizeY="0.5"><Channel ID="Channel:0" SamplesPerPixel="3"/>
+<TiffData IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:2</UUID></TiffData></Pixels></Image></OME>"""
+
+
+@pytest.mark.parametrize("reader", ["native", "openslide", "tiffslide"])
+def test_another_file_that_a_slide_names_is_not_read(tmp_path: Path, reader) -> None:  # type: ignore[no-untyped-def]
+    os.mkfifo(tmp_path / "pipe.tif")
+    for name, value, text in (("b.tif", 30, None), ("a.ome.tif", 200, "b.tif"), ("p.ome.tif", 200, "pipe.tif")):
+        how = {"tile": (128, 128), "photometric": "rgb", "compression": "zlib", "metadata": None}
+        description = text and OTHER.format(name=text)
+        tifffile.imwrite(tmp_path / name, np.full((256, 256, 3), value, np.uint8), description=description, **how)
+    for name in ("a.ome.tif", "p.ome.tif"):
+        with open_slide(tmp_path / name, reader=reader, mpp=0.5) as slide:
+            assert (slide.read(slide.plan(0.5), 0, 0, 64, 64) == 200).all()
+
+
 def test_openslide_goes_on_after_a_tile_that_cannot_be_read(slide_path: Path) -> None:
     damage(slide_path, 8, "zeros")
     x, y = (g.ravel() for g in np.meshgrid(np.arange(0, 700, 64), np.arange(0, 500, 64)))

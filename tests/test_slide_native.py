@@ -140,6 +140,23 @@ def test_bigtiff_and_pyramid_levels(tmp_path: Path) -> None:
         )
 
 
+def test_progressive_tiles_are_read_and_copied(tmp_path: Path) -> None:
+    stored = io.BytesIO()
+    Image.fromarray(PICTURE[:256, :256]).save(stored, "JPEG", progressive=True, quality=90)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        how = {"shape": (256, 256, 3), "dtype": np.uint8, "tile": (256, 256), "metadata": None}
+        tiff.write(iter([stored.getvalue()]), photometric="ycbcr", subsampling=(2, 2), compression="jpeg", **how)
+    with open_slide(tmp_path / "a.tif", mpp=0.5) as slide:
+        assert slide.reader == "native"
+        found, tiles = slide.read(slide.plan(0.5), 0, 0, 256, 256), slide.native_tiles(0)
+        assert tiles is not None
+        copied = tiles.jpeg(0, 0)
+    assert copied is not None
+    for picture in (stored, io.BytesIO(copied)):
+        with Image.open(picture) as image:
+            assert np.abs(np.asarray(image).astype(int) - found).max() <= 4
+
+
 @pytest.mark.parametrize(("how", "reason"), [("zeros", "start marker"), ("half", ""), ("beyond", "beyond the end")])
 def test_a_damaged_tile_fails_alone_and_says_why(tmp_path: Path, how: str, reason: str) -> None:
     path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, tables=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from wsivit.errors import OutputError
 from wsivit.grid import TileGrid
 from wsivit.tissue import Tissue, TissueClass
 from wsivit.tissue.planes import running_min
+from wsivit.writing import writing
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
 OUTLINE = ("black", "tissue")
@@ -82,13 +81,9 @@ def write_preview(
 def _save(picture: Image.Image, path: Path) -> Path:
     """Write it whole or not at all."""
     temporary = path.with_name(f".tmp-{path.name}")
-    try:
+    with writing(path, temporary):
         picture.save(temporary, format="PNG", compress_level=1)
         temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OutputError(f"cannot write the preview {path}: {error.strerror or error}") from error
     return path
 
 

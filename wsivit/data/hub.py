@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from os import cpu_count
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import UnidentifiedImageError
+from PIL import ImageOps
 
 from wsivit.data.images import SPLIT_FOLDERS, to_square
 from wsivit.data.samples import Labelled
 from wsivit.data.splits import TEST, VALIDATION
 from wsivit.errors import UnreadableTilesError, UsageError
+from wsivit.pictures import PICTURE_ERRORS, open_picture
 
 ALIASES = {"food101": "ethz/food101"}
 OFFICIAL_TEST = {"ethz/food101": "validation"}
@@ -43,10 +45,13 @@ class HubSource:
     downscale = ""
 
     def __init__(self, name: str, part: str, dataset: Any, image: str, size: int) -> None:
+        from datasets import Image as StoredImage
+
         self.id = f"{name.rstrip('/').rpartition('/')[2]}/{part}"
-        self.dataset, self.image, self.size = dataset, image, size
         facts = json.dumps([name if "/" in name else self.id, part, len(dataset), str(dataset.features)])
         self.fingerprint = "sha256:" + hashlib.sha256(facts.encode()).hexdigest()
+        # As they are stored: datasets would open them in any format that Pillow knows.
+        self.dataset, self.image, self.size = dataset.cast_column(image, StoredImage(decode=False)), image, size
 
     def read(self, indices: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
         """Read pictures, uint8 (k, size, size, 3)."""
@@ -54,8 +59,10 @@ class HubSource:
 
         def read(i: int) -> NDArray[np.uint8]:
             try:
-                return to_square(self.dataset[i][self.image], self.size)
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+                stored = self.dataset[i][self.image]
+                with open_picture(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"])) as picture:
+                    return to_square(ImageOps.exif_transpose(picture), self.size)
+            except PICTURE_ERRORS as error:
                 raise UnreadableTilesError(f"{self.id}: picture {i} cannot be read: {error}") from error
 
         if threads == 1 or len(wanted) < 2:

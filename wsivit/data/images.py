@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from wsivit.data.samples import Labelled
 from wsivit.data.splits import TEST, TRAIN, VALIDATION
 from wsivit.errors import LimitError, UnreadableTilesError, UsageError
+from wsivit.pictures import PICTURE_ERRORS, open_picture
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
 SPLIT_FOLDERS = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
@@ -61,9 +62,9 @@ def read_squares(paths: Sequence[Path], size: int, threads: int | None) -> NDArr
 
     def read(path: Path) -> NDArray[np.uint8]:
         try:
-            with Image.open(path) as image:
+            with open_picture(path) as image:
                 return to_square(image, size)
-        except (OSError, ValueError, SyntaxError) as error:
+        except PICTURE_ERRORS as error:
             raise UnreadableTilesError(f"{path}: cannot be read: {error}; remove it, or repair it") from error
 
     if threads == 1 or len(paths) < 2:
@@ -180,11 +181,11 @@ def trouble(path: Path) -> str:
             head = file.read(3)
             file.seek(max(0, size - 64))
             tail = file.read()
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             if min(image.size) < 1:
                 return "empty"
     except FileNotFoundError:
         return "missing"
-    except (OSError, ValueError, SyntaxError):
+    except PICTURE_ERRORS:
         return "no picture"
     return "cut short" if ends.get(head, b"") not in tail else ""

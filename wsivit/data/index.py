@@ -30,6 +30,7 @@ from wsivit.remote import is_url
 from wsivit.store import TileStore
 from wsivit.store.files import RemoteFiles
 from wsivit.store.outputs import Output, local_output, shown
+from wsivit.writing import writing
 
 FORMAT = 1
 OPEN_STORES = 32
@@ -133,7 +134,7 @@ def index(
         temporary = path.with_name(f".tmp-{path.name}")
         how = _How(label, holdout, seed, None if is_url(output) else path.parent.absolute())
         read = map_ordered(pool, how.read, slides, ahead=16)
-        with progress_bar(len(slides), "indexing", "store", show=progress) as advance:
+        with writing(path, temporary), progress_bar(len(slides), "indexing", "store", show=progress) as advance:
             writer = parquet.ParquetWriter(temporary, _schema(), compression="zstd")
             with writer:
                 for entry, rows in read:
@@ -145,7 +146,7 @@ def index(
                     advance(1)
                 told = {"format": FORMAT, "label": label, "stores": [asdict(entry) for entry in notes]}
                 writer.add_key_value_metadata({_NOTES: json.dumps(told).encode()})
-        temporary.replace(path)
+            temporary.replace(path)
     tiles = sum(entry.tiles for entry in notes)
     return Indexed(shown(output), len(notes), tiles, count["label"], count["split"])
 

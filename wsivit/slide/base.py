@@ -44,6 +44,10 @@ class UnreadableBlockError(SlideError):
     """One block of a slide cannot be read; the rest may well be."""
 
 
+class CostlyBlockError(UnreadableBlockError):
+    """One that would take more memory or time than its pixels can need: no reader should try."""
+
+
 T = TypeVar("T")
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import LimitError, SlideError
+from wsivit.pictures import open_picture
 from wsivit.resolution import Level
 from wsivit.slide.base import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
 from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
@@ -84,7 +85,7 @@ def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit is the limit
-            with Image.open(file) as image:
+            with open_picture(file) as image:
                 _limit(name, *image.size)
                 if image.mode not in _MODES:
                     raise SlideError(f"{name}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")

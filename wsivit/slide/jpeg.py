@@ -16,6 +16,13 @@ _SOS, _COM = 0xDA, 0xFE
 _APP = range(0xE0, 0xF0)
 _RESTARTS_AND_END = frozenset((*range(0xD0, 0xD8), 0xD9))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL = (0xC0, 0xC1)
+_WHOLE = b"\0\x0c\x03"  # begins a scan of all three components
+_MOST_SCANS = 100
+
+
+class TooMuchError(ValueError):
+    """What would take more memory or time than a picture of its size can need."""
 
 
 class Spliced(NamedTuple):
@@ -44,6 +51,8 @@ class JpegHeader(NamedTuple):
         Where the first scan begins; the length of the data where there is none.
     width, height, components, precision : int
         From the frame; 0 where there is none.
+    sequential : bool
+        A scan that holds all components is then the only one.
     """
 
     segments: bytes
@@ -52,6 +61,7 @@ class JpegHeader(NamedTuple):
     height: int
     components: int
     precision: int
+    sequential: bool
 
 
 def read_header(data: bytes) -> JpegHeader:
@@ -64,7 +74,7 @@ def read_header(data: bytes) -> JpegHeader:
     """
     if data[:2] != SOI:
         raise ValueError("no JPEG start marker")
-    kept, frame, at, end = [], (0, 0, 0, 0), 2, len(data)
+    kept, frame, at, end, sequential = [], (0, 0, 0, 0), 2, len(data), True
     while at + 4 <= end and data[at + 1] != _SOS:
         marker, length = data[at + 1], (data[at + 2] << 8) | data[at + 3]
         if data[at] != 0xFF:
@@ -75,12 +85,12 @@ def read_header(data: bytes) -> JpegHeader:
         if length < 2 or at + 2 + length > end:
             raise ValueError("a JPEG segment reaches past the end of its data")
         if marker in _FRAMES:
-            frame = struct.unpack_from(">BHHB", data, at + 4)
+            frame, sequential = struct.unpack_from(">BHHB", data, at + 4), marker in _SEQUENTIAL
         if marker not in _APP and marker != _COM:
             kept.append(data[at : at + 2 + length])
         at += 2 + length
     precision, height, width, components = frame
-    return JpegHeader(b"".join(kept), min(at, end), width, height, components, precision)
+    return JpegHeader(b"".join(kept), min(at, end), width, height, components, precision, sequential)
 
 
 def check_jpeg2000(data: bytes, width: int, height: int) -> None:
@@ -131,22 +141,25 @@ class Normaliser:
         segments = read_header(tables).segments if tables else b""
         self.prefix = SOI + adobe_marker(rgb) + segments
         self.size = (width, height)
-        self._seen = (b"\0", b"")  # a header as stored, and what it becomes: nearly always that of the next tile too
+        # A header as stored, what it becomes, if it is sequential: nearly always that of the next tile too.
+        self._seen = (b"\0", b"", True)
 
     def __call__(self, tile: bytes) -> bytes:
         """Return the complete stream to decode; `ValueError` says what is wrong with a damaged one."""
-        stored, normalised = self._known(tile)
+        stored, normalised = self._checked(tile)
         return normalised + tile[len(stored) :]
 
     def alone(self, tile: bytes) -> bytes:
         """Return the complete stream to keep, without what stands behind its end; `ValueError` as above."""
-        stored, normalised = self._known(tile)
+        stored, normalised = self._checked(tile)
         return normalised + tile[len(stored) : _end(tile, len(stored))]
 
     def header(self, tile: bytes) -> bytes:
         """Return what should stand before a tile's compressed data; `ValueError` as for a whole tile."""
-        stored, normalised = self._headers(tile)
+        stored, normalised, sequential = self._headers(tile)
         scan = tile[len(stored) :]
+        if not (sequential and scan.startswith(_WHOLE)):
+            raise ValueError("JPEG is of several scans")
         return normalised + scan[: int.from_bytes(scan[:2], "big")]
 
     def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[Spliced] | None:
@@ -154,20 +167,29 @@ class Normaliser:
 
         None where one of them begins unlike the others, or where anything else has to be looked at closely.
         """
-        stored, normalised = self._known(data)
-        alike = all(data.startswith(stored, start) and data.endswith(EOI, start, stop) for start, stop in places)
-        if not alike or _count_ends(data) != len(places):
+        stored, normalised, sequential = self._known(data)
+        begin = stored + _WHOLE
+        alike = all(data.startswith(begin, start) and data.endswith(EOI, start, stop) for start, stop in places)
+        if not (alike and sequential) or _count_ends(data) != len(places):
             return None
         scan, view = len(stored), np.frombuffer(data, np.uint8)
         return [Spliced(normalised, view[start + scan : stop]) for start, stop in places]
 
-    def _known(self, tile: bytes) -> tuple[bytes, bytes]:
+    def _checked(self, tile: bytes) -> tuple[bytes, bytes]:
+        stored, normalised, sequential = self._known(tile)
+        alone = sequential and tile.startswith(_WHOLE, len(stored))
+        # Each scan is a way through the whole picture, and can be of a few bytes.
+        if not alone and tile.count(stored[-2:], len(stored)) >= _MOST_SCANS:
+            raise TooMuchError(f"JPEG of more than {_MOST_SCANS} scans")
+        return stored, normalised
+
+    def _known(self, tile: bytes) -> tuple[bytes, bytes, bool]:
         if not tile.startswith(self._seen[0]) or len(tile) < len(self._seen[0]) + 2:
             self._seen = self._headers(tile)
         return self._seen
 
-    def _headers(self, tile: bytes) -> tuple[bytes, bytes]:
-        """A tile's bytes up to and with the scan's marker, as stored and as they should be."""
+    def _headers(self, tile: bytes) -> tuple[bytes, bytes, bool]:
+        """A tile's bytes up to and with the scan's marker, as stored and as they should be; if it is sequential."""
         header = read_header(tile)
         if (header.components, header.precision) != (3, 8):
             raise ValueError(f"JPEG has {header.components} components of {header.precision} bits, not 3 of 8")
@@ -180,7 +202,7 @@ class Normaliser:
         if _TABLE not in self.prefix and _TABLE not in header.segments:
             raise ValueError("JPEG has no quantization table")
         marker = tile[header.scan : header.scan + 2]
-        return tile[: header.scan + 2], self.prefix + header.segments + marker
+        return tile[: header.scan + 2], self.prefix + header.segments + marker, header.sequential
 
 
 def _end(tile: bytes, scan: int) -> int:

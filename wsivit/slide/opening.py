@@ -14,7 +14,7 @@ import numpy as np
 
 from wsivit.errors import LimitError, SlideError, UsageError
 from wsivit.remote import local_path
-from wsivit.slide.base import Backend, JpegColor, UnreadableBlockError
+from wsivit.slide.base import Backend, CostlyBlockError, JpegColor, UnreadableBlockError
 from wsivit.slide.image import ImageBackend
 from wsivit.slide.info import SlideInfo
 from wsivit.slide.isolated import IsolatedBackend
@@ -251,7 +251,8 @@ def _differences(native: NativeBackend, other: OpenSlideBackend, levels: tuple[i
     """Differences of the heaviest tiles of a level."""
     tiled = native.tiled[levels[0]]
     found = []
-    for tile in np.argsort(-tiled.counts, kind="stable")[:3].tolist():
+    readable = np.where(tiled.counts > tiled.most, 0, tiled.counts)
+    for tile in np.argsort(-readable, kind="stable")[:3].tolist():
         row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
         row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
         found.append(_tile_difference(native, other, levels, (col, row)))
@@ -264,13 +265,18 @@ def _tile_difference(
     """Mean difference of one tile in grey levels; infinite where only OpenSlide reads it, None where it does not."""
     width, height = native.block_size(levels[0])
     col, row = place
+    readable = True
+    try:
+        mine = native.block(levels[0], col, row, 1)
+    except CostlyBlockError:
+        return None
+    except UnreadableBlockError:
+        readable = False
     try:
         theirs = other.region(levels[1], col * width, row * height, width, height)
     except UnreadableBlockError:
         return None
-    try:
-        mine = native.block(levels[0], col, row, 1)
-    except UnreadableBlockError:
+    if not readable:
         return math.inf
     if mine is None or theirs is None:
         return None

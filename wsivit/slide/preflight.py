@@ -57,6 +57,8 @@ def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
         with source.open() as file:
             start = file.read(512)
             _check_start(start)
+            if not is_url(path):
+                _check_neighbours(Path(source.name), start)
             doubts, source.size = check_tiff(file, source.size, start, max_pixels)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
@@ -92,8 +94,25 @@ def _regular_file(path: Path) -> Path:
     return path
 
 
+def _check_neighbours(path: Path, start: bytes) -> None:
+    """Refuse a pipe among the files that OpenSlide opens along with one of a slide of several: it would wait for it."""
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        folder = path.with_suffix("")
+    elif suffix in (".vms", ".vmu") or _says_dicom(start):  # of DICOM it opens all that lies beside the file
+        folder = path.parent
+    else:
+        return
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.is_fifo() or file.is_char_device():
+            raise SlideError(f"{file} is not a regular file: a reader would wait for it as for a part of the slide")
+
+
 def _first_dicom(folder: Path) -> Path:
-    found = next((file for file in sorted(folder.iterdir()) if _is_dicom(file)), None)
+    try:
+        found = next((file for file in sorted(folder.iterdir()) if _is_dicom(file)), None)
+    except OSError as error:
+        raise SlideError(f"{folder}: cannot be looked at: {error}") from error
     if found is None:
         raise SlideError(f"{folder}: a folder without DICOM files; give the slide file itself")
     return found
@@ -103,4 +122,8 @@ def _is_dicom(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return _says_dicom(file.read(132))
+
+
+def _says_dicom(start: bytes) -> bool:
+    return start[128:132] == b"DICM"

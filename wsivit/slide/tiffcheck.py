@@ -18,9 +18,11 @@ _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
 _SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
 _TAIL = 1 << 16
+_ROOM = 1 << 20  # for tables, comments and the like in each tile
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB, _EXTRA, _FORMAT = 278, 284, 322, 323, 330, 338, 339
-_TILE_INDEX, _STRIP_INDEX = (324, 325), (273, 279)
+_TILE_INDEX, _STRIP_INDEX, _NDPI_INDEX = (324, 325), (273, 279), (65426, 65432)
+_MOST_TEXT = 256 << 20  # bytes of all other tags together: readers hold them in memory, several times over
 _COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette colour", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
 _CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
@@ -63,7 +65,7 @@ class _Tiff:
         self.doubts: list[str] = []
         self.order = "<" if start[:2] == b"II" else ">"
         self.big = start[2:4] in (b"+\0", b"\0+")
-        self.ndpi = False
+        self.ndpi, self.text = False, 0
 
     def unpack(self, form: str, at: int, what: str) -> tuple[int, ...]:
         length = struct.calcsize(self.order + form)
@@ -129,6 +131,11 @@ class _Tiff:
                     raise SlideError(
                         f"values of TIFF tag {code} at {place} lie beyond the end ({self.size}): truncated"
                     )
+        for code, (kind, count, _) in directory.tags.items():
+            if code not in (*_TILE_INDEX, *_STRIP_INDEX, *_NDPI_INDEX):
+                self.text += count * _SIZES.get(kind, 1)
+                if self.text > _MOST_TEXT:
+                    raise SlideError(f"with TIFF tag {code}, its texts and tables are more than {_MOST_TEXT:,} bytes")
         return directory, following
 
     def _tag(self, directory: _Directory, at: int) -> None:
@@ -209,6 +216,11 @@ def check_pixels(pixels: int, most: int) -> None:
         raise LimitError(f"{pixels:,} pixels are more than the limit of {most:,}: raise it with --max-pixels")
 
 
+def most_bytes(width: int, height: int) -> int:
+    """Return how many bytes a tile of 8-bit RGB may have: no compression takes more, and they are held in memory."""
+    return 2 * 3 * width * height + _ROOM
+
+
 def _check_size(tiff: _Tiff, directory: _Directory) -> int:
     """Check a directory's sides and those of its tiles; return its area in pixels."""
     width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
@@ -227,11 +239,17 @@ def _check_size(tiff: _Tiff, directory: _Directory) -> int:
 def _tiles_needed(tiff: _Tiff, directory: _Directory) -> int:
     """How many tiles or strips a picture is made of."""
     width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
-    across, down = width, max(1, tiff.values(directory, _ROWS_PER_STRIP, height)[0])
-    if _TILE_WIDTH in directory.tags:
-        across, down = (tiff.values(directory, code)[0] for code in (_TILE_WIDTH, _TILE_LENGTH))
+    across, down = _sides(tiff, directory)
     planes = tiff.values(directory, _SAMPLES, 1)[0] if tiff.values(directory, _PLANAR, 1)[0] == 2 else 1
     return -(-width // across) * -(-height // down) * planes
+
+
+def _sides(tiff: _Tiff, directory: _Directory) -> tuple[int, int]:
+    """Width and height of a picture's tiles or strips."""
+    if _TILE_WIDTH in directory.tags:
+        return tiff.values(directory, _TILE_WIDTH)[0], tiff.values(directory, _TILE_LENGTH)[0]
+    width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
+    return width, min(height, max(1, tiff.values(directory, _ROWS_PER_STRIP, height)[0]))
 
 
 def _check_data(tiff: _Tiff, directory: _Directory) -> None:
@@ -253,6 +271,9 @@ def _lost(tiff: _Tiff, directory: _Directory) -> tuple[int, int, int]:
     lost = int(((counts > 0) & ((offsets < 8) | (offsets + counts > tiff.size))).sum())
     if lost:
         tiff.doubts.append(f"{lost} of {needed} tiles or strips lie outside the file ({tiff.size} bytes): truncated")
+    heavy = int((counts > most_bytes(*_sides(tiff, directory))).sum())
+    if heavy:
+        tiff.doubts.append(f"{heavy} of {needed} tiles or strips have more bytes than their pixels can need")
     return needed, lost, int((counts > 0).sum())
 
 

@@ -72,7 +72,8 @@ class TiffSlideBackend:
             from tiffslide import TiffSlide
 
             file: Any = self.source.name if isinstance(self.source, LocalFile) else self.source.open()
-            held = Held(TiffSlide(file), TiffSlide.close)
+            # Or it would read, or wait for, any other file that the OME-XML of this one names.
+            held = Held(TiffSlide(file, tifffile_options={"_multifile": False}), TiffSlide.close)
             local.slide = ref(held)
         return held
 

@@ -18,6 +18,7 @@ from wsivit.resolution import Level
 from wsivit.slide.base import (
     WHITE,
     Color,
+    CostlyBlockError,
     JpegColor,
     Pixels,
     UnreadableBlockError,
@@ -26,8 +27,9 @@ from wsivit.slide.base import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import Normaliser, Spliced, check_jpeg2000, join_stripes
+from wsivit.slide.jpeg import Normaliser, Spliced, TooMuchError, check_jpeg2000, join_stripes
 from wsivit.slide.source import ByteSource
+from wsivit.slide.tiffcheck import most_bytes
 
 _JPEG = 7
 _APERIO_YCBCR = 33003
@@ -52,6 +54,8 @@ class TiledLevel(ABC):
     n_cols, n_rows : int
     counts : ndarray of int64
         Compressed bytes of each tile, in reading order; 0 for a blank one.
+    most : int
+        A tile of more bytes is not read.
     """
 
     compression: str
@@ -63,6 +67,7 @@ class TiledLevel(ABC):
         self.n_rows = -(-page.imagelength // page.tilelength)
         self.offsets = np.array(page.dataoffsets, np.int64)
         self.counts = np.array(page.databytecounts, np.int64)
+        self.most = most_bytes(self.block_width, self.block_height)
         needed = self.n_cols * self.n_rows
         if min(len(self.offsets), len(self.counts)) < needed:
             raise SlideError(f"{len(self.offsets)} tiles are indexed where {needed} are needed")
@@ -88,7 +93,8 @@ class TiledLevel(ABC):
             return self.decode(col, row, reduce)
         except _ERRORS as error:
             words = str(error) or type(error).__name__
-            raise UnreadableBlockError(f"level {self.number}, tile ({col}, {row}): {words}") from error
+            kind = CostlyBlockError if isinstance(error, TooMuchError) else UnreadableBlockError
+            raise kind(f"level {self.number}, tile ({col}, {row}): {words}") from error
 
     @abstractmethod
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
@@ -107,6 +113,8 @@ class TiledLevel(ABC):
             return None
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
+        if count > self.most:
+            raise TooMuchError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
         return self.source.read(offset, count)
 
 
@@ -133,11 +141,12 @@ class JpegTiles(TiledLevel):
         index = np.where(inside, row * self.n_cols + col, 0)
         starts, counts = self.offsets[index], self.counts[index]
         stops = starts + counts
-        usual = (inside & (counts > 0) & (stops <= self.source.size)).tolist()  # numpy is slow on short runs
+        usual = inside & (counts > 0) & (counts <= self.most) & (stops <= self.source.size)
+        as_usual = usual.tolist()  # numpy is slow on short runs
         extents = list(zip(starts.tolist(), stops.tolist(), strict=True))
         for first in range(0, len(index), size):
             run = slice(first, first + size)
-            yield self._run(extents[run]) if all(usual[run]) else None
+            yield self._run(extents[run]) if all(as_usual[run]) else None
 
     def _run(self, extents: list[tuple[int, int]]) -> list[Spliced] | None:
         found: dict[tuple[int, int], Spliced] = {}

@@ -17,8 +17,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Protocol
 
-from wsivit.errors import OutputError, RemoteError, WsivitError
+from wsivit.errors import OutputError, RemoteError
 from wsivit.remote import Range, Remote, coalesce, is_url, local_path
+from wsivit.writing import writing
 
 TEMPORARY = ".tmp-"
 
@@ -124,20 +125,6 @@ def _exchange_names(one: Path, other: Path) -> bool:
     return bool(rename(working_folder, os.fsencode(one), working_folder, os.fsencode(other), swap_both) == 0)
 
 
-@contextmanager
-def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Make what goes wrong a clear error, and leave nothing half-written."""
-    try:
-        yield
-    except BaseException as error:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink()
-        if isinstance(error, OSError) and not isinstance(error, WsivitError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
-
-
 class LocalFiles:
     """Files in a folder."""
 
@@ -179,7 +166,7 @@ class LocalFiles:
     def write(self, key: str, parts: Iterable[bytes]) -> None:
         """Write a file whole or not at all."""
         self.begin(key, parts)()
-        with _writing(self.root / key):
+        with writing(self.root / key):
             sync_folder((self.root / key).parent)
 
     def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
@@ -189,12 +176,12 @@ class LocalFiles:
         temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
         def finish() -> None:
-            with _writing(path, temporary):
+            with writing(path, temporary):
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
                 temporary.replace(path)
 
-        with _writing(path, temporary):
+        with writing(path, temporary):
             self._make_folder(path.parent)
             with temporary.open("wb") as file:
                 for part in parts:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import UsageError
+from wsivit.pictures import PICTURE_ERRORS, open_picture
 from wsivit.tissue.classes import Tissue
 from wsivit.tissue.geometry import mask_polygons
 from wsivit.tissue.masks import tissue_from_polygons
@@ -92,9 +92,9 @@ def _from_geojson(source: Path, content: bytes, frame: Frame) -> Tissue:
 
 def _from_image(source: Path, slide_size: tuple[int, int]) -> NDArray[np.bool_]:
     try:
-        with Image.open(source) as image:
+        with open_picture(source) as image:
             grey = np.asarray(image.convert("L") if image.mode not in ("1", "I;16", "I", "F") else image)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    except PICTURE_ERRORS as error:
         raise UsageError(f"{source} is neither GeoJSON nor an image that can be read: {error}") from error
     height, width = grey.shape
     if abs(width - height * slide_size[0] / slide_size[1]) > max(2.0, 0.02 * width):

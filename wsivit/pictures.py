@@ -1,0 +1,36 @@
+"""Opening pictures, whatever their names say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from PIL import Image
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow decodes by itself: on PostScript it would have Ghostscript run."""
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises of a picture that is damaged, or none."""
+
+
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
+
+
+def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
+    """Open a picture of a format that no other program is needed for.
+
+    Raises
+    ------
+    One of `PICTURE_ERRORS`
+        Also where a JPEG has so many scans that decoding it would take for ever: each is a way through all of it.
+    """
+    picture = Image.open(source, formats=FORMATS)
+    if "progressive" in picture.info and picture.fp is not None:
+        place = picture.fp.tell()
+        picture.fp.seek(0)
+        scans = picture.fp.read().count(_SCAN)
+        picture.fp.seek(place)
+        if scans > _MOST_SCANS:
+            picture.close()
+            raise ValueError(f"a JPEG of {scans:,} scans")
+    return picture
