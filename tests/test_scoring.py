@@ -25,6 +25,7 @@ from wsivit.models import create_classifier, save_classifier
 from wsivit.predict import PredictOptions, Predictor, predict, predict_each
 from wsivit.runs import Contract
 from wsivit.scoring import Scorer, ScoringOptions, open_model, open_run, softmax
+from wsivit.scoring.side_by_side import count_tiles
 from wsivit.store import TileStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,8 +193,10 @@ def test_an_error_side_by_side_ends_it_at_once(run: Path, tiles: np.ndarray) -> 
 @pytest.mark.usefixtures("four_threads")
 def test_streams_have_tiles_enough_and_a_compiled_model_has_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [scorer_of(run, batch_size=size).streams for size in (1, 15, 16, 64)] == [1, 1, 2, 4]
+    assert [count_tiles(size, 2, side) for size, side in ((20, 224), (64, 224), (64, 448), (8, 4096))] == [10, 16, 4, 1]
     monkeypatch.setattr(torch, "compile", lambda network: network)
-    assert scorer_of(run, compile=True).streams == 1
+    compiled = scorer_of(run, compile=True)
+    assert (compiled.streams, compiled.step) == (1, 64)
 
 
 # Test-time augmentation

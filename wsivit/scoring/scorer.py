@@ -148,8 +148,12 @@ class Scorer:
 
     @property
     def step(self) -> int:
-        """Tiles of one batch: those side by side are together as many as the options say."""
-        return -(-self.options.batch_size // self.streams)
+        """Tiles of one batch; those side by side are together at most as many as the options say."""
+        if self.streams == 1:
+            return self.options.batch_size
+        from wsivit.scoring.side_by_side import count_tiles
+
+        return count_tiles(self.options.batch_size, self.streams, self.card.preprocessing.image_size)
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
         """Return what the model makes of tiles."""

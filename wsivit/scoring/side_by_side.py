@@ -20,11 +20,18 @@ R = TypeVar("R")
 
 _FEWEST = 8
 """Tiles of a batch, where it is cut: the weights are read once for all of them."""
+_LARGEST = 16 * 224 * 224
+"""Pixels of a batch: what layers make of more leaves the caches, and is more than one heap of a thread holds."""
 
 
 def count_streams(batch_size: int) -> int:
     """Return into how many streams batches are cut: one a core, while each has tiles enough."""
     return max(1, min(torch.get_num_threads(), batch_size // _FEWEST))
+
+
+def count_tiles(batch_size: int, streams: int, image_size: int) -> int:
+    """Return of how many tiles a batch is in each of some streams."""
+    return max(1, min(-(-batch_size // streams), _LARGEST // image_size**2))
 
 
 def map_side_by_side(function: Callable[[T], R], items: Iterable[T], streams: int) -> Generator[R, None, None]:
