@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def timed(run: Callable[[], int], yardstick: Callable[[], int] | None = None) -> None:
@@ -28,10 +29,10 @@ def timed(run: Callable[[], int], yardstick: Callable[[], int] | None = None) ->
 def others_seconds() -> float:
     """CPU seconds that all but this process have had, and that the host did not give; 0 where there is no /proc."""
     try:
-        with open("/proc/stat") as file:
-            user, nice, system, _, _, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
+        line = Path("/proc/stat").read_text().splitlines()[0]
     except OSError:
         return 0.0
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, line.split()[1:])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - cpu_seconds()
 
 
