@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from wsivit.models import create_classifier, save_classifier
 from wsivit.predict import PredictOptions, Predictor, predict, predict_each
 from wsivit.runs import Contract
 from wsivit.scoring import Scorer, ScoringOptions, open_model, open_run, softmax
+from wsivit.scoring.side_by_side import count_tiles
 from wsivit.store import TileStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -128,6 +132,71 @@ def test_engines_that_cannot_be_had(run: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def scorer_of_device(run: Path, device: str, **options: object) -> Scorer:
     return Scorer(open_run(run, Contract.read(run)), ScoringOptions(device=device, **options))  # type: ignore[arg-type]
+
+
+# Side by side on the cores of a CPU
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("make", [make_run, make_cnn])
+@pytest.mark.parametrize("more", [{}, {"tta": True}, {"features": True}])
+def test_batches_side_by_side_give_the_very_numbers(
+    make: object, more: dict[str, object], tmp_path: Path, tiles: np.ndarray
+) -> None:
+    run = make(tmp_path / "run")  # type: ignore[operator]
+    made = scorer_of(run, batch_size=32, **more)
+    assert (made.streams, made.step) == (4, 8)
+    many = np.concatenate([np.roll(tiles, k, axis=2) for k in range(13)])
+    found = list(made.run(range(0, 65, 8), lambda k: (k, many[k : k + 8])))
+    assert [k for k, _ in found] == [*range(0, 65, 8)]
+    torch.set_num_threads(1)
+    for k, part in found:
+        np.testing.assert_array_equal(part, made(many[k : k + 8]))
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_side_by_side_unreadable_tiles_are_left_out_and_torch_keeps_its_threads(run: Path, tmp_path: Path) -> None:
+    store = write_store(tmp_path, "s", columns=10, rows=6, unreadable=(3, 17))
+    found = predict(run, store.path, options=replace(CPU, batch_size=32)).predictions("vit")
+    assert np.flatnonzero(np.isnan(found.probabilities).any(axis=1)).tolist() == [3, 17]
+    assert found.logits is not None
+    np.testing.assert_allclose(found.logits[store.readable], scorer_of(run)(store.read(store.readable)), atol=1e-6)
+    with ThreadPoolExecutor(1) as another:
+        assert torch.get_num_threads() == another.submit(torch.get_num_threads).result() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_an_error_side_by_side_ends_it_at_once(run: Path, tiles: np.ndarray) -> None:
+    scorer, read = scorer_of(run, batch_size=32), []
+
+    def read_until(k: int) -> tuple[int, np.ndarray]:
+        read.append(k)
+        if k == 5:
+            raise StoreError("damaged")
+        return k, tiles
+
+    with pytest.raises(StoreError, match="damaged"), closing(scorer.run(range(1000), read_until)) as scored:
+        for _ in scored:
+            pass
+    assert len(read) < 30
+    with ThreadPoolExecutor(1) as another:
+        assert torch.get_num_threads() == another.submit(torch.get_num_threads).result() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_streams_have_tiles_enough_and_a_compiled_model_has_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [scorer_of(run, batch_size=size).streams for size in (1, 15, 16, 64)] == [1, 1, 2, 4]
+    assert [count_tiles(size, 2, side) for size, side in ((20, 224), (64, 224), (64, 448), (8, 4096))] == [10, 16, 4, 1]
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    compiled = scorer_of(run, compile=True)
+    assert (compiled.streams, compiled.step) == (1, 64)
 
 
 # Test-time augmentation
@@ -383,6 +452,12 @@ def test_zoo_descriptions_that_are_none(zoo: Path, change: dict[str, object], sa
     (zoo / "config.json").write_text(json.dumps(zoo_config() | change))
     with pytest.raises(StoreError, match=said):
         open_model(zoo, trust_torchscript=True)
+
+
+def test_a_description_of_another_model_is_told(zoo: Path, store: Path) -> None:
+    (zoo / "config.json").write_text(json.dumps(zoo_config() | {"class_names": ["a", "b", "c"]}))
+    with pytest.raises(StoreError, match="zoo-model gives 2 numbers for a tile, but is said to have 3 classes"):
+        predict(zoo, store, name="three", options=replace(CPU, trust_torchscript=True))
 
 
 def test_a_damaged_program_is_told(zoo: Path, store: Path) -> None:

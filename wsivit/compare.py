@@ -162,9 +162,9 @@ class _Scored:
 
 
 def _score(run: Path, contract: Contract, samples: Samples, options: EvaluateOptions, progress: bool) -> _Scored:
-    scorer = Scorer(open_run(run, contract), ScoringOptions(device=options.device))
+    scorer = Scorer(open_run(run, contract), ScoringOptions(options.batch_size, options.device))
     begun = time.perf_counter()
-    logits = score_samples(scorer, samples, batch_size=options.batch_size, progress=progress)
+    logits = score_samples(scorer, samples, progress=progress)
     return _Scored(run, contract, scorer.parameters, logits, len(samples) / (time.perf_counter() - begun))
 
 

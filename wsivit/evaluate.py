@@ -196,9 +196,9 @@ def _scored(
         logits[:] = np.nan
     missing = np.flatnonzero(np.isnan(logits).any(axis=1))
     if len(missing):
-        scorer = Scorer(model, ScoringOptions(device=options.device))
+        scorer = Scorer(model, ScoringOptions(options.batch_size, options.device))
         rest = samples.take(missing)
-        logits[missing] = score_samples(scorer, rest, batch_size=options.batch_size, progress=progress)
+        logits[missing] = score_samples(scorer, rest, progress=progress)
     lost = int(np.isnan(logits).any(axis=1).sum())
     kept = len(samples) - len(missing)
     return logits, {"stored": kept, "computed": len(missing) - lost, "unreadable": lost}

@@ -10,6 +10,7 @@ from functools import cached_property
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from wsivit.allocator import keep_freed_memory
 from wsivit.errors import OutputExistsError, StoreError, UsageError, WsivitError
 from wsivit.parallel import map_ordered
 from wsivit.runs import software_versions
@@ -180,6 +181,7 @@ class Predictor:
 
     def __init__(self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()) -> None:
         self.options = options
+        keep_freed_memory()  # before torch is loaded, which begins threads
         opened = open_model(model, trust_torchscript=options.trust_torchscript)
         self.card = _as_asked(opened.card, options)
         self.name = name or self.card.name

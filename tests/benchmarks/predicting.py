@@ -3,8 +3,9 @@
     python predicting.py [SLIDE] [--model resnet50] [--rounds 1] [--device cpu] [--peers wsinfer=PYTHON]
 
 Every row is a process of its own that loads the model first, scores one batch, and is then timed: from the slide to the
-scores on the disk. "bare model" is the same network over and over on one batch that lies ready, which is the most that
-can be had. On a GPU (``--device cuda``) all rows calculate in the same precision, and a larger slide should be given.
+scores on the disk. "bare model" is the same network over and over on one batch that lies ready, as a script calls it;
+"side by side" arranges the cores as wsivit does, which is the most that can be had. On a GPU (``--device cuda``), where
+that is the same, all rows calculate in the same precision, and a larger slide should be given.
 Rows take turns. wsivit's are measured against the bare model in their own process, before and after; for the others the
 bare model has a row. A share is the median over the rounds. The weights are random (speed does not depend on
 them) and the same for all: wsivit and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The
@@ -31,13 +32,14 @@ from timed import timed
 
 ROWS = (
     "bare model",
+    "bare model, side by side",
     "wsivit, from the slide",
     "wsivit, from a store",
     "wsivit, ONNX",
     "wsivit, ONNX int8",
     "OpenSlide + DataLoader",
 )
-BESIDE = ("wsivit, from the slide", "wsivit, from a store")
+BESIDE = ("bare model, side by side", "wsivit, from the slide", "wsivit, from a store")
 PEERS = Path(__file__).parent / "peers"
 CLASSES = ("other", "tumor")
 SIDE, BATCH = 224, 32
@@ -59,12 +61,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        run = MEASURED[given.measure.partition(",")[0]](given)
+        run = (MEASURED.get(given.measure) or wsivit)(given)
         timed(run, bare(given, 128) if given.measure in BESIDE else None)
         return
     with tempfile.TemporaryDirectory() as folder:
         given.work = Path(folder)
         prepare(given)
+        if given.device != "cpu":
+            given.rows = [row for row in given.rows if row != "bare model, side by side"]
         commands = {row: own_command(row, given) for row in given.rows}
         commands |= {name: peer_command(name, python, given) for name, python in given.peers}
         found: dict[str, list[dict[str, Any]]] = {row: [] for row in commands}
@@ -150,19 +154,11 @@ def in_process(command: list[str]) -> dict[str, Any]:
 
 
 def bare(given: argparse.Namespace, tiles: int = 0) -> Callable[[], int]:
-    """The network, in its best memory format, on one batch of the slide's tiles that lies ready."""
+    """The network, in its best memory format, on one batch that lies ready, as a script calls it."""
     import torch
 
-    from wsivit.data.augment import normalise, resize
-    from wsivit.store import TileStore
-
     scorer = make_scorer(given)
-    made = scorer.card.preprocessing
-    (stored,) = (given.work / "pixels").glob("*.zarr")
-    staged = scorer.stage(TileStore(stored).read(range(BATCH))).to(scorer.device)
-    batch = normalise(resize(staged, made.image_size), made.mean, made.std)
-    if scorer._network.convolves:
-        batch = batch.contiguous(memory_format=torch.channels_last)
+    batch = ready_batch(scorer, given, BATCH)
 
     def run(steps: int = -(-(tiles or given.tiles) // BATCH)) -> int:
         with torch.inference_mode(), scorer._arithmetic():
@@ -173,6 +169,40 @@ def bare(given: argparse.Namespace, tiles: int = 0) -> Callable[[], int]:
 
     run(2)
     return run
+
+
+def bare_side_by_side(given: argparse.Namespace) -> Callable[[], int]:
+    """The same in batches a core each, as wsivit has them: nothing is read, prepared or written."""
+    import torch
+
+    from wsivit.scoring.side_by_side import map_side_by_side
+
+    scorer = make_scorer(given)
+    batch = ready_batch(scorer, given, scorer.step)
+
+    def once(_: int) -> None:
+        with torch.inference_mode():
+            scorer._network(batch)
+
+    def run(steps: int = -(-given.tiles // scorer.step)) -> int:
+        return sum(scorer.step for _ in map_side_by_side(once, range(steps), scorer.streams))
+
+    run(2 * scorer.streams)
+    return run
+
+
+def ready_batch(scorer: Any, given: argparse.Namespace, tiles: int) -> Any:
+    """Some of the slide's tiles as the network takes them, on its device."""
+    import torch
+
+    from wsivit.data.augment import normalise, resize
+    from wsivit.store import TileStore
+
+    made = scorer.card.preprocessing
+    (stored,) = (given.work / "pixels").glob("*.zarr")
+    staged = scorer.stage(TileStore(stored).read(range(tiles))).to(scorer.device)
+    batch = normalise(resize(staged, made.image_size), made.mean, made.std)
+    return batch.contiguous(memory_format=torch.channels_last) if scorer._network.convolves else batch
 
 
 def make_scorer(given: argparse.Namespace) -> Any:
@@ -270,7 +300,11 @@ def share(done: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) ->
     return f"{statistics.median(shares):.2f}" if shares else ""
 
 
-MEASURED = {"bare model": bare, "wsivit": wsivit, "OpenSlide + DataLoader": openslide_loop}
+MEASURED = {
+    "bare model": bare,
+    "bare model, side by side": bare_side_by_side,
+    "OpenSlide + DataLoader": openslide_loop,
+}
 
 if __name__ == "__main__":
     main()

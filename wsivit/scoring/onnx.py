@@ -23,6 +23,8 @@ class OnnxNetwork:
     ----------
     network : nn.Module
     image_size : int
+    streams : int
+        How many calls there are at a time: the threads are shared among them.
     int8 : bool
         Weights of matrix products in 8 bits, their inputs quantised as they come.
 
@@ -32,7 +34,7 @@ class OnnxNetwork:
         ONNX Runtime is not installed, or the network cannot be exported.
     """
 
-    def __init__(self, network: nn.Module, image_size: int, *, int8: bool = False) -> None:
+    def __init__(self, network: nn.Module, image_size: int, streams: int = 1, *, int8: bool = False) -> None:
         try:
             import onnxruntime
             import onnxscript  # noqa: F401 - the export needs it
@@ -43,7 +45,7 @@ class OnnxNetwork:
             if int8:
                 path = _quantised(path)
             settings = onnxruntime.SessionOptions()
-            settings.intra_op_num_threads = torch.get_num_threads()
+            settings.intra_op_num_threads = max(1, torch.get_num_threads() // streams)
             settings.log_severity_level = 3
             self._session: Any = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from wsivit.scoring.network import Network
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 Key = TypeVar("Key")
+Read: TypeAlias = Callable[[T], tuple[Key, NDArray[np.uint8]]]
+Scored: TypeAlias = Generator[tuple[Key, NDArray[Any]], None, None]
+
+_AHEAD = 3
+"""Batches read for each that is calculated."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,13 @@ class Scorer:
 
     def __init__(self, model: Model, options: ScoringOptions = ScoringOptions()) -> None:
         from wsivit.scoring.network import autocast_type
+        from wsivit.scoring.side_by_side import count_streams
 
         self.card, self.options = model.card, options
         self.device = choose_device(options)
+        # A compiled model is made for one shape and one number of threads.
+        side_by_side = self.device.type == "cpu" and not options.compile
+        self.streams = count_streams(options.batch_size) if side_by_side else 1
         self.reduced = autocast_type(options.precision, self.device)
         network = model.load().eval()
         self._network: Network = network.without_head() if options.features else network
@@ -93,7 +103,7 @@ class Scorer:
         if self.options.engine != "torch":
             from wsivit.scoring.onnx import OnnxNetwork
 
-            return OnnxNetwork(self._network, self.card.preprocessing.image_size, int8=self.options.int8)
+            return OnnxNetwork(self._network, self.card.preprocessing.image_size, self.streams, int8=self.options.int8)
         import torch
 
         self._network.to(self.device)
@@ -130,8 +140,20 @@ class Scorer:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of what it gives for one tile."""
+        if not self.options.features:
+            each = (len(self.card.classes),)
+            return (VIEWS, *each) if self.options.tta else each
         side = self.card.preprocessing.image_size
         return self(np.zeros((1, side, side, 3), np.uint8)).shape[1:]
+
+    @property
+    def step(self) -> int:
+        """Tiles of one batch; those side by side are together at most as many as the options say."""
+        if self.streams == 1:
+            return self.options.batch_size
+        from wsivit.scoring.side_by_side import count_tiles
+
+        return count_tiles(self.options.batch_size, self.streams, self.card.preprocessing.image_size)
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
         """Return what the model makes of tiles."""
@@ -178,8 +200,27 @@ class Scorer:
         fetched: NDArray[Any] = made.cpu().numpy()
         return fetched
 
-    def stream(self, staged: Iterable[tuple[Key, Tensor]]) -> Iterator[tuple[Key, NDArray[Any]]]:
-        """Score staged batches, each with a key, in order; a GPU has its next batch before the last is fetched."""
+    def run(self, batches: Iterable[T], read: Read[T, Key], readers: int = 1) -> Scored[Key]:
+        """Read batches of at most `step` tiles ahead, in threads, and score them; in order, by the key that each reads.
+
+        On the CPU they are calculated side by side; a GPU has its next batch before the last is fetched.
+        """
+
+        def stage(batch: T) -> tuple[Key, Tensor]:
+            key, tiles = read(batch)
+            return key, self.stage(tiles)
+
+        with ThreadPoolExecutor(readers) as pool:
+            yield from self._stream(map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, self.streams)))
+
+    def _stream(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
+        if self.streams == 1:
+            return self._one_after_another(staged)
+        from wsivit.scoring.side_by_side import map_side_by_side
+
+        return map_side_by_side(lambda batch: (batch[0], self.fetch(self.start(batch[1]))), staged, self.streams)
+
+    def _one_after_another(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
         begun: deque[tuple[Key, Tensor]] = deque()
         for key, pixels in staged:
             begun.append((key, self.start(pixels)))
@@ -192,7 +233,7 @@ class Scorer:
     def agreement(self, tiles: NDArray[np.uint8]) -> Agreement:
         """Compare with the same model in float32 on some tiles."""
         exact = self._exact(tiles)
-        ours, theirs = (softmax(found / self.card.temperature) for found in (self(tiles), exact))
+        ours, theirs = (softmax(found / self.card.temperature) for found in (self._all(tiles), exact))
         apart = np.abs(ours - theirs)
         same = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
         return Agreement(len(tiles), same, float(apart.mean()), float(apart.max()))
@@ -200,9 +241,13 @@ class Scorer:
     def _exact(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
         run, self._run = self._run, self._network
         try:
-            return self(tiles)
+            return self._all(tiles)
         finally:
             self._run = run
+
+    def _all(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
+        parts = range(0, len(tiles), self.step)
+        return np.concatenate([made for _, made in self.run(parts, lambda k: (k, tiles[k : k + self.step]))])
 
 
 def choose_device(options: ScoringOptions) -> torch.device:
@@ -231,15 +276,16 @@ def choose_device(options: ScoringOptions) -> torch.device:
     return device
 
 
-def score_samples(scorer: Scorer, samples: Samples, *, batch_size: int = 64, progress: bool = False) -> Floats:
+def score_samples(scorer: Scorer, samples: Samples, *, progress: bool = False) -> Floats:
     """Run the model over samples; float32 logits (n, classes), in their order, NaN where one cannot be read."""
     logits = np.full((len(samples), len(scorer.card.classes)), np.nan, np.float32)
-    batches = [np.arange(i, min(i + batch_size, len(samples))) for i in range(0, len(samples), batch_size)]
-    with progress_bar(len(samples), "measuring", "tile", show=progress) as advance, ThreadPoolExecutor(1) as reader:
-        read = map_ordered(reader, samples.read_good, batches, ahead=3)
-        for batch, (good, pixels) in zip(batches, read, strict=True):
-            if len(good):
-                logits[good] = scorer(pixels)
+    batches = [np.arange(i, min(i + scorer.step, len(samples))) for i in range(0, len(samples), scorer.step)]
+    with (
+        progress_bar(len(samples), "measuring", "tile", show=progress) as advance,
+        closing(scorer.run(batches, samples.read_good)) as scored,
+    ):
+        for batch, (good, made) in zip(batches, scored, strict=True):
+            logits[good] = made
             advance(len(batch))
     return logits
 

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, UnreadableTilesError
-from wsivit.parallel import map_ordered
 from wsivit.progress import progress_bar
 from wsivit.scoring.scorer import Scorer, softmax
 from wsivit.store import FeaturesWriter, Predictions, PredictionsWriter, TileStore
 from wsivit.store.threads import THREADS
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Indexes = NDArray[np.int64]
 Values = NDArray[Any]
-
-_AHEAD = 3
 
 
 def write_scores(store: TileStore, scorer: Scorer, writer: PredictionsWriter, *, progress: bool) -> None:
@@ -61,27 +55,30 @@ def _fill(
     store: TileStore, scorer: Scorer, blocks: list[range], write: Callable[[range, Values], None], progress: bool
 ) -> None:
     """Run the model over every readable tile of some blocks; each is written when it is whole."""
-    readable, step = store.readable, scorer.options.batch_size
+    readable, step = store.readable, scorer.step
     todo = [readable[(readable >= block.start) & (readable < block.stop)] for block in blocks]
     batches = [tiles[k : k + step] for tiles in todo for k in range(0, len(tiles), step)]
     # On a GPU reading is the slower part.
     readers = 1 if scorer.device.type == "cpu" else min(THREADS, 8)
     with (
         progress_bar(sum(map(len, todo)), "predicting", "tile", show=progress) as advance,
-        ThreadPoolExecutor(readers) as pool,
+        closing(scorer.run(batches, lambda tiles: _read(store, tiles), readers)) as scored,
     ):
-        staged = map_ordered(pool, lambda tiles: _stage(store, scorer, tiles), batches, ahead=_AHEAD * readers)
-        scored = scorer.stream(staged)
         for block, tiles in zip(blocks, todo, strict=True):
             values = np.full((len(block), *scorer.shape), np.nan, scorer.dtype)
             for read, made in islice(scored, -(-len(tiles) // step)):
-                _check_numbers(store, scorer, read, made)
+                _check(store, scorer, read, made)
                 values[read - block.start] = made
                 advance(len(read))
             write(block, values)
 
 
-def _check_numbers(store: TileStore, scorer: Scorer, tiles: Indexes, made: Values) -> None:
+def _check(store: TileStore, scorer: Scorer, tiles: Indexes, made: Values) -> None:
+    if made.shape[1:] != scorer.shape:
+        raise StoreError(
+            f"{scorer.card.name} gives {made.shape[-1]} numbers for a tile, but is said to have {scorer.shape[-1]} "
+            "classes: its description is of another model"
+        )
     bad = tiles[~np.isfinite(made).reshape(len(made), -1).all(axis=1)] if len(made) else tiles
     if len(bad):
         hint = "" if scorer.precision == "fp32" else f" in {scorer.precision}: try --precision fp32"
@@ -89,11 +86,6 @@ def _check_numbers(store: TileStore, scorer: Scorer, tiles: Indexes, made: Value
             f"{scorer.card.name} gives no number (NaN or infinity) for {len(bad)} of {len(tiles)} tiles, the first is "
             f"{bad[0]} of {store.url}{hint or ': its weights are damaged, or the training came apart'}"
         )
-
-
-def _stage(store: TileStore, scorer: Scorer, tiles: Indexes) -> tuple[Indexes, Tensor]:
-    read, pixels = _read(store, tiles)
-    return read, scorer.stage(pixels)
 
 
 def _read(store: TileStore, tiles: Indexes) -> tuple[Indexes, NDArray[np.uint8]]:
