@@ -253,7 +253,7 @@ PREDICT = Case(
     lambda folder: tree_digest(folder / "one.zarr"),
     "import wsivit.predict, wsivit.models, wsivit.commands.models\n"
     "import transformers.models.timm_wrapper.modeling_timm_wrapper\n"
-    "import wsivit.store.predictions as p\np.BLOCK = 32",
+    "import wsivit.store.blocks as b\nb.BLOCK = 32",
 )
 
 

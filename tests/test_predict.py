@@ -119,6 +119,16 @@ def test_what_was_killed_goes_on_after_the_last_whole_block(
     np.testing.assert_array_equal(found.logits, wanted.logits)
 
 
+def test_what_was_killed_when_all_was_done_is_cleared_away(run: Path, tmp_path: Path) -> None:
+    store = write_store(tmp_path, "s", columns=4, rows=2)
+    predict(run, store.path, options=CPU)
+    names = sorted(path.name for path in tmp_path.rglob("*"))
+    (tmp_path / ".s.zarr.predictions.vit.lock").write_text("")  # of a process that is no more
+    (store.path / "predictions" / ".tmp-vit").mkdir()
+    predict(run, store.path, options=CPU)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == names
+
+
 def test_predictions_of_another_model_are_not_replaced_unasked(run: Path, tmp_path: Path) -> None:
     store = write_store(tmp_path, "s", columns=4, rows=2)
     first = predict(run, store.path, options=CPU).predictions("vit").probabilities

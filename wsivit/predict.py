@@ -255,6 +255,7 @@ class Predictor:
             return False
         there, wanted = attrs(), self._identity()
         if all(there.get(key, default) == wanted[key] for key, default in _UNSAID.items()):
+            store.tidy("features" if self.options.features else "predictions", self.name)
             return True
         if not self.options.overwrite:
             raise OutputExistsError(

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from wsivit.store import features, layout, predictions
 from wsivit.store.blocks import Place
-from wsivit.store.columns import LabelColumn, read_labels, save_labels
+from wsivit.store.columns import LabelColumn, read_labels, save_labels, tidy_column
 from wsivit.store.features import Features, FeaturesWriter, read_features
 from wsivit.store.files import Files
 from wsivit.store.predictions import Kept, Predictions, PredictionsWriter, read_predictions, save_predictions
@@ -61,6 +61,10 @@ class Added:
             When another process is writing predictions of that run.
         """
         return PredictionsWriter(Place(self.files, predictions.KIND, run, self._n), classes, attrs, keeps)
+
+    def tidy(self, kind: str, name: str) -> None:
+        """Clear away what a killed writer of ``<kind>/<name>``, which is there, may have left beside it."""
+        tidy_column(self.files, kind, name)
 
     @property
     def encoders(self) -> list[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.errors import StoreError, UsageError
+from wsivit.errors import StoreError, StoreLockedError, UsageError
 from wsivit.store import layout
 from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place
 from wsivit.store.lease import exclusive
+from wsivit.store.lock import lock_file
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT = 60.0
@@ -58,6 +59,18 @@ def lock_column(files: Files, kind: str, name: str, wait: float = WAIT) -> Abstr
 def building_key(files: Files, kind: str, name: str) -> str:
     """Key at which a named column is built: beside its place where it can be renamed, else in its place."""
     return f"{kind}/{TEMPORARY if isinstance(files, LocalFiles) else ''}{check_name(kind, name)}"
+
+
+def tidy_column(files: Files, kind: str, name: str) -> None:
+    """Clear away what a writer left that was killed after its column was put in place."""
+    if not isinstance(files, LocalFiles):
+        return
+    built = files.root / building_key(files, kind, name)
+    lock = lock_file(files.root.with_name(f"{files.root.name}.{kind}.{name}"))
+    if built.exists() or lock.exists():
+        # Whoever writes it now clears up himself; nothing that cannot be written is left by us.
+        with suppress(StoreLockedError, OSError), lock_column(files, kind, name, wait=0):
+            files.remove(building_key(files, kind, name))
 
 
 def put_column(files: Files, kind: str, name: str) -> None:

@@ -49,7 +49,7 @@ class Lock:
     """
 
     def __init__(self, target: Path, wait: float = 0.0) -> None:
-        self.path = target.with_name(f".{target.name}.lock")
+        self.path = lock_file(target)
         self._created = target.with_name(f".{target.name}.lock-file")  # the lock where the kernel has none
         self._here: Lock | None = None
         self._handle: int | None = None
@@ -148,6 +148,11 @@ class Lock:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def lock_file(target: Path) -> Path:
+    """Return the file beside a target that is locked for it."""
+    return target.with_name(f".{target.name}.lock")
 
 
 def _this_process() -> bytes:
