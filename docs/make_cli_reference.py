@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsivit.cli import VERBS, build, name_of
+from wsivit.cli import EPILOGUE, VERBS, build, name_of
 
 HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 
@@ -16,7 +16,7 @@ def main() -> None:
         + build(called=[name_of(verb) for verb in VERBS])
         .generate_docs(recursive=True, include_hidden=False, heading_level=1)
         .rstrip()
-        + "\n"
+        + f"\n\n## Exit codes\n\n{EPILOGUE}\n"
     )
     if sys.argv[1:] == ["-"]:
         sys.stdout.write(text)

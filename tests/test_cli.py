@@ -20,6 +20,7 @@ from conftest import tissue_picture, write_slide
 
 import wsivit
 from wsivit.cli import VERBS, name_of
+from wsivit.runs import CONTRACT
 from wsivit.store import TileStore
 
 SHELL_ONLY = {"mag", "quiet", "as_json", "opening", "many"}
@@ -144,15 +145,17 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["tile", "s.tiff", "--tile-size", "many"], 2, "--tile-size"),
         (["tile", "s.tiff", "--annotations", "no.geojson"], 2, "no.geojson"),
         (["tile", "s.tiff", "--annotations", "html.svs"], 2, "html.svs"),
-        (["tile", "s.tiff", "-o", "html.svs"], 7, "html.svs"),
+        (["tile", "s.tiff", "-o", "html.svs"], 7, "html.svs: it is a file, not a folder"),
         (["tile"], 2, "slide"),
-        (["tyle", "s.tiff"], 2, "tyle"),
+        (["tyle", "s.tiff"], 2, "see wsivit --help"),
         (["heatmap", "STORE"], 2, "prediction"),
         (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
         (["verify", "html.svs"], 8, "html.svs"),
         (["verify", "STORE", "html.svs", "--slide", "s.tiff"], 2, "each with its own"),
         (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),
         (["predict", "norun", "STORE"], 2, "norun"),
+        (["predict", "./norun", "STORE"], 2, "there is no model in ./norun: no such folder"),
+        (["predict", "folder/rnu", "STORE"], 2, "folder has run"),
         (["predict", ".", "STORE"], 8, "wsivit train makes one"),
         (["predict", ".", "STORE", "--batch-size", "0"], 2, "batch_size"),
         (["predict", ".", "STORE", "--engine", "tpu"], 2, "--engine"),
@@ -164,6 +167,8 @@ def test_a_mistake_gives_one_clear_line_and_its_code(
     (tmp_path / "html.svs").write_text("<!DOCTYPE html><html><body>403 Forbidden</body></html>")
     (tmp_path / "empty.svs").touch()
     (tmp_path / "s.tiff").symlink_to(sample)
+    (tmp_path / "folder" / "run").mkdir(parents=True)
+    (tmp_path / "folder" / "run" / CONTRACT).touch()
     write_slide(tmp_path / "unscaled.tiff", tissue_picture(300, 300), mpp=None)
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
     done = wsivit_(*(str(store) if word == "STORE" else word for word in words), cwd=tmp_path)
@@ -194,10 +199,11 @@ def test_unreadable_tiles_are_listed_and_the_exit_code_says_so(sample: Path, tmp
         offset, count = tiff.pages[0].dataoffsets[28], tiff.pages[0].databytecounts[28]
     raw[offset : offset + count] = bytes(count)
     (tmp_path / "bad.tiff").write_bytes(raw)
-    for _ in range(2):  # the second run finds it done, and says the same
+    for again in (False, True):  # the second run finds it done, and says the same
         done = wsivit_("tile", tmp_path / "bad.tiff", "-o", tmp_path, "--tile-size", 128, "-q")
         assert done.returncode == 4, done.stderr
         assert "cannot be read" in done.stdout
+        assert ("nothing was left to do" in done.stdout) == again
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -103,7 +103,8 @@ def _run(words: list[str]) -> int:
         app = build(called=words[:1])
         result = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        raise UsageError(f"{error}; see wsivit {' '.join(words[:1])} --help") from None
+        verb = [word for word in words[:1] if word in map(name_of, VERBS)]
+        raise UsageError(f"{str(error).rstrip('.')}; see {' '.join(['wsivit', *verb])} --help") from None
     if isinstance(result, Report):
         sys.stdout.write(result.text + "\n")
         return result.exit_code

@@ -133,6 +133,8 @@ def _tell_tiling(done: Tiling) -> str:
         lines.insert(1, f"{count[Status.PADDED]} of them reach past the slide and are padded")
     if count[Status.UNREADABLE]:
         lines.insert(1, f"{count[Status.UNREADABLE]} of them cannot be read and are marked so")
+    if done.resumed and done.resumed * parameters.shard_tiles >= len(store):
+        lines.insert(1, "they were all there already: nothing was left to do")
     if count[Status.MISSING]:
         lines.insert(1, f"{count[Status.MISSING]} of them were never scanned and have no pixels")
     lines += [_tell_label(store, name) for name in store.labels]

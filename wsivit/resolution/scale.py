@@ -246,5 +246,6 @@ def apart(a: tuple[float, float], b: tuple[float, float]) -> float:
 def _refusal(sources: Iterable[ScaleSource]) -> str:
     seen = [f"{source.name}: {source.note}" for source in sources]
     absent = sorted({*_SIZES, *_POWERS} - {source.name for source in sources})
-    lines = "; ".join([*seen, f"absent: {', '.join(absent)}"])
-    return f"no usable scale. Looked at {lines}. Give the microns per level-0 pixel with --slide-mpp"
+    what = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file says it"])
+    looked = ", ".join(absent)
+    return f"no usable scale: {what} (looked for {looked}). Give the microns per level-0 pixel with --slide-mpp"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsivit.errors import StoreMismatchError
+from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.runs import CONTRACT, Contract
 from wsivit.scoring.card import Card, Model, PathLike, finished_run, run_name
 from wsivit.scoring.zoo import PROGRAM, open_zoo
@@ -37,9 +37,21 @@ def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
         return open_zoo(folder, trusted=trust_torchscript)
     if (folder / CONTRACT).is_file() or (folder.is_dir() and not (folder / "config.json").is_file()):
         return open_run(model, finished_run(model))
+    _refuse_missing_folder(folder, str(model))
     from wsivit.scoring.published import open_published
 
     return open_published(str(model))
+
+
+def _refuse_missing_folder(folder: Path, given: str) -> None:
+    """Say at once that a folder is not there, before a hub is asked for what has its name."""
+    path_like = given.startswith((".", "~", "/")) or given.count("/") > 1 or ("/" in given and folder.parent.is_dir())
+    if folder.exists() or not path_like:
+        return
+    there = folder.parent.iterdir() if folder.parent.is_dir() else []
+    runs = sorted(run.name for run in there if (run / CONTRACT).is_file())
+    hint = f"; {folder.parent} has {', '.join(runs)}" if runs else ""
+    raise UsageError(f"there is no model in {given}: no such folder{hint}")
 
 
 def open_run(run: PathLike, contract: Contract) -> Model:

@@ -64,7 +64,8 @@ class Lock:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise OutputError(f"cannot write in {target.parent}: {error.strerror}") from error
+            why = "it is a file, not a folder" if target.parent.is_file() else error.strerror
+            raise OutputError(f"cannot write in {target.parent}: {why}") from error
         try:
             taken = self._take(handle)
         except OSError as error:
