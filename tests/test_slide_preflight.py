@@ -36,6 +36,7 @@ EDITS: dict[str, tuple[Callable[[Editor], object], str]] = {
     "65535 tags": (lambda t: struct.pack_into("<H", t.data, t.directories[0], 65535), "65535 tags"),
     "no tags": (lambda t: struct.pack_into("<H", t.data, t.directories[0], 0), "0 tags"),
     "offsets of an unknown type": (lambda t: t.field(OFFSETS, kind=99), "tag 324 has type 99"),
+    "offsets in the header": (lambda t: t.field(OFFSETS, value=0), "tag 324 at 0 lie in the file's header"),
     "a billion offsets": (lambda t: t.field(OFFSETS, count=2**30), "tag 324.*truncated"),
     "one offset": (lambda t: t.field(COUNTS, count=1), "tag 325 has 1 entries where the picture needs 16"),
     "a long description": (lambda t: t.field(DESCRIPTION, count=2**30), "tag 270.*truncated"),

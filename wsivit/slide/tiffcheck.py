@@ -14,6 +14,7 @@ from wsivit.errors import LimitError, SlideError
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_HEADER = 8  # bytes, at least
 _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
 _SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
@@ -161,6 +162,8 @@ class _Tiff:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} is missing")
         if kind not in _INTEGERS:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} has type {kind}, no whole number")
+        if place < _HEADER:  # OpenSlide would take the header for a table of places
+            raise SlideError(f"values of TIFF tag {code} at {place} lie in the file's header")
         return kind, count, place
 
     def index(self, directory: _Directory, codes: tuple[int, int], needed: int) -> tuple[Integers, Integers]:

@@ -85,8 +85,9 @@ class TileSource:
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTiles | TileFailure]:
-        per_tile = self._parameters.chunks_per_tile
-        step = next(size for size in (32, 16, 8, 4, 2, 1) if size * per_tile <= _RUN or size == 1)
+        per_tile, shard = self._parameters.chunks_per_tile, self._parameters.shard_tiles
+        fitting = (size for size in (32, 16, 8, 4, 2) if size * per_tile <= _RUN and shard % size == 0)
+        step = next(fitting, 1)
         for first in range(0, len(tiles), _LAID_OUT):
             some = tiles[first : first + _LAID_OUT]
             (col, row), padded = self._native_cells(some, native), (self._table.status[some] == PADDED).tolist()
