@@ -11,8 +11,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow decodes by itself: on PostScript it would have Ghostscript run."""
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises of a picture that is damaged, or none."""
-
-
 _SCAN, _MOST_SCANS = b"\xff\xda", 100
 
 

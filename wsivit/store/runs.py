@@ -1,4 +1,4 @@
-"""From chunks that come one after the other to those that a shard stores, several tiles at a time. Pure."""
+"""From chunks that come one after the other to those that a shard stores, several tiles at a time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def stored_runs(
     per_tile : int
         Chunks of each tile.
     status : ndarray of uint8
-        Of all tiles of the store. A tile that is without pixels has none stored; one of which a chunk is missing is set
-        to be without.
+        Of all tiles of the store, changed in place: a tile that is without pixels has none stored; one of which a chunk
+        is missing is set to be without.
 
     Raises
     ------
