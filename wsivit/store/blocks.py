@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
 from wsivit.store import layout
-from wsivit.store.columns import WAIT, building_key, lock_column, put_column
+from wsivit.store.columns import WAIT, building_key, ensure_kind, lock_column, put_column
 from wsivit.store.files import Files
 
 BLOCK = 4096
@@ -89,7 +89,7 @@ class BlockWriter:
         key = f"{self._key}/{_BEGUN}"
         if afresh or self._files.size(key) is None or self._files.read(key) != begun:
             self._files.remove(self._key)
-            layout.ensure_group(self._files, self.place.kind)
+            ensure_kind(self._files, self.place.kind, self.place.name)
             self._files.write(key, [begun])
 
     def blocks(self) -> list[range]:

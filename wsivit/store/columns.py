@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, StoreLockedError, UsageError
 from wsivit.store import layout
-from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place
+from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place, sync_folder
 from wsivit.store.lease import exclusive
 from wsivit.store.lock import lock_file
+from wsivit.writing import writing
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT = 60.0
@@ -73,6 +74,21 @@ def tidy_column(files: Files, kind: str, name: str) -> None:
             files.remove(building_key(files, kind, name))
 
 
+def ensure_kind(files: Files, kind: str, name: str) -> None:
+    """Write the document of a kind's group where there is none, by way of what is built: it is cleared away there."""
+    document = layout.document_key(kind)
+    if files.size(document) is not None:
+        return
+    if not isinstance(files, LocalFiles):
+        layout.write_group(files, kind, {})
+        return
+    built = building_key(files, kind, name)
+    layout.write_group(files, built, {})
+    with writing(files.root / document):
+        (files.root / layout.document_key(built)).replace(files.root / document)
+        sync_folder(files.root / kind)
+
+
 def put_column(files: Files, kind: str, name: str) -> None:
     """Put a column that was built into its place, and away with an older one."""
     if isinstance(files, LocalFiles):
@@ -98,9 +114,9 @@ def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
     """Write ``labels/<name>`` into a store, in place of one of the same name."""
     key = building_key(files, "labels", name)
     with lock_column(files, "labels", name):
-        layout.ensure_group(files, "labels")
         files.remove(key)
         try:
+            ensure_kind(files, "labels", name)
             write_label_column(files, key, column, n)
             put_column(files, "labels", name)
         except BaseException:
