@@ -18,7 +18,7 @@ from tissue_truth.scorer import IGNORE, TISSUE, DrawnSlide, Score, drawn_slides,
 from wsivit.sample.slide import draw_slide
 from wsivit.slide import open_slide
 from wsivit.tissue import Tissue, TissueClass, find_tissue, qc_fractions
-from wsivit.tissue.focus import blur_scores, sharpness
+from wsivit.tissue.focus import blur_scores, line_pairs, sharpness, sharpness_along
 
 SHAPE = (400, 540)
 RGB_UNDER_A_YCBCR_LABEL = "sarcoma-liver-10x.tiff"
@@ -171,6 +171,29 @@ def test_blurred_tiles_stand_out_from_the_slide(depth: float) -> None:
     scores = blur_scores(measured, unknown=np.full(14, 0.25))
     assert scores.dtype == np.float32 and (scores[:8] < 0.3).all() and (scores[8:11] > 0.5).all()
     assert np.isnan(measured[13]) and scores[13] == 0.25
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (131, 257), (96, 70), (33, 32)])
+def test_sharpness_is_that_of_its_lines_in_any_company(shape: tuple[int, int]) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (5, *shape, 3)).astype(np.uint8)
+    tiles[3] = 200
+    step = max(32, min(shape) // 4)
+    starts = np.arange(min(shape) // step) * step
+    length = len(starts) * step
+    expected = []
+    for tile in tiles.astype(float).sum(axis=3):
+        rows = tile[starts, :length] + tile[starts + 1, :length]
+        columns = (tile[:length, starts] + tile[:length, starts + 1]).T
+        lines, details = np.concatenate([rows, columns]), []
+        for pixels in (2, 4, 8):
+            means = lines[:, : length // pixels * pixels].reshape(len(lines), -1, pixels).mean(axis=2) / 6
+            details.append((np.diff(means, n=2) ** 2).mean())
+        fine, middle, coarse = details
+        expected.append(np.sqrt(max(fine - 0.49, 0) / (0.7 * middle + 0.3 * coarse)) if coarse >= 16 else np.nan)
+    together = sharpness_along(np.stack([line_pairs(tile) for tile in tiles]))
+    assert np.allclose(together, expected, rtol=1e-12, equal_nan=True)
+    assert np.array_equal([sharpness(tile) for tile in tiles], together, equal_nan=True)
+    assert np.isnan(together[3]) and not np.isnan(together[:3]).any()
 
 
 def test_what_cannot_be_judged_is_not_called_blurred() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from wsivit.store import Status, StoreParameters, StoreWriter, TileTable
 from wsivit.store.codec import Encoded, encode_jpeg, encode_zstd
 from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
 from wsivit.tiling.layout import Layout
+from wsivit.tissue.focus import line_pairs
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Cells: TypeAlias = NDArray[np.int64]
@@ -54,6 +56,13 @@ class MadeTiles(NamedTuple):
     sharpness: list[float | None]
 
 
+class _EncodedTile(NamedTuple):
+    """Encoded chunks of a tile, and its `line_pairs` where its sharpness is measured."""
+
+    chunks: Sequence[Encoded]
+    lines: Pixels | None
+
+
 class TileSource:
     """The encoded chunks of any run of tiles, in order.
 
@@ -85,9 +94,8 @@ class TileSource:
         return self._encoded(tiles) if self._native is None else self._copied(tiles, self._native)
 
     def _copied(self, tiles: NDArray[np.int64], native: NativeTiles) -> Iterator[MadeTiles | TileFailure]:
-        per_tile, shard = self._parameters.chunks_per_tile, self._parameters.shard_tiles
-        fitting = (size for size in (32, 16, 8, 4, 2) if size * per_tile <= _RUN and shard % size == 0)
-        step = next(fitting, 1)
+        per_tile = self._parameters.chunks_per_tile
+        step = self._together(_RUN // per_tile)
         for first in range(0, len(tiles), _LAID_OUT):
             some = tiles[first : first + _LAID_OUT]
             (col, row), padded = self._native_cells(some, native), (self._table.status[some] == PADDED).tolist()
@@ -99,6 +107,11 @@ class TileSource:
                     continue
                 for i, cells in zip(some[run], np.stack([col[run], row[run]], axis=2).tolist(), strict=True):
                     yield self._copied_tile(i, cells, native)
+
+    def _together(self, most: int) -> int:
+        """How many tiles are made together, at most so many: shards hold a whole number of times as many."""
+        sizes = (size for size in (32, 16, 8, 4, 2) if size <= most and self._parameters.shard_tiles % size == 0)
+        return next(sizes, 1)
 
     def _copied_tile(
         self, tile: np.int64, cells: list[tuple[int, int]], native: NativeTiles
@@ -127,15 +140,37 @@ class TileSource:
     def _encoded(self, tiles: NDArray[np.int64]) -> Iterator[MadeTiles | TileFailure]:
         table, grid = self._table, self._parameters.grid
         x, y = grid.plane_xy(table.col[tiles], table.row[tiles])
-        return self._slide.map_tiles(self._encode_tile, self._plan, grid.tile_size, x, y)
+        made = self._slide.map_tiles(self._encode_tile, self._plan, grid.tile_size, x, y)
+        step = self._together(_RUN)
+        for _ in range(0, len(tiles), step):
+            yield from self._gathered(islice(made, step))
 
-    def _encode_tile(self, pixels: Pixels) -> MadeTiles:
+    def _gathered(self, tiles: Iterable[_EncodedTile | TileFailure]) -> Iterator[MadeTiles | TileFailure]:
+        whole: list[_EncodedTile] = []
+        for tile in tiles:
+            if isinstance(tile, _EncodedTile):
+                whole.append(tile)
+                continue
+            if whole:
+                yield self._measured(whole)
+                whole = []
+            yield tile
+        if whole:
+            yield self._measured(whole)
+
+    def _measured(self, tiles: list[_EncodedTile]) -> MadeTiles:
+        """Measure tiles together, which costs a fraction of what it does one by one."""
+        lines = [tile.lines for tile in tiles if tile.lines is not None]
+        chunks = list(chain.from_iterable(tile.chunks for tile in tiles))
+        return MadeTiles(chunks, recorded_sharpness(lines) if lines else [None] * len(tiles))
+
+    def _encode_tile(self, pixels: Pixels) -> _EncodedTile:
         height, width = self._parameters.chunk
         rows = range(0, pixels.shape[0], height)
         chunks = [
             self._encode(pixels[y : y + height, x : x + width]) for y in rows for x in range(0, pixels.shape[1], width)
         ]
-        return MadeTiles(chunks, [recorded_sharpness(pixels) if self.measuring else None])
+        return _EncodedTile(chunks, line_pairs(pixels) if self.measuring else None)
 
     def _encode(self, pixels: Pixels) -> bytes:
         pixels = np.ascontiguousarray(pixels)
