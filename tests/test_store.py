@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,7 @@ from wsivit.errors import (
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore
 from wsivit.store.codec import append_crc, decode, encode_jpeg, strip_crc
 from wsivit.store.shard import decode_index, encode_shard, index_size
+from wsivit.store.threads import share_out
 from wsivit.store.zarr_codec import Jpeg, WsivitJpeg, register
 
 KINDS = {
@@ -179,6 +181,25 @@ def test_processes_read_the_same(store: TileStore, method: str) -> None:
 
 def _read_everything(store: TileStore) -> bytes:
     return store.read(range(N)).tobytes()
+
+
+def test_work_is_shared_out_once_each_and_ends_with_the_call() -> None:
+    done: list[int] = []
+    share_out(lambda k: share_out(lambda j: done.append(4 * k + j), 4, 3), 50, 3)  # in each other, too
+    assert sorted(done) == list(range(200))
+
+    def fails(k: int) -> None:
+        time.sleep(0.01)
+        if k == 3:
+            raise StoreError("the fourth")
+        done.append(k)
+
+    done.clear()
+    with pytest.raises(StoreError, match="the fourth"):
+        share_out(fails, 40, 3)
+    count = len(done)
+    time.sleep(0.05)
+    assert len(done) == count
 
 
 def test_threads_and_copies_read_the_same(store: TileStore) -> None:

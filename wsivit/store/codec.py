@@ -120,6 +120,29 @@ def decode(
     raise StoreError(f"neither JPEG nor zstd: the chunk begins with {bytes(data[:4])!r}")
 
 
+def decode_sealed_jpeg(data: bytes, out: NDArray[np.uint8]) -> bool:
+    """Decode a JPEG with the checksum behind it, in the fewest steps: what two threads do in Python, one waits for.
+
+    Parameters
+    ----------
+    data : bytes
+    out : ndarray of uint8 (height, width, 3)
+        C-contiguous.
+
+    Returns
+    -------
+    bool
+        False where it is not that, not whole or not of that size: `strip_crc` and `decode` say what it is.
+    """
+    if not data.startswith(_JPEG_MAGIC) or google_crc32c.value(data) != _RESIDUE:
+        return False
+    try:
+        shape = simplejpeg.decode_jpeg(memoryview(data)[:-CRC_SIZE], buffer=out).shape
+    except ValueError:
+        return False
+    return bool(shape == out.shape)
+
+
 def _decode_jpeg(data: Bytes, wanted: tuple[int, ...] | None, out: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=out)

@@ -143,15 +143,11 @@ class LocalFiles:
         """Open the files of some ranges; each is read when it is asked for."""
         # Opened for each batch: a thousand stores then hold no file handles, and none is shared over a fork.
         handles: dict[str, int] = {}
-
-        def fetch(k: int) -> bytes:
-            key, start, stop = wanted[k]
-            return os.pread(handles[key], stop - start, start)
-
         try:
             for key in {key for key, _, _ in wanted}:
                 handles[key] = os.open(f"{self.url}/{key}", os.O_RDONLY | os.O_CLOEXEC)
-            yield fetch
+            places = [(handles[key], stop - start, start) for key, start, stop in wanted]
+            yield lambda k: os.pread(*places[k])
         finally:
             for handle in handles.values():
                 os.close(handle)

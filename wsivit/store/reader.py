@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
@@ -21,13 +20,13 @@ from wsivit.remote import Range
 from wsivit.resolution import ReadPlan
 from wsivit.store import layout
 from wsivit.store.added import Added
-from wsivit.store.codec import decode, strip_crc
+from wsivit.store.codec import decode, decode_sealed_jpeg, strip_crc
 from wsivit.store.documents import read_root, shard_key
 from wsivit.store.files import LocalFiles, files_at
 from wsivit.store.lazy import dask_array
 from wsivit.store.parameters import COLUMNS, WITHOUT_PIXELS, Status, StoreParameters
 from wsivit.store.shard import decode_index, index_size
-from wsivit.store.threads import THREADS, decoding_threads
+from wsivit.store.threads import THREADS, share_out
 
 _BLOCK = 64
 _SPAN = 256
@@ -268,22 +267,15 @@ class TileStore(Added):
 
     def _read_span(self, indexes: list[int], targets: list[NDArray[np.uint8]], threads: int) -> None:
         per_tile = self.parameters.chunks_per_tile
+        alone = per_tile == 1
         with self._ranges(indexes) as fetch:
-            # One iterator feeds all threads, so that none waits for another.
-            todo = iter(range(len(indexes)))
 
-            def work() -> None:
-                for k in todo:
-                    parts = [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
+            def work(k: int) -> None:
+                parts = [fetch(k)] if alone else [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
+                if not (alone and decode_sealed_jpeg(parts[0], targets[k])):
                     self._decode_tile(indexes[k], parts, targets[k])
 
-            if threads == 1 or len(indexes) == 1:
-                work()
-                return
-            jobs = [decoding_threads().submit(work) for _ in range(min(threads, len(indexes)))]
-            wait(jobs)
-            for job in jobs:
-                job.result()
+            share_out(work, len(indexes), threads)
 
     def _decode_tile(self, index: int, parts: list[bytes], out: NDArray[np.uint8]) -> None:
         chunks = self._checked(index, parts)
