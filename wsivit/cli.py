@@ -7,6 +7,7 @@ prints what it reports, and turns errors into one line and an exit code.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -104,11 +105,19 @@ def _run(words: list[str]) -> int:
         result = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         verb = [word for word in words[:1] if word in map(name_of, VERBS)]
-        raise UsageError(f"{str(error).rstrip('.')}; see {' '.join(['wsivit', *verb])} --help") from None
+        raise UsageError(f"{_plainly(error, words)}; see {' '.join(['wsivit', *verb])} --help") from None
     if isinstance(result, Report):
         sys.stdout.write(result.text + "\n")
         return result.exit_code
     return 0
+
+
+def _plainly(error: CycloptsError, words: Sequence[str]) -> str:
+    """What is wrong with the words; one that should stand there is not called an option."""
+    missing = re.search(r"parameter --([\w-]+) requires an argument", str(error))
+    if missing and not any(word.startswith(f"--{missing[1]}") for word in words):
+        return f"{missing[1].upper()} is missing"
+    return str(error).rstrip(".")
 
 
 class _Plain(logging.Formatter):

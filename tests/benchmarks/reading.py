@@ -117,8 +117,26 @@ def folder(source: Source) -> Read:
 
 
 def lmdb(source: Source) -> Read:
-    import lmdb
     from simplejpeg import decode_jpeg
+
+    stored = lmdb_stored(source)
+    return in_threads(source, lambda index, out: decode_jpeg(stored(index), buffer=out))
+
+
+def lmdb_stacked(source: Source) -> Read:
+    """As a dataset does whose tiles a loader puts together."""
+    from simplejpeg import decode_jpeg
+
+    stored, pool = lmdb_stored(source), ThreadPoolExecutor(source.threads)
+
+    def read(indexes: NDArray[np.int64], out: Batch) -> None:
+        np.stack(list(pool.map(lambda index: decode_jpeg(stored(index)), indexes.tolist())), out=out)
+
+    return read
+
+
+def lmdb_stored(source: Source) -> Callable[[int], Any]:
+    import lmdb
 
     path = f"{source.scratch}/tiles.lmdb"
     if not Path(path).exists():
@@ -127,7 +145,7 @@ def lmdb(source: Source) -> Read:
                 transaction.put(b"%d" % index, Path(f"{source.scratch}/jpeg/{index}.jpg").read_bytes())
     database = lmdb.open(path, readonly=True, lock=False, readahead=False)
     transaction = database.begin(buffers=True)
-    return in_threads(source, lambda index, out: decode_jpeg(transaction.get(b"%d" % index), buffer=out))
+    return lambda index: transaction.get(b"%d" % index)
 
 
 def hdf5(source: Source) -> Read:
@@ -180,6 +198,7 @@ READERS = (
     Reader("zarr-python, a batch by oindex", zarr_python),
     Reader("folder of JPEGs + simplejpeg", folder),
     Reader("LMDB + simplejpeg", lmdb, ("lmdb", "simplejpeg", "numpy")),
+    Reader("LMDB, an array for each tile", lmdb_stacked, ("lmdb", "simplejpeg", "numpy")),
     Reader("HDF5 + simplejpeg", hdf5, ("h5py", "simplejpeg", "numpy")),
     Reader("OpenSlide on the slide", openslide),
     Reader("wsivit, one tile at a time", wsivit_singly),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -72,6 +73,8 @@ class TileOptions:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
+        if not 0 < self.mpp < math.inf:
+            raise UsageError(f"mpp must be above 0, not {self.mpp}")
         for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
