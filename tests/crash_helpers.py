@@ -277,9 +277,13 @@ TRAIN = Case(
     ["train", "one.zarr", *LEARN.split(), "--device", "cpu", "-o", "run", "-q"],
     _train_inputs,
     _run_made,
-    "import wsivit.train, wsivit.trainer, wsivit.commands.models, sklearn.model_selection, rich.live, wsivit.figures\n"
-    "import transformers.models.timm_wrapper.modeling_timm_wrapper, matplotlib.backends.backend_agg, PIL.Image\n"
-    "PIL.Image.preinit()\nwsivit.figures.DPI = 20",
+    "import wsivit.train, wsivit.trainer.tiles, wsivit.commands.models, sklearn.model_selection, rich.live\n"
+    "import transformers.models.timm_wrapper.modeling_timm_wrapper, PIL.Image, io\n"
+    "from transformers.conversion_mapping import get_checkpoint_conversion_mapping as mapping\nmapping('')\n"
+    "PIL.Image.preinit()\n"
+    # Most of a run's time would be pictures: what they need is loaded once, and they are small.
+    "wsivit.figures.DPI = 20\nwsivit.trainer.tiles._show_batch.__defaults__ = (1,)\n"
+    "wsivit.figures.new_figure(1, 1)[0].savefig(io.BytesIO(), dpi=20)",
     "there is a finished run already",
 )
 CASES = {"tile": TILE, "predict": PREDICT, "train": TRAIN}

@@ -37,15 +37,16 @@ def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
     """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.trainer.epoch_table` gives them."""
     figure, (left, right) = new_figure(9, 3.6, 2)
     epochs = [row["epoch"] for row in rows]
-    for axis, lines, name in (
-        (left, {"train_loss": "training", "validation_loss": "held out"}, "loss"),
-        (right, {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}, "held out"),
+    accuracies = {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}
+    for axis, lines, name, free in (
+        (left, {"train_loss": "training", "validation_loss": "held out"}, "loss", "upper right"),
+        (right, accuracies, "held out", "lower right"),
     ):
         for key, text in lines.items():
             axis.plot(epochs, [row.get(key) for row in rows], marker="o", markersize=3, label=text)
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        axis.legend(loc=free, frameon=False)  # searching for the best place takes long, and warns of it
     right.set_ylim(top=1.01)
     figure.savefig(Path(path), dpi=DPI)
 
@@ -145,15 +146,15 @@ def draw_comparison(
 ) -> None:
     """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
     figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
-    for axis, key, name in (
-        (left, "validation_loss", "held-out loss"),
-        (middle, "validation_accuracy", "held-out accuracy"),
+    for axis, key, name, free in (
+        (left, "validation_loss", "held-out loss", "upper right"),
+        (middle, "validation_accuracy", "held-out accuracy", "lower right"),
     ):
         for run, rows in curves.items():
             axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
+        axis.legend(loc=free, frameon=False)
     for place, (_, value, interval) in enumerate(accuracies):
         low, high = interval or (value, value)
         error = [[max(0.0, value - low)], [max(0.0, high - value)]]
