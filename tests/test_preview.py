@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import tissue_picture
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from wsivit.errors import OutputError
 from wsivit.grid import TileGrid
-from wsivit.preview import write_preview
+from wsivit.preview import _count_lines, write_preview
 from wsivit.tissue import Tissue, TissueClass
 
 SIZE = (6400, 4800)
@@ -64,3 +64,15 @@ def test_no_tile_and_no_tissue_is_a_picture_too(tmp_path: Path) -> None:
     write_preview(path, tissue_picture(64, 64), nothing, GRID, [], [], slide_size=SIZE, mpp=None)
     with Image.open(path) as picture:
         assert picture.size[0] > 100
+
+
+def test_lines_of_tiles_are_those_of_rectangles_drawn_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 60, (40, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(1, 20, (40, 2))], axis=1)
+    expected = np.zeros((48, 56), int)
+    for box in boxes.tolist():
+        one = Image.new("L", (56, 48))
+        ImageDraw.Draw(one).rectangle(box, outline=1)
+        expected += np.asarray(one)
+    assert np.array_equal(_count_lines(boxes, (48, 56)), expected)

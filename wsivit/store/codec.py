@@ -6,6 +6,7 @@ of its bytes (little-endian), which is what zarr's ``crc32c`` codec appends.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import google_crc32c
@@ -27,12 +28,17 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_LEVEL = 3
 
 
-def crc(*pieces: bytes | NDArray[np.uint8]) -> bytes:
+def crc(first: bytes, rest: NDArray[np.uint8] | None = None) -> bytes:
     """Return the crc32c of what the pieces are together, as it stands in files."""
-    value = 0
-    for piece in pieces:
-        value = google_crc32c.extend(value, piece)
+    value: int = google_crc32c.value(first) if rest is None else google_crc32c.extend(_value_of(first), rest)
     return value.to_bytes(CRC_SIZE, "little")
+
+
+@lru_cache(maxsize=16)
+def _value_of(header: bytes) -> int:
+    """The crc32c of a JPEG's header, which is the same for most tiles of a slide."""
+    value: int = google_crc32c.value(header)
+    return value
 
 
 def pieces_of(chunk: Encoded) -> tuple[bytes | NDArray[np.uint8], ...]:

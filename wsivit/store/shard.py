@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
-from wsivit.store.codec import CRC_SIZE, Encoded, append_crc, crc, pieces_of, strip_crc
+from wsivit.store.codec import CRC_SIZE, Encoded, append_crc, crc, strip_crc
 
 ABSENT = np.uint64(2**64 - 1)
 _PIECE = 512 << 10  # bytes: stays in the processor's cache from one step to the next
@@ -49,10 +49,14 @@ def encode_shard(runs: Iterable[Sequence[Encoded | None]], slots: int) -> Iterat
             if chunk is None:
                 sizes.append(0)
                 continue
-            pieces = pieces_of(chunk)
-            size = sum(map(len, pieces)) + CRC_SIZE
+            if isinstance(chunk, bytes):
+                size = len(chunk) + CRC_SIZE
+                parts += (chunk, crc(chunk))
+            else:
+                header, rest = chunk
+                size = len(header) + len(rest) + CRC_SIZE
+                parts += (header, rest, crc(header, rest))
             sizes.append(size)
-            parts += (*pieces, crc(*pieces))
             held += size
             if held >= _PIECE:
                 yield b"".join(parts)
