@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from transformers import (
 
 from wsivit.errors import OutputError, StoreError, UsageError
 from wsivit.models import create_classifier, load_classifier, save_classifier
+from wsivit.weights import fetching
 
 CLASSES = ("liver", "tumour", "stroma")
 
@@ -188,3 +190,16 @@ def test_bad_models_are_refused_by_name(tmp_path: Path) -> None:
         create_classifier("test_vit", CLASSES, weights=tmp_path / "w.safetensors")
     with pytest.raises(StoreError, match=r"config\.json"):
         load_classifier(tmp_path)
+
+
+def test_a_slow_hub_is_not_waited_for_in_silence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("wsivit.weights.PATIENCE", 0.01)
+    with caplog.at_level("INFO", "wsivit.weights"):
+        with fetching("owner/name"):
+            while not caplog.records:
+                time.sleep(0.01)
+        with fetching("owner/other"):
+            pass
+    assert "owner/name: still waiting for the hub" in caplog.text

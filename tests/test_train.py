@@ -257,6 +257,12 @@ def test_options_that_make_no_sense_are_refused(values: dict[str, float], messag
         TrainOptions(**values)  # type: ignore[arg-type]
 
 
+def test_a_model_that_nobody_knows_is_refused_before_the_data_are_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown model 'test_vitt'.*test_vit"):
+        train([tmp_path / "nowhere.zarr"], label="region", model="test_vitt", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_another_version_or_damaged_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="wsivit train makes one"):
         Contract.read(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,11 @@ from typing import Any
 from wsivit.errors import UsageError, WsivitError
 from wsivit.safety import NONSENSE, safetensors_file
 
+_log = logging.getLogger(__name__)
+
 WEIGHTS = "model.safetensors"
+PATIENCE = 10.0
+"""Seconds after which it is said that the hub is waited for."""
 
 
 def timm_weights(
@@ -33,7 +38,13 @@ def timm_weights(
 
 @contextmanager
 def fetching(name: str, *, scratch: bool = True) -> Iterator[None]:
-    """Turn every way in which weights cannot be had into one error that says what can be done."""
+    """Turn every way in which weights cannot be had into one error that says what can be done; say if it takes long."""
+    waiting = threading.Timer(
+        PATIENCE,
+        lambda: _log.info("%s: still waiting for the hub; HF_HUB_OFFLINE=1 takes only what is on the disk", name),
+    )
+    waiting.daemon = True
+    waiting.start()
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)  # it tells of every attempt to reach the hub
@@ -53,6 +64,7 @@ def fetching(name: str, *, scratch: bool = True) -> Iterator[None]:
         told = "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
         raise UsageError(f"model {name}: its weights cannot be had ({first}). {len(ways)} ways: {told}") from error
     finally:
+        waiting.cancel()
         hub.setLevel(level)
 
 
