@@ -22,7 +22,7 @@ from wsivit.models import load_classifier, weights_fingerprint
 from wsivit.predict import predict
 from wsivit.runs import Contract
 from wsivit.store import TileStore
-from wsivit.train import RunResult, TrainOptions, train
+from wsivit.train import RunResult, TrainOptions, _tell_what_is_worthless, train
 from wsivit.trainer import TileTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -261,6 +261,15 @@ def test_a_model_that_nobody_knows_is_refused_before_the_data_are_looked_at(tmp_
     with pytest.raises(UsageError, match=r"unknown model 'test_vitt'.*test_vit"):
         train([tmp_path / "nowhere.zarr"], label="region", model="test_vitt", output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("accuracy", "balanced", "told"), [(0.8, 0.5, True), (0.7, 0.75, False), (0.81, 0.51, False)])
+def test_a_model_that_is_worth_nothing_is_called_that(
+    accuracy: float, balanced: float, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = {"accuracy": accuracy, "balanced_accuracy": balanced}
+    _tell_what_is_worthless(measured, {"stroma": 80, "tumor": 20, "fat": 0})
+    assert ("no better (accuracy 0.800) than always saying stroma (0.800)" in caplog.text) == told
 
 
 def test_a_run_of_another_version_or_damaged_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,7 @@ def train(
     trainer = _trainer(classifier, samples, split, arguments, options)
     outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
     counts = _counts(samples, split)
+    _tell_what_is_worthless(outcome.validation, counts[SIDES[VALIDATION]])
     if arguments.process_index == 0:
         contract = _finish(folder, contract, classifier, outcome, counts)
     return RunResult(folder, contract, outcome.validation, counts)
@@ -336,6 +337,20 @@ def _tell_unlabelled(samples: Samples) -> None:
     readable = sum(len(source.store.readable) for source in stores if not isinstance(source, IndexedSource))
     if readable > len(samples):
         log.info("%d of %d tiles have no label and are left out", readable - len(samples), readable)
+
+
+def _tell_what_is_worthless(measured: Mapping[str, float], held_out: Mapping[str, int]) -> None:
+    held_out = {name: n for name, n in held_out.items() if n}
+    commonest = max(held_out, key=lambda name: held_out[name])
+    share, chance = held_out[commonest] / sum(held_out.values()), 1 / len(held_out)
+    if measured["accuracy"] <= share and measured["balanced_accuracy"] <= chance + 0.02:
+        log.warning(
+            "on what was held out the model is no better (accuracy %.3f) than always saying %s (%.3f): what may help is"
+            " more epochs, weights to start from, more slides",
+            measured["accuracy"],
+            commonest,
+            share,
+        )
 
 
 def _listed(counts: dict[str, int]) -> str:
