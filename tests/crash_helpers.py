@@ -132,7 +132,7 @@ def commands(case: Case, scratch: Path) -> Iterator[Commands]:
     try:
         yield Commands(case, scratch, process)
     finally:
-        process.communicate(timeout=60)
+        process.communicate(timeout=600)  # a busy machine takes long to let go of torch
 
 
 def strays(folder: Path) -> list[str]:

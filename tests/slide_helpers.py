@@ -122,9 +122,11 @@ def damage(path: Path, tile: int, how: str, level: int = 0) -> None:
             file.seek(start)
             file.write(bytes(offset + count - start))
         else:
-            name, value = {"blank": ("TileByteCounts", 0), "beyond": ("TileOffsets", 2**31)}[how]
-            file.seek(places[name])
-            file.write(value.to_bytes(sizes[name], "little"))
+            nothing = {"TileByteCounts": 0}
+            values = {"blank": nothing | {"TileOffsets": 0}, "denied": nothing, "beyond": {"TileOffsets": 2**31}}[how]
+            for name, value in values.items():
+                file.seek(places[name])
+                file.write(value.to_bytes(sizes[name], "little"))
 
 
 def ruler_level(width: int, height: int, downsample_x: float, downsample_y: float, full: tuple[int, int]) -> Picture:

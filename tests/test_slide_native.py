@@ -18,6 +18,7 @@ from tests.slide_helpers import damage, set_photometric, texture, write_jpeg_sli
 from wsivit import open_slide
 from wsivit.errors import SlideError, UnreadableTilesError
 from wsivit.slide import TileFailure
+from wsivit.slide.base import UnreadableBlockError
 from wsivit.slide.jpeg import EOI, Spliced
 from wsivit.slide.native import NativeBackend
 from wsivit.slide.source import LocalFile
@@ -181,6 +182,19 @@ def test_a_damaged_tile_fails_alone_and_says_why(tmp_path: Path, how: str, reaso
         assert tiles is not None
         with pytest.raises(SlideError):
             tiles.jpeg(2, 1)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "aperio_jp2000_rgb"])
+def test_a_tile_that_the_index_denies_is_unreadable_and_not_blank(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PICTURE, tile=(128, 128), photometric="rgb", compression=compression, metadata=None)
+    damage(path, 8, "denied")
+    with open_slide(path, mpp=0.5, reader="native") as slide:
+        tiled = slide._backend.tiled[0]  # type: ignore[attr-defined]
+        assert np.flatnonzero(tiled.counts <= 0).tolist() == [8]
+        row, col = divmod(8, tiled.n_cols)
+        with pytest.raises(UnreadableBlockError, match="no bytes, but one begins at its place"):
+            tiled.block(col, row, 1)
 
 
 def test_a_blank_tile_is_background(tmp_path: Path) -> None:

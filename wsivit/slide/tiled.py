@@ -27,7 +27,7 @@ from wsivit.slide.base import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import Normaliser, Spliced, TooMuchError, check_jpeg2000, join_stripes
+from wsivit.slide.jpeg import SOI, Normaliser, Spliced, TooMuchError, check_jpeg2000, join_stripes
 from wsivit.slide.source import ByteSource
 from wsivit.slide.tiffcheck import most_bytes
 
@@ -41,6 +41,7 @@ _CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate
 _RGB = 2
 _PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
 _BLOCK_ROWS = 256
+_FEW = 64
 _ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
 
 
@@ -53,12 +54,14 @@ class TiledLevel(ABC):
     block_width, block_height : int
     n_cols, n_rows : int
     counts : ndarray of int64
-        Compressed bytes of each tile, in reading order; 0 for a blank one.
+        Compressed bytes of each tile, in reading order; 0 for a blank one, -1 for one that is there all the same.
     most : int
         A tile of more bytes is not read.
     """
 
     compression: str
+    begins = b""
+    """What every tile begins with, if they do."""
 
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
         self.source, self.number = source, number
@@ -71,6 +74,7 @@ class TiledLevel(ABC):
         needed = self.n_cols * self.n_rows
         if min(len(self.offsets), len(self.counts)) < needed:
             raise SlideError(f"{len(self.offsets)} tiles are indexed where {needed} are needed")
+        self.counts[self._denied()] = -1
         self.level = Level(
             page.imagewidth,
             page.imagelength,
@@ -80,6 +84,15 @@ class TiledLevel(ABC):
             page.tilelength,
             self.compression,
         )
+
+    def _denied(self) -> list[int]:
+        """Tiles that begin where the index says that there is nothing: it is damaged, unless many are left out so."""
+        doubtful = (self.counts == 0) & (self.offsets > 0) & (self.offsets + len(self.begins) <= self.source.size)
+        if not self.begins or not 0 < doubtful.sum() <= _FEW:
+            return []
+        doubtful &= ~np.isin(self.offsets, self.offsets[self.counts > 0])
+        places = [(tile, self.offsets.item(tile)) for tile in np.flatnonzero(doubtful).tolist()]
+        return [tile for tile, start in places if self.source.read(start, len(self.begins)) == self.begins]
 
     def block(self, col: int, row: int, reduce: int) -> Pixels | None:
         """Decode one block at ``1 / reduce``; None where it is blank.
@@ -111,6 +124,8 @@ class TiledLevel(ABC):
         offset, count = self.offsets.item(index), self.counts.item(index)
         if count == 0:
             return None
+        if count < 0:
+            raise ValueError("the index says that it has no bytes, but one begins at its place")
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
         if count > self.most:
@@ -122,6 +137,7 @@ class JpegTiles(TiledLevel):
     """JPEG tiles, reduced in the DCT domain."""
 
     compression = "jpeg"
+    begins = SOI
 
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
@@ -223,6 +239,8 @@ class Jpeg2000Tiles(CodecTiles):
 
     A wavelet's low band lies on every r-th pixel instead of in the middle of r: `Level.centred` says so.
     """
+
+    begins = b"\xff\x4f\xff\x51"
 
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
