@@ -77,8 +77,9 @@ class Files(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            with self.server.lock:  # counted first: whoever has read them may ask at once
+                self.server.bytes_sent += len(data)
             self.wfile.write(data)
-            self.server.bytes_sent += len(data)
 
     def do_HEAD(self) -> None:
         if self._refused():

@@ -224,7 +224,8 @@ def test_an_interrupted_tiling_stops_with_one_line_and_goes_on(tmp_path: Path, s
     _, said = process.communicate(timeout=20)
     if process.returncode == 0:
         pytest.skip("the tiling was done before it could be interrupted")
-    assert process.returncode == 130, said
+    # To a shell they are one; the second is how it ends where a busy machine does not answer within a second.
+    assert process.returncode in (130, -stop), said
     assert said.count("\n") == 1
     assert wsivit_(*words).returncode == 0
     assert len(TileStore(tmp_path / "big.zarr")) == 94 * 94

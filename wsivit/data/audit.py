@@ -108,7 +108,8 @@ def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np
     """Grey means of those pictures that are not flat, as unit vectors (k, 256), and which pictures they are of."""
     side = min(16, samples.size)
     edges = np.linspace(0, samples.size, side + 1).astype(int)[:-1]
-    vectors, kept = [np.empty((0, side * side), np.float32)], [np.empty(0, np.int64)]
+    vectors: list[NDArray[np.floating]] = [np.empty((0, side * side), np.float32)]
+    kept = [np.empty(0, np.int64)]
     for start in range(0, len(chosen), 128):
         batch = chosen[start : start + 128]
         batch, pixels = samples.read_good(batch)

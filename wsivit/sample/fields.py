@@ -71,7 +71,7 @@ class Blob:
         """Draw an outline whose harmonics fade with their order."""
         order = np.arange(2, 7)
         waves = wobble * rng.normal(size=5) / order * np.exp(2j * np.pi * rng.random(5))
-        return cls(x, y, radius, waves)
+        return cls(x, y, radius, np.asarray(waves, np.complex128))
 
     def reach(self, theta: ArrayLike) -> NDArray[np.float64]:
         """Distance from the centre to the outline in the given directions (radians)."""

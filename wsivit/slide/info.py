@@ -93,7 +93,7 @@ def color_warnings(view: Pixels) -> tuple[str, ...]:
     """Say so where most of a bright slide is one strong colour: glass is white or grey, so its label is wrong."""
     step = max(1, max(view.shape) // _LOOK)
     coarse = (view[::step, ::step] >> 4).reshape(-1, 3).astype(np.int64)
-    counts = np.bincount(coarse @ [256, 16, 1])
+    counts = np.bincount(coarse @ np.array([256, 16, 1]))
     red, green, blue = (int(counts.argmax()) >> shift & 15 for shift in (8, 4, 0))
     strong = max(red, green, blue) >= 12 and max(red, green, blue) - min(red, green, blue) >= 5
     if counts.max() < 0.1 * len(coarse) or not strong:
