@@ -189,8 +189,9 @@ def test_it_is_told_how_tiles_were_made(slide: Path, tmp_path: Path) -> None:
     path = tmp_path / "blank.tiff"
     path.write_bytes(slide.read_bytes())
     with tifffile.TiffFile(path, mode="r+b") as tiff:
-        counts = tiff.pages[0].tags["TileByteCounts"]
-        counts.overwrite([0 if i == 3 * per_row + 4 else count for i, count in enumerate(counts.value)])
+        for name in ("TileOffsets", "TileByteCounts"):
+            index = tiff.pages[0].tags[name]
+            index.overwrite([0 if i == 3 * per_row + 4 else value for i, value in enumerate(index.value)])
     everything = {"tissue": "none", "min_tissue": 0.0}
 
     def made(**options: object) -> Made:
