@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from numpy.typing import NDArray
 
 # Tests run side by side, a process for each core: more threads in each (torch, BLAS) only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# In the background of a script Ctrl-C is ignored, and what wsivit starts with ignored it leaves so.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("wsivit", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("wsivit")
