@@ -10,7 +10,7 @@ from typing import Any
 import wsivit
 from wsivit.errors import OutputExistsError, StoreError
 from wsivit.store import layout
-from wsivit.store.files import TEMPORARY, Files
+from wsivit.store.files import TEMPORARY, Files, LocalFiles
 from wsivit.store.parameters import FORMAT, Status, StoreParameters
 
 TILES = "tiles"
@@ -125,6 +125,8 @@ def read_root(files: Files) -> dict[str, Any]:
         When there is no tile store, or it is of another format version, or its document is damaged.
     """
     if files.size(layout.DOCUMENT) is None:
+        if isinstance(files, LocalFiles) and not files.root.exists():
+            raise StoreError(f"{files.url}: there is no such tile store")
         raise StoreError(f"{files.url} is not a tile store: it has no {layout.DOCUMENT}")
     document = layout.read_document(files, "")
     attributes = layout.attributes_of(document)
