@@ -9,7 +9,6 @@ import ctypes
 import gc
 import json
 import os
-import signal
 import sys
 import time
 import traceback
@@ -60,5 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

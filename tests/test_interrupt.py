@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +28,15 @@ def interrupted(command: list[str], after: float, stop: signal.Signals, cwd: Pat
     """Interrupt a command some seconds after it began to listen; check its answer; False where it was done before."""
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd) as process,
-        killed(process),
+        ExitStack() as at_end,
     ):
+        at_end.callback(process.kill)  # one that does not answer is not waited for
         while process.poll() is None and not listens(process.pid):
             time.sleep(0.002)
         time.sleep(after)
         process.send_signal(stop)
         began = time.monotonic()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         took = time.monotonic() - began
     if process.returncode != 130:
         assert "Traceback" not in said
@@ -46,15 +46,6 @@ def interrupted(command: list[str], after: float, stop: signal.Signals, cwd: Pat
     assert "Traceback" not in said
     assert took < PATIENCE + SLACK
     return True
-
-
-@contextmanager
-def killed(process: subprocess.Popen[str]) -> Iterator[None]:
-    """End a process whatever comes, so that one that does not answer is not waited for."""
-    try:
-        yield
-    finally:
-        process.kill()
 
 
 def listens(pid: int) -> bool:
