@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsivit.cli import EPILOGUE, VERBS, build, name_of
+from wsivit.cli.app import EPILOGUE, VERBS, build, name_of
 
 HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 

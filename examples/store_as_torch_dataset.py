@@ -15,7 +15,7 @@ from wsivit.data.dataset import TileDataset
 
 def make_store() -> str:
     from wsivit import TileOptions, tile
-    from wsivit.sample import write_sample_slide
+    from wsivit.demo import write_sample_slide
 
     sample = write_sample_slide("sample", seed=3, size=2048)
     return str(tile(sample.slide, "sample", TileOptions(tile_size=128), annotations=sample.annotations).store.path)

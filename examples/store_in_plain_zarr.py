@@ -13,7 +13,7 @@ import zarr
 
 def make_store() -> str:
     from wsivit import tile
-    from wsivit.sample import write_sample_slide
+    from wsivit.demo import write_sample_slide
 
     slide = write_sample_slide("sample", seed=3, size=1024).slide
     return str(tile(slide, "sample").store.path)

@@ -7,11 +7,9 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import tifffile
 from hypothesis import settings
-from numpy.typing import NDArray
+from support.small_slides import SHARED
 
 # Tests run side by side, a process for each core: more threads in each (torch, BLAS) only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,8 +20,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 settings.register_profile("wsivit", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("wsivit")
-
-SHARED = Path(os.environ.get("WSIVIT_TEST_DATA", Path(__file__).parents[2] / "shared"))
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +44,3 @@ def real_slide() -> Callable[[str], Path]:
         return path
 
     return find
-
-
-def tissue_picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Paint pink, textured tissue in an ellipse on white glass; uint8 (height, width, 3)."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width]
-    inside = ((x / width - 0.5) / 0.38) ** 2 + ((y / height - 0.5) / 0.36) ** 2 < 1
-    picture = np.full((height, width, 3), 243, np.uint8)
-    tissue = np.array([205, 140, 185]) + rng.normal(0, 18, (height, width, 1))
-    picture[inside] = np.clip(tissue, 0, 255).astype(np.uint8)[inside]
-    return picture
-
-
-def write_slide(
-    path: Path, picture: NDArray[np.uint8], *, mpp: float | None = 0.5, levels: int = 2, tile: int = 128
-) -> Path:
-    """Write a pyramidal tiled JPEG TIFF (YCbCr 4:2:0, halved per level) with its scale in the resolution tags."""
-    with tifffile.TiffWriter(path, bigtiff=False) as tiff:
-        for level in range(levels):
-            scale = {} if mpp is None else {"resolution": (1e4 / (mpp * 2**level),) * 2, "resolutionunit": "CENTIMETER"}
-            tiff.write(
-                picture[:: 2**level, :: 2**level],
-                tile=(tile, tile),
-                photometric="rgb",
-                subsampling=(2, 2),
-                compression="jpeg",
-                compressionargs={"level": 90, "outcolorspace": "YCBCR"},
-                subfiletype=1 if level else 0,
-                metadata=None,
-                **scale,
-            )
-    return path

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crash_helpers import CASES, FAULTS, Commands, commands, fail_writes, kill_at_writes, stop_at_moments
+from support.crash_helpers import CASES, FAULTS, Commands, commands, fail_writes, kill_at_writes, stop_at_moments
 
 
 @pytest.fixture(scope="module", params=["tile", "predict"])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from wsivit.cli import VERBS, build, name_of
-from wsivit.sample import write_sample_slide
+from wsivit.cli.app import VERBS, build, name_of
+from wsivit.demo import write_sample_slide
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

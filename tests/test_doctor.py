@@ -36,7 +36,9 @@ def test_all_is_well_here_and_nothing_is_left_behind(tmp_path: Path, monkeypatch
 
 def test_what_is_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imagecodecs.zstd_decode", lambda data: (_ for _ in ()).throw(RuntimeError("no zstd today")))
-    monkeypatch.setattr("wsivit.slide.tiffslide.TiffSlideBackend.block", lambda *_: np.zeros((128, 128, 3), np.uint8))
+    monkeypatch.setattr(
+        "wsivit.slide.readers.tiffslide.TiffSlideBackend.block", lambda *_: np.zeros((128, 128, 3), np.uint8)
+    )
     diagnosis = wsivit.doctor()
     assert not diagnosis.sound
     names = found(diagnosis)

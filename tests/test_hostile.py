@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from hostile_helpers import Outcome, Tilers
-from hostile_slides import CASES, Case, make_slides
+from support.hostile_helpers import Outcome, Tilers
+from support.hostile_slides import CASES, Case, make_slides
 
 WORDS = ("--tissue", "none", "--tile-size", "128", "--mpp", "0.499")
 

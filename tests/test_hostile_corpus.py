@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile_campaigns import ARGUED, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
+from support.hostile_campaigns import ARGUED, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
 
 HUGE = {"g_single_level_100k.tif", "g_white_50k.tif", "g_single_level_20k.tif"}
 """Billions of pixels to decode: in the long tests."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,14 +14,30 @@ import pytest
 import wsivit
 
 PACKAGE = Path(wsivit.__file__).parent
-HOUSE = [
-    "allocator", "credentials", "errors", "interrupt", "parallel", "pictures", "progress", "remote", "writing",
-    "resolution", "grid", "slide", "tissue", "annotations", "preview", "store", "manifest", "tiling", "data", "runs",
-    "safety", "weights", "models", "recipe", "metrics", "figures", "trainer", "train", "scoring", "evaluate", "compare",
-    "predict", "aggregate", "export", "heatmap", "cohort", "sample", "demo", "doctor", "cli", "commands", "__main__",
-]  # fmt: skip
+ORDER = [
+    "_face",
+    "errors",
+    "io",
+    "slide",
+    "tissue",
+    "store",
+    "slide_list",
+    "tiling",
+    "heatmap",
+    "models",
+    "data",
+    "inference",
+    "cohort",
+    "evaluation",
+    "training",
+    "demo",
+    "doctor",
+    "cli",
+    "__main__",
+]
+"""The packages and modules of the library; each imports only from those before it."""
 HEAVY = {"torch", "timm", "transformers", "torchvision", "accelerate", "datasets"}
-LIGHT = HOUSE[: HOUSE.index("data")]
+LIGHT = ORDER[: ORDER.index("models")]
 
 
 def imports(path: Path, *, top_level: bool) -> set[str]:
@@ -40,10 +58,23 @@ def imports(path: Path, *, top_level: bool) -> set[str]:
     return found
 
 
-def room(module: str) -> str:
-    """Name the room that a module, or a public name of the package, lives in."""
-    home = wsivit._HOME.get(module.removeprefix("wsivit."), module)
-    return home.split(".")[1] if home.startswith("wsivit.") else ""
+@cache
+def faces() -> dict[str, set[str]]:
+    """What each package lists as public, from its stub."""
+    return {
+        stub.parent.relative_to(PACKAGE).as_posix(): set(re.findall(r"^from \S+ import (\w+)", stub.read_text(), re.M))
+        for stub in PACKAGE.rglob("__init__.pyi")
+    }
+
+
+def home(module: str) -> str:
+    """Name the package of the library that an import takes from; empty for other libraries."""
+    parts = module.split(".")
+    if parts[0] != "wsivit" or len(parts) == 1:
+        return ""
+    if len(parts) == 2:  # a public name of the library
+        return next((p for p, names in faces().items() if p != "." and parts[1] in names), parts[1])
+    return parts[1]
 
 
 def test_every_public_name_is_there_and_documented() -> None:
@@ -54,16 +85,27 @@ def test_every_public_name_is_there_and_documented() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'tyle'"):
+    with pytest.raises(AttributeError, match="tyle"):
         wsivit.tyle  # noqa: B018
 
 
-def test_verbs_are_not_hidden_by_the_submodules_of_the_same_name() -> None:
-    code = "import wsivit.predict, wsivit.train, wsivit.heatmap, wsivit; assert callable(wsivit.predict)"
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+def test_no_public_name_is_hidden_by_a_submodule(order: int) -> None:
+    modules = sorted(".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts) for p in PACKAGE.rglob("*.py"))
+    modules = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__")][::order]
+    code = f"""
+import sys, types
+from importlib import import_module
+for name in {modules!r}: import_module(name)
+faces = [m for n, m in sys.modules.items() if n.partition('.')[0] == 'wsivit' and hasattr(m, '__path__')]
+for face in faces:
+    for name in getattr(face, '__all__', ()):
+        assert not isinstance(getattr(face, name), types.ModuleType), (face, name)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("argument", ["import wsivit", "from wsivit.cli import build; build()"])
+@pytest.mark.parametrize("argument", ["import wsivit", "from wsivit.cli.app import build; build()"])
 def test_import_loads_nothing_heavy(argument: str) -> None:
     code = f"{argument}\nimport sys; print(*(set(sys.modules) & {HEAVY | {'zarr', 'skimage', 'matplotlib'}!r}))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -71,7 +113,7 @@ def test_import_loads_nothing_heavy(argument: str) -> None:
 
 
 def test_commands_load_no_torch_until_it_is_needed() -> None:
-    code = "from wsivit.commands import demo, models, results, slides, stores"
+    code = "from wsivit.cli import cohorts, machine, models, results, slides, stores, tour"
     code += f"\nimport sys; print(*(set(sys.modules) & {HEAVY!r}))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
@@ -82,8 +124,23 @@ def test_data_flows_one_way(path: Path) -> None:
     here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if here == "__init__":
         return
-    above = HOUSE[: HOUSE.index(here) + 1]
-    used = {room(module) for module in imports(path, top_level=False)} - {"", "__version__"}
+    above = ORDER[: ORDER.index(here) + 1]
+    used = {home(module) for module in imports(path, top_level=False)} - {"", "__version__"}
     assert used <= set(above), f"{path.name} imports from below: {used - set(above)}"
     if here in LIGHT:
         assert not {module.split(".")[0] for module in imports(path, top_level=False)} & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_packages_use_one_another_by_their_faces(path: Path) -> None:
+    here = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(path, top_level=False):
+        parts = module.split(".")
+        if parts[0] == "wsivit" and len(parts) > 2 and parts[1] != here:
+            public = faces().get(parts[1])  # None: a module such as errors
+            assert public is None or (len(parts) == 3 and parts[2] in public), f"{path.name} reaches into {module}"
+
+
+def test_no_two_modules_share_a_name() -> None:
+    names = [path.stem for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "__main__", "options")]
+    assert sorted(names) == sorted(set(names))

@@ -13,15 +13,15 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from conftest import tissue_picture
 from numpy.typing import NDArray
 from PIL import Image
-from slide_helpers import encode
+from support.slide_helpers import encode
+from support.small_slides import tissue_picture
+from support.train_helpers import CLASSES, make_run
 from test_cli import wsivit_
-from train_helpers import CLASSES, make_run
 
 import wsivit
-from wsivit.export.options import Form
+from wsivit.heatmap.options import Form
 from wsivit.store import TileStore
 from wsivit.tiling import TileOptions, tile
 
@@ -240,7 +240,7 @@ def test_nothing_private_comes_out(
     small = wsivit.HeatmapOptions(size=400)
     made = wsivit.heatmap(first, output=out / "pages", forms=FORMS, options=small)
     assert len(made.files) == len(FORMS)
-    wsivit.score_slides([first], out / "slides.csv")
+    wsivit.aggregate([first], out / "slides.csv")
     assert wsivit.verify(first, slide=slide) == []
     print(wsivit.info(slide), repr(wsivit.open_slide(slide)), repr(store))
     said = capfd.readouterr()
@@ -249,7 +249,7 @@ def test_nothing_private_comes_out(
 
 
 def test_training_on_it_tells_nothing(tmp_path: Path) -> None:
-    from wsivit.train import TrainOptions, train
+    from wsivit.training.train import TrainOptions, train
 
     (tmp_path / "in").mkdir()
     store = tile(aperio(tmp_path / "in" / "s.svs"), tmp_path, TileOptions(mpp=0.5, tile_size=32, min_tissue=0.0)).store
@@ -301,7 +301,7 @@ HOSTILE_NAMES = [
 
 
 def test_slide_ids_are_safe_and_unique() -> None:
-    from wsivit.slide.identity import slide_id
+    from wsivit.slide.slide_id import slide_id
 
     ids = [slide_id(name) for name in HOSTILE_NAMES]
     assert len(set(ids)) == len(ids)

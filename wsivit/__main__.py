@@ -2,7 +2,7 @@
 
 import sys
 
-from wsivit.interrupt import answered
+from wsivit.cli import answered
 
 
 def main() -> None:

@@ -133,14 +133,14 @@ def _codecs() -> Iterator[Finding]:
 
 
 def _try_jpeg() -> str:
-    from wsivit.store.codec import decode, encode_jpeg
+    from wsivit.store import decode, encode_jpeg
 
     picture = _picture()
     return _near(decode(encode_jpeg(picture, 95)), picture, 3)
 
 
 def _try_zstd() -> str:
-    from wsivit.store.codec import decode, encode_zstd
+    from wsivit.store import decode, encode_zstd
 
     picture = _picture()
     return _near(decode(encode_zstd(picture), picture.shape[:2]), picture, 0)
@@ -159,13 +159,11 @@ def _try_imagecodecs(name: str) -> str:
 def _try_zarr_codec() -> str:
     import zarr
 
-    from wsivit.store import zarr_codec
+    from wsivit.store import Jpeg, register
 
-    zarr_codec.register()
+    register()
     picture = _picture()[None]
-    array = zarr.create_array(
-        {}, data=picture, chunks=picture.shape, serializer=zarr_codec.Jpeg(level=95), compressors=None
-    )
+    array = zarr.create_array({}, data=picture, chunks=picture.shape, serializer=Jpeg(level=95), compressors=None)
     return _near(np.asarray(array[...]), picture, 3)
 
 
@@ -212,7 +210,7 @@ def _try_reader(path: Path, reader: str) -> str:
 
 def _try_store(path: Path) -> str:
     from wsivit.slide import open_slide
-    from wsivit.store.verify import verify
+    from wsivit.store import verify
     from wsivit.tiling import TileOptions, tile
 
     with open_slide(path) as slide:
@@ -245,7 +243,7 @@ def _space(name: str, folder: Path) -> Finding:
 
 def _lock(folder: Path) -> Finding:
     """Whether this folder can be written, and its file system has locks."""
-    from wsivit.store.lock import Lock
+    from wsivit.io import Lock
 
     try:
         with Lock(folder / f"wsivit-doctor-{os.getpid()}") as lock:

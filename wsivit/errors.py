@@ -21,9 +21,22 @@ and its text says what happened, to which file, and what to do::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
-from wsivit.credentials import scrub
+_redactions: list[Callable[[str], str]] = []
+
+
+def redact_with(redact: Callable[[str], str]) -> None:
+    """Have a function take what must not be told out of the text of every error; `wsivit.io.credentials` does."""
+    _redactions.append(redact)
+
+
+def redacted(text: str) -> str:
+    """Return a text without what must not be told."""
+    for redact in _redactions:
+        text = redact(text)
+    return text
 
 
 class WsivitError(Exception):
@@ -32,7 +45,7 @@ class WsivitError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(scrub(part) if isinstance(part, str) else part for part in args))
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in args))
 
 
 class UsageError(WsivitError, ValueError):

@@ -21,17 +21,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from conftest import tissue_picture, write_slide
 from distributed import Client, LocalCluster
+from support.small_slides import tissue_picture, write_slide
 
 from wsivit.cohort import Cohort, CohortOptions, status
-from wsivit.cohort.ledger import Ledger
-from wsivit.cohort.serial import in_turn
-from wsivit.cohort.spread import spread
-from wsivit.cohort.tree import Tree
-from wsivit.cohort.verbs import VerifyVerb
-from wsivit.cohort.work import Bench, Job
-from wsivit.manifest import CohortSlide
+from wsivit.cohort.cohort_layout import CohortLayout
+from wsivit.cohort.job_log import JobLog
+from wsivit.cohort.jobs import Job, JobRunner
+from wsivit.cohort.run_on_dask import spread
+from wsivit.cohort.run_serial import in_turn
+from wsivit.cohort.tasks import VerifyTask
+from wsivit.slide_list import CohortSlide
 from wsivit.tiling import TileOptions
 
 OPTIONS = TileOptions(mpp=1.0)
@@ -70,17 +70,17 @@ def workers_seconds(slides: Path, out: Path, workers: int) -> float:
 def dask_overhead(out: Path, slides: int) -> float:
     """Milliseconds that Dask adds to each slide: of work that is nothing but its two records in the ledger."""
     jobs = [Job(CohortSlide(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(slides)]
-    tree = Tree(out)
-    tree.take_up([job.slide for job in jobs])
-    bench = Bench(VerifyVerb(), tree)
+    tree = CohortLayout(out)
+    tree.add_slides([job.slide for job in jobs])
+    runner = JobRunner(VerifyTask(), tree)
     began = time.perf_counter()
-    assert len(list(in_turn(bench, jobs))) == slides
+    assert len(list(in_turn(runner, jobs))) == slides
     here = time.perf_counter() - began
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         options = CohortOptions(scheduler=cluster.scheduler_address)
-        assert len(list(spread(bench, jobs[:8], options))) == 8  # the worker has imported all
+        assert len(list(spread(runner, jobs[:8], options))) == 8  # the worker has imported all
         began = time.perf_counter()
-        assert len(list(spread(bench, jobs, options))) == slides
+        assert len(list(spread(runner, jobs, options))) == slides
         there = time.perf_counter() - began
     return (there - here) / slides * 1000
 
@@ -91,7 +91,7 @@ def rerun_seconds(folder: Path, stores: int) -> tuple[float, float]:
     slides.mkdir(parents=True)
     first = write_slide(slides / "s0.tiff", tissue_picture(600, 500))
     record = Cohort(slides, out).tile(OPTIONS).records[0]
-    ledger = Ledger(Tree(out).files)
+    ledger = JobLog(CohortLayout(out).files)
     for k in range(1, stores):
         os.link(first, slides / f"s{k}.tiff")
         shutil.copytree(out / "slides" / "s0.zarr", out / "slides" / f"s{k}.zarr", copy_function=os.link)

@@ -29,7 +29,7 @@ def peak_mb() -> float:
 
 def make(path: Path, tiles: int) -> None:
     """A square slide of so many tiles, overlapping by a half, with blobs of high probability and some noise."""
-    from heatmap_helpers import make_store
+    from support.heatmap_helpers import make_store
 
     side = math.ceil(tiles**0.5)
     width = (side + 1) * 128
@@ -45,15 +45,16 @@ def make(path: Path, tiles: int) -> None:
 
 def measure(what: str, path: Path) -> None:
     """Run one row and print its seconds, memory and size."""
-    from wsivit.export import HeatmapOptions, _writers, export, read_heat
+    from wsivit.heatmap import HeatmapOptions, read_heatmap_data
+    from wsivit.heatmap.export import _writers, export
     from wsivit.store import TileStore
 
     _writers()
-    heat = read_heat(TileStore(path))
+    heat = read_heatmap_data(TileStore(path))
     start = time.perf_counter()
     size = 0
     if what == "stitch":
-        size = read_heat(heat.store).scores.scores.nbytes
+        size = read_heatmap_data(heat.store).scores.scores.nbytes
     elif what == "slide scores":
         heat.summary(0.5)
     elif what != "nothing":
@@ -65,7 +66,7 @@ def measure(what: str, path: Path) -> None:
 
 def main() -> None:
     """Print the table."""
-    from wsivit.export import Form
+    from wsivit.heatmap import Form
 
     if len(sys.argv) > 2:
         measure(sys.argv[1], Path(sys.argv[2]))

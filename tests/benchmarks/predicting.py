@@ -90,15 +90,15 @@ def prepare(given: argparse.Namespace) -> None:
     import torch
 
     from wsivit import TileOptions, tile
-    from wsivit.models import create_classifier, save_classifier
-    from wsivit.runs import Contract
-    from wsivit.sample import write_sample_slide
+    from wsivit.demo import write_sample_slide
+    from wsivit.models.classifier import create_classifier, save_classifier
+    from wsivit.models.run_folder import RunMetadata
 
     given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=given.size, name="sample").slide)
 
     torch.manual_seed(0)
     made = create_classifier(given.model, CLASSES, pretrained=False)
-    contract = Contract(given.model, CLASSES, "", given.mpp, SIDE, made.preprocessing, [], {}, {})
+    contract = RunMetadata(given.model, CLASSES, "", given.mpp, SIDE, made.preprocessing, [], {}, {})
     replace(contract, model_fingerprint=save_classifier(made, given.work / "run")).write(given.work / "run")
     tile(given.slide, given.work / "pixels", TileOptions(mpp=given.mpp, tile_size=SIDE))
     if given.peers:
@@ -175,7 +175,7 @@ def bare_side_by_side(given: argparse.Namespace) -> Callable[[], int]:
     """The same in batches a core each, as wsivit has them: nothing is read, prepared or written."""
     import torch
 
-    from wsivit.scoring.side_by_side import map_side_by_side
+    from wsivit.inference.cpu_streams import map_side_by_side
 
     scorer = make_scorer(given)
     batch = ready_batch(scorer, given, scorer.step)
@@ -198,7 +198,7 @@ def ready_batch(scorer: Any, given: argparse.Namespace, tiles: int) -> Any:
     from wsivit.data.augment import normalise, resize
     from wsivit.store import TileStore
 
-    made = scorer.card.preprocessing
+    made = scorer.spec.preprocessing
     (stored,) = (given.work / "pixels").glob("*.zarr")
     staged = scorer.stage(TileStore(stored).read(range(tiles))).to(scorer.device)
     batch = normalise(resize(staged, made.image_size), made.mean, made.std)
@@ -207,16 +207,17 @@ def ready_batch(scorer: Any, given: argparse.Namespace, tiles: int) -> Any:
 
 def make_scorer(given: argparse.Namespace) -> Any:
     """The run's network, ready."""
-    from wsivit.runs import Contract
-    from wsivit.scoring import Scorer, ScoringOptions, open_run
+    from wsivit.inference import ModelRunner, ScoringOptions
+    from wsivit.models import open_run
+    from wsivit.models.run_folder import RunMetadata
 
     run = given.work / "run"
-    return Scorer(open_run(run, Contract.read(run)), ScoringOptions(batch_size=BATCH, device=given.device))
+    return ModelRunner(open_run(run, RunMetadata.read(run)), ScoringOptions(batch_size=BATCH, device=given.device))
 
 
 def wsivit(given: argparse.Namespace) -> Callable[[], int]:
     """Predict as the command does, its model loaded."""
-    from wsivit.predict import PredictOptions, Predictor
+    from wsivit.inference.predict import PredictOptions, Predictor
 
     engine: Any = {"wsivit, ONNX": "onnx", "wsivit, ONNX int8": "onnx-int8"}.get(given.measure, "torch")
     output = Path(tempfile.mkdtemp(dir=given.work))
@@ -243,7 +244,7 @@ def openslide_loop(given: argparse.Namespace) -> Callable[[], int]:
     store = TileStore(stored)
     places = list(zip(store.x0.tolist(), store.y0.tolist(), strict=True))
     scorer = make_scorer(given)
-    made, network = scorer.card.preprocessing, scorer._network.to(memory_format=torch.contiguous_format)
+    made, network = scorer.spec.preprocessing, scorer._network.to(memory_format=torch.contiguous_format)
     prepare_tile = transforms.Compose(
         [transforms.Resize(made.image_size), transforms.ToTensor(), transforms.Normalize(made.mean, made.std)]
     )

@@ -24,17 +24,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import tissue_picture, write_slide
-from remote_helpers import Files, serving
+from support.remote_helpers import Files, serving
+from support.small_slides import tissue_picture, write_slide
 
 import wsivit
 from wsivit import tile
-from wsivit.data.adapter import load_samples
-from wsivit.data.audit import require_clean
 from wsivit.data.index import shards_of
-from wsivit.data.order import OrderOptions, epoch_order, part_of
+from wsivit.data.leakage import check_leakage
+from wsivit.data.loading import load_samples
+from wsivit.data.shard_shuffle import OrderOptions, epoch_order, part_of
 from wsivit.data.splits import official_split, write_split
-from wsivit.grid import TileGrid
+from wsivit.slide.grid import TileGrid
 from wsivit.store import StoreParameters, StoreWriter, TileTable
 
 LATENCY = 0.03
@@ -78,7 +78,7 @@ def index(folder: Path, stores: int, tiles: int) -> None:
         print(f"epoch order {seconds:.1f} s{', balanced' if balanced else ''}, most memory so far {_memory():.0f} MB")
     begun = time.perf_counter()
     split = official_split(samples)
-    assert require_clean(samples, split) == []
+    assert check_leakage(samples, split) == []
     print(f"audit       {time.perf_counter() - begun:.1f} s, most memory so far {_memory():.0f} MB")
     begun = time.perf_counter()
     write_split(folder / "split.csv", samples, split)

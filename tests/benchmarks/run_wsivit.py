@@ -8,7 +8,7 @@ import json
 
 from simple import MIN_TISSUE, QUALITY, Job, job, report
 
-from wsivit.cli import main as wsivit
+from wsivit.cli.app import main as wsivit
 
 
 def main(job: Job) -> None:

@@ -102,7 +102,7 @@ class Measured:
         return tiles / seconds
 
 
-class Bench:
+class JobRunner:
     """Runs tools, each in its environment."""
 
     def __init__(self, cache: Path, scratch: Path, workers: int) -> None:
@@ -191,7 +191,7 @@ def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1][:200]
 
 
-def compare(bench: Bench, tools: Sequence[Tool], case: Case, tiny: Path, repeats: int) -> dict[str, Measured]:
+def compare(bench: JobRunner, tools: Sequence[Tool], case: Case, tiny: Path, repeats: int) -> dict[str, Measured]:
     """Run every tool `repeats` times on a case and on the tiny slide, in turn, each round beginning with another."""
     found = {tool.name: Measured(skipped=bench.broken.get(tool.venv, "")) for tool in tools}
     idle = Case(tiny, case.tile_size, case.mpp)
@@ -242,7 +242,7 @@ def main() -> None:
     options = parser.parse_args()
 
     tools = [tool for tool in TOOLS if not options.tools or tool.name in options.tools]
-    bench = Bench(options.cache.resolve(), options.scratch or Path(tempfile.gettempdir()), options.workers)
+    bench = JobRunner(options.cache.resolve(), options.scratch or Path(tempfile.gettempdir()), options.workers)
     for tool in tools:
         bench.prepare(tool)
     everything = {}

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import SHARED
-from tissue_truth.procedural import PEN_SCENES, SCENES, UM, make_pen_scene, make_scene
-from tissue_truth.scorer import IGNORE, TISSUE, Score, Truth, drawn_slides, ignore_band, sample, score
+from support.small_slides import SHARED
+from support.tissue_truth.procedural import PEN_SCENES, SCENES, UM, make_pen_scene, make_scene
+from support.tissue_truth.scorer import IGNORE, TISSUE, Score, Truth, drawn_slides, ignore_band, sample, score
 
 from wsivit.slide import open_slide
 from wsivit.tissue import find_tissue

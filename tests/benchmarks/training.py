@@ -121,9 +121,9 @@ def time_steps(store: TileStore, model: str, options: argparse.Namespace, *, cac
     """Train with real data, or on one batch that is there already; tiles per second."""
     from transformers import TrainingArguments
 
-    from wsivit.data.adapter import load_samples
-    from wsivit.models import create_classifier, device_for
-    from wsivit.trainer import Recipe, TileTrainer
+    from wsivit.data.loading import load_samples
+    from wsivit.models.classifier import create_classifier, device_for
+    from wsivit.training import Recipe, TileTrainer
 
     samples = load_samples([store.path], "half")
     drawn = np.random.default_rng(0).integers(0, len(samples), options.batch_size * options.steps)

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, tissue_picture, write_slide
-from dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanwhile, states, wait_for
-from remote_helpers import Trouble, serving
-from store_helpers import tree_digest
+from support.dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanwhile, states, wait_for
+from support.remote_helpers import Trouble, serving
+from support.small_slides import SHARED, tissue_picture, write_slide
+from support.store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
-from wsivit.manifest import find_slides
 from wsivit.slide import open_slide
+from wsivit.slide_list import find_slides
 from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import tissue_picture, write_slide
 from PIL import Image
+from support.small_slides import tissue_picture, write_slide
 
 from wsivit.cohort import Cohort, CohortOptions
-from wsivit.cohort.spread import spread
-from wsivit.cohort.tree import Tree
-from wsivit.cohort.verbs import Outcome, VerifyVerb
-from wsivit.cohort.work import Bench, Job
-from wsivit.manifest import CohortSlide
+from wsivit.cohort.cohort_layout import CohortLayout
+from wsivit.cohort.jobs import Job, JobRunner
+from wsivit.cohort.run_on_dask import spread
+from wsivit.cohort.tasks import JobOutcome, VerifyTask
+from wsivit.slide_list import CohortSlide
 from wsivit.tiling import TileOptions
 
 pytestmark = [
@@ -49,19 +49,19 @@ KEPT: list[bytearray] = []
 
 
 @dataclass(frozen=True)
-class KeepingVerb(VerifyVerb):
+class KeepingVerb(VerifyTask):
     """Takes most of a worker's memory at the first slide, and keeps it, as a model would."""
 
-    def do(self, slide: CohortSlide, tree: Tree, *, anew: bool) -> Outcome:
+    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
         if not KEPT:
             size = int(LIMIT_MB * 1e6 * 0.88) - psutil.Process().memory_info().rss
             KEPT.append(bytearray(b"x") * size)
-        return Outcome()
+        return JobOutcome()
 
 
 def test_a_worker_that_needs_most_of_its_memory_goes_on(tmp_path: Path) -> None:
     jobs = [Job(CohortSlide(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(40)]
-    tree = Tree(tmp_path)
-    tree.take_up([job.slide for job in jobs])
+    tree = CohortLayout(tmp_path)
+    tree.add_slides([job.slide for job in jobs])
     many = CohortOptions(workers=1, worker_memory=f"{LIMIT_MB}MB")
-    assert [record.state for record in spread(Bench(KeepingVerb(), tree), jobs, many)] == ["done"] * 40
+    assert [record.state for record in spread(JobRunner(KeepingVerb(), tree), jobs, many)] == ["done"] * 40

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from crash_helpers import (
+from support.crash_helpers import (
     CASES,
     FAULTS,
     Commands,
@@ -23,7 +23,7 @@ from crash_helpers import (
     stop_at_moments,
     whole,
 )
-from long_amounts import amount
+from support.long_amounts import amount
 
 STEP, FIRST, KILLS = amount("step", 1), amount("first", 0), amount("kills", 200)
 

@@ -17,10 +17,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from hostile_campaigns import ARGUED, TEXT, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
-from long_amounts import amount
+from support.hostile_campaigns import ARGUED, TEXT, fuzz, judge_corpus, maker, write_jpeg2000_base, write_jpeg_base
+from support.long_amounts import amount
+from support.slide_helpers import texture, write_jpeg_slide
 
-from tests.slide_helpers import texture, write_jpeg_slide
 from wsivit import open_slide
 from wsivit.slide import Slide
 

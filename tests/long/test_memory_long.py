@@ -13,7 +13,7 @@ import tifffile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from slide_helpers import texture
+from support.slide_helpers import texture
 
 from wsivit.store import TileStore
 

@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import tissue_picture, write_slide
-from long_amounts import amount
-from store_helpers import N, write_store
+from support.long_amounts import amount
+from support.small_slides import tissue_picture, write_slide
+from support.store_helpers import N, write_store
 from test_store_kill import kill_at_random_moments, kill_at_syncs, kill_while_overwriting, many_at_once
 from test_store_verify import damaged_files, flipped_bits, lost_files
 

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from train_helpers import write_store
+from support.train_helpers import write_store
 from transformers import AutoModelForImageClassification
 
-from wsivit.models import load_classifier
-from wsivit.train import TrainOptions, train
-from wsivit.trainer import arguments
+from wsivit.models.classifier import load_classifier
+from wsivit.training import arguments
+from wsivit.training.train import TrainOptions, train
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own

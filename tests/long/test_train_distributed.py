@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from train_helpers import write_store
+from support.train_helpers import write_store
 
 import wsivit
-from wsivit.runs import Contract
+from wsivit.models.run_folder import RunMetadata
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     command += ["--epochs", "6", "--batch-size", "8", "--lr", "2e-3", "--workers", "0", "--device", "cpu", "-q"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "-o", str(tmp_path / "run")], check=True, env=environment, timeout=600)
-    run = Contract.read(tmp_path / "run")
+    run = RunMetadata.read(tmp_path / "run")
     assert run.done and run.validation["accuracy"] > 0.95
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     steps = [int(row.split(",")[1]) for row in rows[1:]]
@@ -71,7 +71,7 @@ def test_two_processes_share_the_tiles_of_an_index(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command += ["index.parquet", str(tmp_path / "run")]
     subprocess.run(command, check=True, env=environment, timeout=600, cwd=tmp_path)
-    n = sum(source.get("train", 0) for source in Contract.read(tmp_path / "run").data)
+    n = sum(source.get("train", 0) for source in RunMetadata.read(tmp_path / "run").data)
     seen = []
     for rank in (0, 1):
         lines = (tmp_path / f"run-{rank}").read_text().splitlines()

@@ -11,10 +11,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from wsivit.data.samples import samples_from_stores
+from wsivit.data.labelled_tiles import samples_from_stores
 from wsivit.slide import open_slide
 from wsivit.tiling import TileOptions, tile
-from wsivit.train import TrainOptions, train
+from wsivit.training.train import TrainOptions, train
 
 
 def convert(folder: Path) -> str:

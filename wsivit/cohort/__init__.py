@@ -1,8 +1,5 @@
-"""Many slides: what there is, what was done with each, and how the work is shared out."""
+"""Many slides: which jobs there are, what became of each, and where they run."""
 
-from wsivit.cohort.cohort import Cohort, status
-from wsivit.cohort.ledger import Record
-from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.result import CohortResult
+from wsivit._face import attach
 
-__all__ = ["Cohort", "CohortOptions", "CohortResult", "Record", "status"]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

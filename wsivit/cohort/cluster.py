@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from wsivit import __version__
+from wsivit.cohort.cohort_layout import COHORT, CohortLayout
 from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.tree import COHORT, Tree
 from wsivit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _local(options: CohortOptions) -> LocalCluster:
         )
 
 
-def check_workers(client: Client, tree: Tree) -> None:
+def check_workers(client: Client, tree: CohortLayout) -> None:
     """Compare the workers that are there with this process; those that come later compare themselves.
 
     Raises
@@ -109,6 +109,6 @@ def _short(name: str, version: str | None) -> str:
     return ".".join(str(version or "").split(".")[:2]) if name == "python" else str(version or "")
 
 
-def _see(tree: Tree) -> tuple[str, bool]:
+def _see(tree: CohortLayout) -> tuple[str, bool]:
     """Return what a worker runs, whatever is installed beside it, and whether it sees the output."""
     return __version__, tree.files.size(COHORT) is not None

@@ -9,24 +9,22 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from wsivit.cohort.ledger import Ledger, Record
+from wsivit.cohort.cohort_layout import CohortLayout
+from wsivit.cohort.dry_run import estimates, format_estimates
+from wsivit.cohort.job_log import JobLog, Record
+from wsivit.cohort.jobs import Job, JobRunner, choose
 from wsivit.cohort.options import CohortOptions
 from wsivit.cohort.parts import is_large, write_own
-from wsivit.cohort.plan import estimates, told
 from wsivit.cohort.result import CohortResult
-from wsivit.cohort.serial import in_turn
-from wsivit.cohort.spread import spread
-from wsivit.cohort.tree import Tree
-from wsivit.cohort.verbs import HeatmapVerb, PredictVerb, TileVerb, Verb, VerifyVerb
-from wsivit.cohort.work import Bench, Job, choose
+from wsivit.cohort.run_on_dask import run_on_dask
+from wsivit.cohort.run_serial import run_serial
+from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import UsageError
-from wsivit.export import Form, HeatmapOptions
-from wsivit.heatmap import DEFAULT_FORMS
-from wsivit.manifest import CohortSlide, find_slides
-from wsivit.predict import PredictOptions
-from wsivit.progress import progress_bar
-from wsivit.tiling import TileOptions
-from wsivit.tiling.fill import OnBadTile
+from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions
+from wsivit.inference import PredictOptions
+from wsivit.io import progress_bar
+from wsivit.slide_list import CohortSlide, find_slides
+from wsivit.tiling import OnUnreadableTile, TileOptions
 
 PathLike = str | os.PathLike[str]
 
@@ -51,7 +49,7 @@ class Cohort:
     Attributes
     ----------
     slides : list of CohortSlide
-    tree : Tree
+    tree : CohortLayout
         Where things are.
 
     Raises
@@ -69,11 +67,11 @@ class Cohort:
         progress: bool = False,
     ) -> None:
         named = [os.fspath(sources)] if isinstance(sources, str | os.PathLike) else [os.fspath(s) for s in sources]
-        there = Tree(named[0]) if len(named) == 1 else None
+        there = CohortLayout(named[0]) if len(named) == 1 else None
         inside = there is not None and there.is_there
         if output is None and not inside:
             raise UsageError("many slides need an output, -o: a folder for the ledger and all that is made")
-        self.tree = Tree(named[0] if output is None else output)
+        self.tree = CohortLayout(named[0] if output is None else output)
         if there is not None and inside:
             self.slides = there.slides()
         else:
@@ -84,8 +82,8 @@ class Cohort:
         self,
         options: TileOptions = TileOptions(),
         *,
-        opening: Mapping[str, Any] = {},
-        on_bad_tile: OnBadTile = "skip",
+        open_options: Mapping[str, Any] = {},
+        on_unreadable_tile: OnUnreadableTile = "skip",
         overwrite: bool = False,
     ) -> CohortResult:
         """Tile each slide into ``slides/<id>.zarr``; see `wsivit.tile`.
@@ -95,11 +93,11 @@ class Cohort:
         options : TileOptions
         opening : mapping
             ``slide_mpp``, and options of `wsivit.open_slide`; a scale in the table of slides goes before it.
-        on_bad_tile : {"skip", "fail"}
+        on_unreadable_tile : {"skip", "fail"}
         overwrite : bool
             Do all of it anew.
         """
-        verb = TileVerb(options, tuple(opening.items()), on_bad_tile, self.options.threads)
+        verb = TileTask(options, tuple(open_options.items()), on_unreadable_tile, self.options.threads)
         return self._run(verb, again=overwrite)
 
     def predict(
@@ -108,13 +106,15 @@ class Cohort:
         *,
         name: str | None = None,
         options: PredictOptions = PredictOptions(),
-        opening: Mapping[str, Any] = {},
+        open_options: Mapping[str, Any] = {},
     ) -> CohortResult:
         """Run a model over the tiles of each slide; see `wsivit.predict`.
 
         The model is loaded once in each process. A slide without tiles is read where it is, as `wsivit.predict` does.
         """
-        return self._run(PredictVerb.of(os.fspath(model), name, options, TileVerb(opening=tuple(opening.items()))))
+        return self._run(
+            PredictTask.of(os.fspath(model), name, options, TileTask(open_options=tuple(open_options.items())))
+        )
 
     def heatmap(
         self,
@@ -124,53 +124,53 @@ class Cohort:
         options: HeatmapOptions = HeatmapOptions(),
     ) -> CohortResult:
         """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
-        return self._run(HeatmapVerb(run or "", tuple(forms), options))
+        return self._run(HeatmapTask(run or "", tuple(forms), options))
 
     def verify(self, *, sample: int = 32) -> CohortResult:
         """Check the tiles of each slide; see `wsivit.verify`."""
-        return self._run(VerifyVerb(sample))
+        return self._run(VerifyTask(sample))
 
-    def _run(self, verb: Verb, *, again: bool = False) -> CohortResult:
-        bench, ledger = Bench(verb, self.tree, self.options.plan), Ledger(self.tree.files)
+    def _run(self, verb: Task, *, again: bool = False) -> CohortResult:
+        runner, ledger = JobRunner(verb, self.tree, self.options.plan), JobLog(self.tree.files)
         again = again or self.options.again
-        chosen = self._chosen(bench)
+        chosen = self._chosen(runner)
         known = ledger.read(verb.verb, verb.run)
-        jobs = choose(bench, chosen, known, again=again, retry_failed=self.options.retry_failed)
+        jobs = choose(runner, chosen, known, again=again, retry_failed=self.options.retry_failed)
         jobs = jobs[: self.options.limit]
         result = CohortResult(verb.verb, self.tree.root, len(chosen), tuple(jobs), ())
         if self.options.plan:
-            return self._planned(bench, result)
-        self.tree.take_up(self.slides)
+            return self._planned(runner, result)
+        self.tree.add_slides(self.slides)
         with progress_bar(len(jobs), verb.verb, "slide", show=self._progress and bool(jobs)) as advance:
-            for record in self._done(bench, jobs):
+            for record in self._done(runner, jobs):
                 known[record.slide_id] = record
                 advance(1)
-        ledger.fold([slide.id for slide in self.tree.slides()])
+        ledger.write_table([slide.id for slide in self.tree.slides()])
         return replace(result, records=tuple(known[slide.id] for slide in chosen if slide.id in known))
 
-    def _planned(self, bench: Bench, result: CohortResult) -> CohortResult:
+    def _planned(self, runner: JobRunner, result: CohortResult) -> CohortResult:
         self.tree.merged(self.slides)  # it may be another cohort's
-        if not isinstance(bench.verb, TileVerb):
+        if not isinstance(runner.verb, TileTask):
             return replace(result, estimate="nothing is written")
         with progress_bar(len(result.jobs), "planning", "slide", show=self._progress) as advance:
             found = []
-            for one in estimates(bench, result.jobs, self.options):
+            for one in estimates(runner, result.jobs, self.options):
                 found.append(one)
                 advance(1)
-        return replace(result, estimate=told(found))
+        return replace(result, estimate=format_estimates(found))
 
-    def _done(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Record]:
+    def _done(self, runner: JobRunner, jobs: Sequence[Job]) -> Iterator[Record]:
         if self.options.workers or self.options.address:
-            return spread(bench, jobs, self.options)
+            return run_on_dask(runner, jobs, self.options)
         part, n = self.options.part()
         # Tasks of an array know nothing of each other: none could tell when all have begun to replace a store.
-        large = [job for job in jobs if n > 1 and not job.anew and is_large(bench, job, self.options.split_gb)]
+        large = [job for job in jobs if n > 1 and not job.rebuild and is_large(runner, job, self.options.split_gb)]
         return itertools.chain(
-            (record for job in large if (record := write_own(bench, job, part, n))),
-            in_turn(bench, [job for job in jobs if job not in large]),
+            (record for job in large if (record := write_own(runner, job, part, n))),
+            run_serial(runner, [job for job in jobs if job not in large]),
         )
 
-    def _chosen(self, bench: Bench) -> list[CohortSlide]:
+    def _chosen(self, runner: JobRunner) -> list[CohortSlide]:
         pattern = self.options.only
         chosen = [slide for slide in self.slides if pattern is None or fnmatchcase(slide.id, pattern)]
         if not chosen:
@@ -180,7 +180,7 @@ class Cohort:
         if n == 1:
             return chosen
         # Every task of an array has its share of the large slides, and all of its share of the others.
-        large = [is_large(bench, Job(slide, ""), self.options.split_gb) for slide in chosen]
+        large = [is_large(runner, Job(slide, ""), self.options.split_gb) for slide in chosen]
         rest = itertools.count()
         return [slide for slide, big in zip(chosen, large, strict=True) if big or next(rest) % n == part]
 
@@ -203,9 +203,9 @@ def status(cohort: PathLike) -> dict[str, list[Record]]:
     UsageError
         There is no cohort.
     """
-    tree = Tree(cohort)
+    tree = CohortLayout(cohort)
     if not tree.is_there:
         raise UsageError(f"{tree.root}: not the output of a cohort: there is no cohort.csv")
-    records = Ledger(tree.files).fold([slide.id for slide in tree.slides()])
+    records = JobLog(tree.files).write_table([slide.id for slide in tree.slides()])
     kinds = dict.fromkeys(f"{record.verb} {record.run}".strip() for record in records)
     return {kind: [record for record in records if f"{record.verb} {record.run}".strip() == kind] for kind in kinds}

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 
 from wsivit.errors import StoreLockedError
-from wsivit.store.lock import Lock
+from wsivit.io import Lock
 
 _held: list[Lock] = []
 
 
 @cache
-def own_device(devices: str) -> str:
+def claim_device(devices: str) -> str:
     """Take one of several devices, with commas: the first of those that the fewest processes of this machine have.
 
     It stays this process's own until it ends, however that comes, so a worker that takes the place of another gets its

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from wsivit.remote import Remote
-from wsivit.store import layout
-from wsivit.store.files import files_at
+from wsivit.io import Remote, files_at
+from wsivit.store import document_key
 
 
 def size_of(path: str) -> int:
@@ -24,7 +23,7 @@ def signature(path: str) -> str:
 def document_signature(location: str, node: str = "") -> str:
     """Return what changes when a store, or a node of it, is written anew; empty where there is none."""
     try:
-        return _digest(files_at(location).read(layout.document_key(node)).decode())
+        return _digest(files_at(location).read(document_key(node)).decode())
     except (FileNotFoundError, NotADirectoryError):
         return ""
 

@@ -9,15 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsivit.cohort.inputs import size_of
-from wsivit.cohort.ledger import Record
-from wsivit.cohort.verbs import Outcome, Skipped, TileVerb, failure, tiled
-from wsivit.cohort.work import Bench, Job
+from wsivit.cohort.job_log import Record
+from wsivit.cohort.jobs import Job, JobRunner
+from wsivit.cohort.tasks import JobOutcome, Skipped, TileTask, failure, tiled
 from wsivit.errors import StoreError, WsivitError
-from wsivit.remote import is_url
+from wsivit.io import exclusive, files_at, is_url, recover_replace, staging_path
 from wsivit.slide import Slide, open_slide
 from wsivit.store import StoreWriter, TileStore
-from wsivit.store.files import beside, files_at, recover_swap
-from wsivit.store.lease import exclusive
 
 GB = 1e9
 _FEWEST = 2
@@ -25,12 +23,12 @@ _FEWEST = 2
 _WAIT_S = 60.0
 
 
-def is_large(bench: Bench, job: Job, split_gb: float) -> bool:
+def is_large(runner: JobRunner, job: Job, split_gb: float) -> bool:
     """Whether a job is to be shared out: by the slide's size on disk, which all processes agree on."""
-    verb = bench.verb
-    if not isinstance(verb, TileVerb) or verb.options.codec == "none" or not job.slide.path:
+    verb = runner.verb
+    if not isinstance(verb, TileTask) or verb.options.codec == "none" or not job.slide.path:
         return False
-    if job.anew and is_url(bench.tree.store(job.slide)):
+    if job.rebuild and is_url(runner.tree.store(job.slide)):
         return False  # an object store cannot put one thing in place of another
     try:
         return size_of(job.slide.path) >= split_gb * GB
@@ -38,51 +36,51 @@ def is_large(bench: Bench, job: Job, split_gb: float) -> bool:
         return False  # it will fail as a whole
 
 
-def begin(bench: Bench, job: Job) -> Record | list[range]:
+def begin(runner: JobRunner, job: Job) -> Record | list[range]:
     """Do all but the shards; return those, or the record where nothing is left to share."""
-    bench.check_version()
-    verb, began = _tile_verb(bench), time.monotonic()
-    bench.begin(job)
-    place = replace(bench.tree.place(job.slide), store=_site(bench, job))
+    runner.check_version()
+    verb, began = _tile_verb(runner), time.monotonic()
+    runner.begin(job)
+    place = replace(runner.tree.place(job.slide), store=_site(runner, job))
     try:
-        with verb.open(job.slide) as slide, _alone(bench, job):
-            tiler = verb.tiler(job.slide, anew=job.anew)
-            shards = tiler.begin(slide, place, tiler.lay_out(slide, place))
+        with verb.open(job.slide) as slide, _alone(runner, job):
+            tiler = verb.tiler(job.slide, rebuild=job.rebuild)
+            shards = tiler.begin(slide, place, tiler.plan_tiling(slide, place))
         if len(shards) >= _FEWEST:
             return shards
-        why = "".join(write(bench, job, shard)[1] for shard in shards)
-        return finish(bench, job, time.monotonic() - began, why)
+        why = "".join(write(runner, job, shard)[1] for shard in shards)
+        return finish(runner, job, time.monotonic() - began, why)
     except Skipped as error:
-        return bench.end(job, Outcome("skipped", str(error)), time.monotonic() - began)
+        return runner.end(job, JobOutcome("skipped", str(error)), time.monotonic() - began)
     except (WsivitError, OSError) as error:
-        return bench.end(job, failure(error), time.monotonic() - began)
+        return runner.end(job, failure(error), time.monotonic() - began)
 
 
-def write(bench: Bench, job: Job, shard: range) -> tuple[float, str]:
+def write(runner: JobRunner, job: Job, shard: range) -> tuple[float, str]:
     """Write one shard; return the seconds it took, and why a tile of it could not be read."""
-    bench.check_version()
-    verb, began, site = _tile_verb(bench), time.monotonic(), _site(bench, job)
+    runner.check_version()
+    verb, began, site = _tile_verb(runner), time.monotonic(), _site(runner, job)
     with _reopened(verb, job, site) as slide:
-        bad = verb.tiler(job.slide, anew=False).write(slide, site, [shard])
+        bad = verb.tiler(job.slide, rebuild=False).write(slide, site, [shard])
     return time.monotonic() - began, next(iter(bad.values()), "")
 
 
-def finish(bench: Bench, job: Job, seconds: float, why: str) -> Record:
+def finish(runner: JobRunner, job: Job, seconds: float, why: str) -> Record:
     """Complete a store whose shards are written."""
-    verb, began, store = _tile_verb(bench), time.monotonic(), bench.tree.store(job.slide)
+    verb, began, store = _tile_verb(runner), time.monotonic(), runner.tree.store(job.slide)
     try:
-        with _alone(bench, job):
-            site = _site(bench, job)
+        with _alone(runner, job):
+            site = _site(runner, job)
             if not TileStore.is_store(site):  # it is in its place: who put it there was killed before saying so
                 site = store
             with _reopened(verb, job, site) as slide:
-                done = verb.tiler(job.slide, anew=False).finish(slide, site, None if site == store else store)
+                done = verb.tiler(job.slide, rebuild=False).finish(slide, site, None if site == store else store)
     except (WsivitError, OSError) as error:
-        return bench.end(job, failure(error), seconds)
-    return bench.end(job, tiled(done, bench.tree, why), seconds + time.monotonic() - began)
+        return runner.end(job, failure(error), seconds)
+    return runner.end(job, tiled(done, runner.tree, why), seconds + time.monotonic() - began)
 
 
-def write_own(bench: Bench, job: Job, part: int, parts: int) -> Record | None:
+def write_own(runner: JobRunner, job: Job, part: int, parts: int) -> Record | None:
     """Begin a store unless it is begun, write every n-th shard, and complete it if the others are there.
 
     For tasks that know nothing of each other; each begins the same store, and writes other shards.
@@ -92,53 +90,53 @@ def write_own(bench: Bench, job: Job, part: int, parts: int) -> Record | None:
     Record or None
         None where shards of others are missing still.
     """
-    left = begin(bench, job)
+    left = begin(runner, job)
     if isinstance(left, Record):
         return left
     began, why = time.monotonic(), ""
-    store = bench.tree.store(job.slide)
+    store = runner.tree.store(job.slide)
     with StoreWriter.join(store) as writer:
         size = writer.parameters.shard_tiles
     own = [shard for shard in left if shard.start // size % parts == part]
     try:
         for shard in own:
-            why = write(bench, job, shard)[1] or why
+            why = write(runner, job, shard)[1] or why
         with StoreWriter.join(store) as writer:
             missing = writer.pending()
-        return None if missing else finish(bench, job, time.monotonic() - began, why)
+        return None if missing else finish(runner, job, time.monotonic() - began, why)
     except (WsivitError, OSError) as error:
-        return bench.end(job, failure(error), time.monotonic() - began)
+        return runner.end(job, failure(error), time.monotonic() - began)
 
 
-def _site(bench: Bench, job: Job) -> str:
+def _site(runner: JobRunner, job: Job) -> str:
     """Where the store is built: beside the one that it replaces, or where it belongs."""
-    store = bench.tree.store(job.slide)
-    return str(beside(Path(store))) if job.anew else store
+    store = runner.tree.store(job.slide)
+    return str(staging_path(Path(store))) if job.rebuild else store
 
 
 @contextmanager
-def _alone(bench: Bench, job: Job) -> Iterator[None]:
+def _alone(runner: JobRunner, job: Job) -> Iterator[None]:
     """Keep others, such as a worker of a scheduler that was lost, from beginning or ending to replace a store too."""
-    if not job.anew:
+    if not job.rebuild:
         yield
         return
-    store = bench.tree.store(job.slide)
+    store = runner.tree.store(job.slide)
     with exclusive(files_at(store), wait=_WAIT_S):
-        recover_swap(Path(store), Path(_site(bench, job)))
+        recover_replace(Path(store), Path(_site(runner, job)))
         yield
 
 
-def _reopened(verb: TileVerb, job: Job, store: str) -> Slide:
+def _reopened(verb: TileTask, job: Job, store: str) -> Slide:
     """Open a slide as it was opened when its store was begun; its reader was chosen and checked then."""
     made = TileStore(store, allow_incomplete=True).parameters
-    slide = open_slide(job.slide.path, **made.opening)
+    slide = open_slide(job.slide.path, **made.open_options)
     slide.threads = verb.threads or slide.threads
     if slide.fingerprint != made.slide_fingerprint:
         raise StoreError(f"{job.slide.path} has changed while it was tiled: run the same command again")
     return slide
 
 
-def _tile_verb(bench: Bench) -> TileVerb:
-    if not isinstance(bench.verb, TileVerb):
-        raise TypeError(f"{bench.verb.verb} is not done in parts")
-    return bench.verb
+def _tile_verb(runner: JobRunner) -> TileTask:
+    if not isinstance(runner.verb, TileTask):
+        raise TypeError(f"{runner.verb.verb} is not done in parts")
+    return runner.verb

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wsivit.cohort.ledger import STATES, Record
-from wsivit.cohort.work import Job
+from wsivit.cohort.job_log import STATES, Record
+from wsivit.cohort.jobs import Job
 from wsivit.errors import SlideError, UnreadableTilesError
 
 LISTED = 20

@@ -1,1 +1,5 @@
-"""Labelled tiles as a model learns from them: samples, splits, the leakage audit, the torch dataset, augmentation."""
+"""Labelled tiles as a model learns from them: sources, splits, leakage, dataset, augmentation, index."""
+
+from wsivit._face import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

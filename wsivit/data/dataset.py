@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from wsivit.data.images import MAX_BAD
-from wsivit.data.samples import Samples, samples_from_stores
+from wsivit.data.image_folders import MAX_BAD
+from wsivit.data.labelled_tiles import Samples, samples_from_stores
 from wsivit.errors import LimitError
 
 
@@ -60,7 +60,7 @@ class TileDataset(Dataset[Example]):
 
     @classmethod
     def from_stores(cls, stores: Sequence[str | os.PathLike[str]], label: str) -> TileDataset:
-        """Collect the labelled, readable tiles of stores; see :func:`wsivit.data.samples.samples_from_stores`."""
+        """Collect the labelled, readable tiles of stores; see `samples_from_stores`."""
         return cls(samples_from_stores(stores, label))
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class TileDataset(Dataset[Example]):
 
     def __getitems__(self, chosen: list[int]) -> Examples:
         threads = 1 if get_worker_info() else None  # workers are the threads, where there are any
-        good, read = self.samples.read_good(chosen, threads)
+        good, read = self.samples.read_skipping_unreadable(chosen, threads)
         if len(good) < len(chosen):
             self._lose(set(chosen) - set(good.tolist()))
         # Channels come last in memory, as the decoder leaves them and as convolutions like them.

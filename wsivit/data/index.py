@@ -19,18 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.images import SPLIT_FOLDERS
-from wsivit.data.samples import Labelled, Samples, StoreSource, require_one_scale
+from wsivit.data.image_folders import SPLIT_FOLDERS
+from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
-from wsivit.grid import TileGrid
-from wsivit.manifest import CohortSlide, find_slides
-from wsivit.parallel import map_ordered
-from wsivit.progress import progress_bar
-from wsivit.remote import is_url
+from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, writing
+from wsivit.slide import TileGrid
+from wsivit.slide_list import CohortSlide, find_slides
 from wsivit.store import TileStore
-from wsivit.store.files import RemoteFiles
-from wsivit.store.outputs import Output, local_output, shown
-from wsivit.writing import writing
 
 FORMAT = 1
 OPEN_STORES = 32
@@ -148,7 +143,7 @@ def index(
                 writer.add_key_value_metadata({_NOTES: json.dumps(told).encode()})
             temporary.replace(path)
     tiles = sum(entry.tiles for entry in notes)
-    return Indexed(shown(output), len(notes), tiles, count["label"], count["split"])
+    return Indexed(display_path(output), len(notes), tiles, count["label"], count["split"])
 
 
 @dataclass(frozen=True)
@@ -294,7 +289,7 @@ def is_index(item: str) -> bool:
     return item.lower().endswith(".parquet")
 
 
-def labelled_index(item: str, label: str | None = None) -> list[Labelled]:
+def labelled_index(item: str, label: str | None = None) -> list[LabelledTiles]:
     """Read an index as labelled tiles, a part for each store; no store is opened.
 
     Raises
@@ -316,7 +311,7 @@ def labelled_index(item: str, label: str | None = None) -> list[Labelled]:
         start += entry.tiles
         side = columns.side[here] if columns.split else None
         tile, code = columns.tile[here].astype(np.int64), columns.code[here].astype(np.int64)
-        parts.append(Labelled(IndexedSource(entry, base), tile, code, classes, side, notes["label"]))
+        parts.append(LabelledTiles(IndexedSource(entry, base), tile, code, classes, side, notes["label"]))
     return parts
 
 
@@ -349,7 +344,7 @@ def _read(item: str) -> tuple[dict[str, Any], _Columns]:
 
 def _file(item: str) -> Any:
     if is_url(item):
-        from wsivit.slide.remote import RemoteFile
+        from wsivit.io import RemoteFile
 
         return RemoteFile(item).open()
     return Path(item).open("rb")

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.samples import Groups, Samples, StoreSource
+from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
 from wsivit.errors import UsageError
 
 Sides: TypeAlias = NDArray[np.int8]
@@ -175,7 +175,7 @@ def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]
     return whole, single
 
 
-def _groups(samples: Samples, by: By) -> Groups:
+def _groups(samples: Samples, by: By) -> GroupIndex:
     if by == "patient":
         return samples.patients
     if by == "slide":
@@ -184,12 +184,12 @@ def _groups(samples: Samples, by: By) -> Groups:
     return samples.grouped([f"site {source.site}" for source in samples.sources])
 
 
-def _in_two_groups(samples: Samples, groups: Groups) -> bool:
+def _in_two_groups(samples: Samples, groups: GroupIndex) -> bool:
     codes = range(len(samples.classes))
     return all(groups.count(samples.code == code) > 1 for code in codes)
 
 
-def _spread(samples: Samples, groups: Groups, by: str) -> str:
+def _spread(samples: Samples, groups: GroupIndex, by: str) -> str:
     found = [f"{name} in {groups.count(samples.code == code)}" for code, name in enumerate(samples.classes)]
     return f"{by}s per class: {', '.join(found)}"
 

@@ -1,26 +1,5 @@
-"""Slides: one interface over a native decoder, OpenSlide, tiffslide and flat images."""
+"""Slides: one interface over a native decoder, OpenSlide, tiffslide and flat images, at exact physical scale."""
 
-from __future__ import annotations
+from wsivit._face import attach
 
-from wsivit.resolution import Level
-from wsivit.slide.base import JpegColor, TileFailure
-from wsivit.slide.info import SlideInfo
-from wsivit.slide.native import NativeTiles
-from wsivit.slide.opening import Reader, info, open_slide
-from wsivit.slide.overview import Overview
-from wsivit.slide.preflight import MAX_PIXELS
-from wsivit.slide.slide import Slide
-
-__all__ = [
-    "MAX_PIXELS",
-    "JpegColor",
-    "Level",
-    "NativeTiles",
-    "Overview",
-    "Reader",
-    "Slide",
-    "SlideInfo",
-    "TileFailure",
-    "info",
-    "open_slide",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

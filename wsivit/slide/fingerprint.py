@@ -12,10 +12,8 @@ from typing import IO
 import tifffile
 
 from wsivit.errors import SlideError, UsageError
-from wsivit.remote import is_url
+from wsivit.io import ByteSource, LocalFile, is_url, remote_file
 from wsivit.slide.metadata import TIFF_ERRORS
-from wsivit.slide.remote import remote_file
-from wsivit.slide.source import ByteSource, LocalFile
 
 _ENDS = 1 << 16
 _BLOCK = 1 << 12

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsivit.errors import ScaleError
-from wsivit.resolution import Level, ScaleSource, ScaleVerdict, judge_scale
-from wsivit.slide.base import Pixels, SlideFacts
+from wsivit.slide.backend import Pixels, SlideFacts
+from wsivit.slide.read_plan import Level
+from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale
 
 _PRIVATE = re.compile(
     r"date|time|user|name|patient|person|birth|operator|artist|barcode|label|title|comment|description|serial|s/n"
@@ -37,7 +38,7 @@ class SlideInfo:
     levels : tuple of Level
     bounds : tuple of int
         ``x, y, width, height`` of the region that is not empty.
-    scale : ScaleVerdict or None
+    scale : SlideScale or None
     scale_error : str or None
         Why there is no scale.
     scale_sources : tuple of ScaleSource
@@ -63,7 +64,7 @@ class SlideInfo:
     dimensions: tuple[int, int]
     levels: tuple[Level, ...]
     bounds: tuple[int, int, int, int]
-    scale: ScaleVerdict | None
+    scale: SlideScale | None
     scale_error: str | None
     scale_sources: tuple[ScaleSource, ...]
     objective: float | None
@@ -73,12 +74,12 @@ class SlideInfo:
     private: dict[str, str | None]
 
 
-def judge_or_explain(
+def resolve_or_explain(
     sources: tuple[ScaleSource, ...], given: float | None, vendor: str
-) -> tuple[ScaleVerdict | None, str | None]:
+) -> tuple[SlideScale | None, str | None]:
     """Return the verdict, or None and why there is none."""
     try:
-        return judge_scale(sources, given=given, vendor=vendor), None
+        return resolve_scale(sources, given=given, vendor=vendor), None
     except ScaleError as error:
         return None, str(error)
 

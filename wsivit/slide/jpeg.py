@@ -25,7 +25,7 @@ class TooMuchError(ValueError):
     """What would take more memory or time than a picture of its size can need."""
 
 
-class Spliced(NamedTuple):
+class SplitJpeg(NamedTuple):
     """A complete JPEG stream in two pieces, so that what was read need not be copied.
 
     Attributes
@@ -162,7 +162,7 @@ class Normaliser:
             raise ValueError("JPEG is of several scans")
         return normalised + scan[: int.from_bytes(scan[:2], "big")]
 
-    def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[Spliced] | None:
+    def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[SplitJpeg] | None:
         """Return what `alone` does of each of the tiles at ``[start, stop)`` in the data.
 
         None where one of them begins unlike the others, or where anything else has to be looked at closely.
@@ -173,7 +173,7 @@ class Normaliser:
         if not (alike and sequential) or _count_ends(data) != len(places):
             return None
         scan, view = len(stored), np.frombuffer(data, np.uint8)
-        return [Spliced(normalised, view[start + scan : stop]) for start, stop in places]
+        return [SplitJpeg(normalised, view[start + scan : stop]) for start, stop in places]
 
     def _checked(self, tile: bytes) -> tuple[bytes, bytes]:
         stored, normalised, sequential = self._known(tile)

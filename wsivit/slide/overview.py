@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.resolution import ReadPlan, plan_downsample
-from wsivit.slide.base import Backend, Pixels, TileFailure
+from wsivit.slide.backend import Backend, Pixels, TileFailure
+from wsivit.slide.read_plan import ReadPlan, plan_downsample
 from wsivit.slide.reading import Request, read_rectangles
 
 _BLOCK = 512
@@ -17,7 +17,7 @@ _SMALL = 32
 _SOURCE = 2048  # side of what one block may be made of: memory stays bounded on a slide without a pyramid
 
 
-class Overview(NamedTuple):
+class OverviewImage(NamedTuple):
     """The whole slide, small.
 
     Attributes
@@ -31,7 +31,7 @@ class Overview(NamedTuple):
     unreadable: NDArray[np.bool_]
 
 
-def survey(backend: Backend, size: tuple[int, int], threads: int | None = None) -> Overview:
+def read_overview(backend: Backend, size: tuple[int, int], threads: int | None = None) -> OverviewImage:
     """Bring a whole slide to exactly ``size`` (width, height), in bounded memory."""
     width, height = size
     levels = backend.facts.levels
@@ -50,7 +50,7 @@ def survey(backend: Backend, size: tuple[int, int], threads: int | None = None) 
             found = repaired if repaired is not None else _from_finer_levels(backend, plan, small)
             pixels[small] = backend.facts.background if found is None else found
             unreadable[small] = found is None
-    return Overview(pixels, unreadable)
+    return OverviewImage(pixels, unreadable)
 
 
 def _parts(

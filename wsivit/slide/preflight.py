@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsivit.errors import LimitError, SlideError, SlideNotFoundError
-from wsivit.remote import is_url
-from wsivit.slide.remote import remote_file
-from wsivit.slide.source import ByteSource, LocalFile
-from wsivit.slide.tiffcheck import check_tiff
+from wsivit.io import ByteSource, LocalFile, is_url, remote_file
+from wsivit.slide.tiff_validation import check_tiff
 
 _IMPOSTORS = (
     (b"version https://git-lfs.github.com", "a Git LFS pointer, not the slide: run `git lfs pull`"),
@@ -25,7 +23,7 @@ MAX_PIXELS = 100_000_000_000
 """Pixels of level 0 from which a slide is refused unless the limit is raised: 400,000 x 250,000."""
 
 
-class Checked(NamedTuple):
+class PreflightResult(NamedTuple):
     """A slide that passed the first look.
 
     Attributes
@@ -37,10 +35,10 @@ class Checked(NamedTuple):
     """
 
     source: ByteSource
-    doubts: tuple[str, ...]
+    anomalies: tuple[str, ...]
 
 
-def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
+def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> PreflightResult:
     """Look at a slide's bytes, without any reader.
 
     Raises
@@ -59,14 +57,14 @@ def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> Checked:
             _check_start(start)
             if not is_url(path):
                 _check_neighbours(Path(source.name), start)
-            doubts, source.size = check_tiff(file, source.size, start, max_pixels)
+            anomalies, source.size = check_tiff(file, source.size, start, max_pixels)
     except SlideError as error:
         raise SlideError(f"{path}: {error}") from None
     except LimitError as error:
         raise LimitError(f"{path}: {error}") from None
     except OSError as error:
         raise SlideError(f"{path}: cannot be read: {error}") from error
-    return Checked(source, doubts)
+    return PreflightResult(source, anomalies)
 
 
 def _check_start(start: bytes) -> None:

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.resolution import ReadPlan
-from wsivit.slide.base import MISSING, Backend, Color, Pixels, TileFailure, UnreadableBlockError
+from wsivit.slide.backend import MISSING, Backend, Color, Pixels, TileFailure, UnreadableBlockError
+from wsivit.slide.read_plan import ReadPlan
 from wsivit.slide.resample import Box, margin, resample
 
 _CACHE_BYTES = 192 << 20
@@ -54,7 +54,7 @@ class _Block:
 
 
 @dataclass(eq=False)
-class _Piece:
+class _WorkUnit:
     """A run of rectangles that one thread makes, with the shared blocks that it needs and is the first to need."""
 
     span: range
@@ -80,9 +80,9 @@ def map_rectangles(
     """
     if not len(request.x):
         return
-    work = _Pass(backend, request)
+    work = _ReadPass(backend, request)
 
-    def make(piece: _Piece) -> list[T | TileFailure]:
+    def make(piece: _WorkUnit) -> list[T | TileFailure]:
         return [made if isinstance(made, TileFailure) else function(made) for made in work.make(piece)]
 
     threads = threads or available_cpus()
@@ -119,7 +119,7 @@ def available_cpus() -> int:
     return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-class _Pass:
+class _ReadPass:
     """One pass over a slide: which blocks each rectangle needs, and how it is made of them."""
 
     def __init__(self, backend: Backend, request: Request) -> None:
@@ -181,7 +181,7 @@ class _Pass:
                 np.maximum.at(last, keys, here)
         return count, last
 
-    def pieces(self) -> Iterator[_Piece]:
+    def pieces(self) -> Iterator[_WorkUnit]:
         """Cut the request into pieces; a shared block is decoded by the first that needs it and kept for the last."""
         request, (count, last) = self.request, self._uses()
         source = request.width * request.height * request.plan.residual_x * request.plan.residual_y
@@ -189,7 +189,7 @@ class _Pass:
         room = _CACHE_BYTES // (3 * self.block[0] * self.block[1])
         known: dict[int, _Block] = {}
         for start in range(0, len(request.x), step):
-            piece = _Piece(range(start, min(start + step, len(request.x))))
+            piece = _WorkUnit(range(start, min(start + step, len(request.x))))
             for key in self._keys(piece.span):
                 if count[key] == 1:
                     continue  # decoded where it is used, while its pixels are in the processor's cache
@@ -215,7 +215,7 @@ class _Pass:
         }
         return sorted(keys)
 
-    def make(self, piece: _Piece) -> Iterator[Pixels | TileFailure]:
+    def make(self, piece: _WorkUnit) -> Iterator[Pixels | TileFailure]:
         """Decode what others need too, wait for what others decode, and make the rectangles one by one."""
         try:
             for block in piece.fresh:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsivit.slide.base import Pixels
+from wsivit.slide.backend import Pixels
 
 _FEW = 16
 """Source pixels per target pixel up to which weights of eight bits do."""

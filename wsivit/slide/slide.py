@@ -10,26 +10,18 @@ from typing import Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wsivit.credentials import complete, public
 from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
-from wsivit.remote import is_url
-from wsivit.resolution import (
-    Level,
-    ReadPlan,
-    ScaleSource,
-    ScaleVerdict,
-    judge_scale,
-    plan_read,
-    scale_sources,
-)
-from wsivit.slide.base import Backend, Color, JpegColor, Pixels, TileFailure
+from wsivit.io import complete, is_url, public
+from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure
 from wsivit.slide.fingerprint import fingerprint
-from wsivit.slide.identity import slide_id
-from wsivit.slide.info import SlideInfo, color_warnings, judge_or_explain, objective, private_items
-from wsivit.slide.isolated import IsolatedBackend
-from wsivit.slide.native import NativeBackend, NativeTiles
-from wsivit.slide.overview import Overview, survey
+from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain
+from wsivit.slide.overview import OverviewImage, read_overview
+from wsivit.slide.read_plan import Level, ReadPlan, plan_read
+from wsivit.slide.readers.isolated import IsolatedBackend
+from wsivit.slide.readers.native import NativeBackend, NativeTiles
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
+from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale, scale_sources
+from wsivit.slide.slide_id import slide_id
 
 _LOOK = 256
 _REMOTE_THREADS = 16
@@ -69,9 +61,9 @@ class Slide:
         return f"<Slide {self.id!r}: {width}x{height}, {len(self.levels)} levels, {self.format}, {self.reader} reader>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from wsivit.slide.opening import reopen
+        from wsivit.slide.open_slide import reopen
 
-        return reopen, (complete(self.path), self.opening, self.reader_reason, self.threads, self.isolated)
+        return reopen, (complete(self.path), self.open_options, self.reader_reason, self.threads, self.isolated)
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +80,7 @@ class Slide:
     # --- what it is
 
     @property
-    def opening(self) -> dict[str, Any]:
+    def open_options(self) -> dict[str, Any]:
         """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
         return {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
 
@@ -138,7 +130,7 @@ class Slide:
         return scale_sources(self._backend.facts.properties)
 
     @cached_property
-    def scale(self) -> ScaleVerdict:
+    def scale(self) -> SlideScale:
         """Microns per level-0 pixel, and why.
 
         Raises
@@ -147,13 +139,13 @@ class Slide:
             If no source is usable; the text names every one looked at.
         """
         try:
-            return judge_scale(self.scale_sources, given=self._mpp, vendor=self.format)
+            return resolve_scale(self.scale_sources, given=self._mpp, vendor=self.format)
         except ScaleError as error:
             raise ScaleError(f"{self.path}: {error}") from None
 
     def info(self, private: bool = False) -> SlideInfo:
         """Everything about the slide in plain values; private values only with `private`."""
-        verdict, problem = judge_or_explain(self.scale_sources, self._mpp, self.format)
+        verdict, problem = resolve_or_explain(self.scale_sources, self._mpp, self.format)
         first = self.levels[0]
         tile = (first.tile_width, first.tile_height) if first.tile_width and first.tile_height else None
         return SlideInfo(
@@ -179,7 +171,7 @@ class Slide:
     # --- pixels
 
     def plan(self, mpp: float, *, tolerance: float = 0.02, downscale: Literal["dct", "area"] = "dct") -> ReadPlan:
-        """Decide how a scale is reached; see `wsivit.resolution.plan_read`."""
+        """Decide how a scale is reached; see `wsivit.slide.read_plan.plan_read`."""
         try:
             return plan_read(mpp, self.scale, self.levels, tolerance=tolerance, downscale=downscale)
         except ScaleError as error:
@@ -238,7 +230,7 @@ class Slide:
         return map_rectangles(function, self._backend, _tiles(plan, size, x, y), self.threads)
 
     def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
-        """Read the whole slide, small: the pixels of `survey`.
+        """Read the whole slide, small: the pixels of `read_overview`.
 
         Its exact downsample is ``dimensions / shape``. Parts that cannot be read are `background`.
 
@@ -253,9 +245,9 @@ class Slide:
         -------
         ndarray of uint8, (height, width, 3)
         """
-        return self.survey(mpp, max_side=max_side).pixels
+        return self.read_overview(mpp, max_side=max_side).pixels
 
-    def survey(self, mpp: float | None, *, max_side: int | None = None) -> Overview:
+    def read_overview(self, mpp: float | None, *, max_side: int | None = None) -> OverviewImage:
         """Read the whole slide, small, and where it cannot be read; parameters as of `overview`."""
         if mpp is None and max_side is None:
             raise UsageError("an overview needs a scale or a longest side")
@@ -263,7 +255,7 @@ class Slide:
         x, y = (1.0, 1.0) if mpp is None else (max(1.0, mpp / self.scale.mpp_x), max(1.0, mpp / self.scale.mpp_y))
         shrink = max(1.0, max(width / x, height / y) / max_side) if max_side else 1.0
         size = (max(1, round(width / x / shrink)), max(1, round(height / y / shrink)))
-        return survey(self._backend, size, self.threads)
+        return read_overview(self._backend, size, self.threads)
 
     def thumbnail(self, max_side: int) -> Pixels:
         """Read the whole slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, StoreLockedError, UsageError
-from wsivit.store import layout
-from wsivit.store.files import TEMPORARY, Files, LocalFiles, put_in_place, sync_folder
-from wsivit.store.lease import exclusive
-from wsivit.store.lock import lock_file
-from wsivit.writing import writing
+from wsivit.io import TEMPORARY, Files, LocalFiles, exclusive, lock_file, replace_directory, sync_folder, writing
+from wsivit.store import zarr_metadata as layout
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT = 60.0
@@ -62,7 +59,7 @@ def building_key(files: Files, kind: str, name: str) -> str:
     return f"{kind}/{TEMPORARY if isinstance(files, LocalFiles) else ''}{check_name(kind, name)}"
 
 
-def tidy_column(files: Files, kind: str, name: str) -> None:
+def cleanup_column(files: Files, kind: str, name: str) -> None:
     """Clear away what a writer left that was killed after its column was put in place."""
     if not isinstance(files, LocalFiles):
         return
@@ -92,7 +89,7 @@ def ensure_kind(files: Files, kind: str, name: str) -> None:
 def put_column(files: Files, kind: str, name: str) -> None:
     """Put a column that was built into its place, and away with an older one."""
     if isinstance(files, LocalFiles):
-        put_in_place(files.root / building_key(files, kind, name), files.root / kind / name)
+        replace_directory(files.root / building_key(files, kind, name), files.root / kind / name)
 
 
 def read_labels(files: Files, name: str) -> LabelColumn:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.store import layout
-from wsivit.store.blocks import BlockWriter, Column, Place
+from wsivit.io import Files
+from wsivit.store import zarr_metadata as layout
+from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
 from wsivit.store.columns import present
-from wsivit.store.files import Files
 
 KIND = "features"
 
@@ -39,10 +39,10 @@ def read_features(files: Files, encoder: str) -> Features:
     return Features(layout.read_array(files, node), attrs)
 
 
-class FeaturesWriter(BlockWriter):
+class FeaturesWriter(ColumnWriter):
     """The features of an encoder in the making; of `TileStore.features_writer`. Use it as a context manager."""
 
-    def __init__(self, place: Place, size: int, attrs: dict[str, Any]) -> None:
+    def __init__(self, place: ColumnLocation, size: int, attrs: dict[str, Any]) -> None:
         super().__init__(place, {"": Column((size,), ("feature",), "float16")}, {"attrs": attrs})
 
     def write(self, tiles: range, values: NDArray[np.float16]) -> None:

@@ -10,8 +10,8 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.store.documents import JOURNAL, TILES, JournalEntry, parse_journal, read_journal, shard_key
-from wsivit.store.files import Files
+from wsivit.io import Files
+from wsivit.store.schema import JOURNAL, TILES, JournalEntry, parse_journal, read_journal, shard_key
 
 _ENTRY = "entry-"
 
@@ -55,12 +55,12 @@ class Journal:
             values[shard * shard_tiles :][: len(known)] = known
         return values
 
-    def gather(self) -> None:
+    def merge(self) -> None:
         """Put the entries of all writers into the journal."""
         if self._keys():
             self._files.write(JOURNAL, [_line(self.entries[shard]) for shard in sorted(self.entries)])
 
-    def tidy(self) -> None:
+    def cleanup(self) -> None:
         """Remove the files of single entries, which are in the journal now."""
         for key in self._keys():
             self._files.remove(key)
@@ -75,7 +75,7 @@ class Journal:
             return []
 
 
-class Hashed:
+class HashingIterator:
     """Pass parts through, keeping their sha256 and size."""
 
     def __init__(self, parts: Iterable[bytes]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
-from wsivit.grid import TileGrid
+from wsivit.slide import TileGrid
 
 FORMAT = 1
 _ADDED = {"slide_sha256"}
@@ -30,7 +30,7 @@ class Status(IntEnum):
     """Never scanned: nothing but what is transparent, or left out of the slide's file. (3 is a heatmap's own.)"""
 
 
-WITHOUT_PIXELS = (Status.UNREADABLE, Status.MISSING)
+NO_PIXEL_STATUSES = (Status.UNREADABLE, Status.MISSING)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class StoreParameters:
     encoding: Literal["copied", "encoded"] = "encoded"
     chunk: tuple[int, int] = (0, 0)
     shard_tiles: int = 1024
-    opening: dict[str, Any] = field(default_factory=dict)
+    open_options: dict[str, Any] = field(default_factory=dict)
     slide_bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
     slide_sha256: str = ""
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
-from wsivit.store import layout
-from wsivit.store.blocks import BlockWriter, Column, Place
+from wsivit.io import Files
+from wsivit.store import zarr_metadata as layout
+from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
 from wsivit.store.columns import present
-from wsivit.store.files import Files
 
 KIND = "predictions"
 VIEWS = 8
@@ -62,7 +62,7 @@ def read_predictions(files: Files, run: str) -> Predictions:
     return Predictions(classes=tuple(classes), attrs=attrs, **columns)
 
 
-class PredictionsWriter(BlockWriter):
+class PredictionsWriter(ColumnWriter):
     """The predictions of a run in the making; of `TileStore.predictions_writer`. Use it as a context manager.
 
     Parameters
@@ -77,7 +77,7 @@ class PredictionsWriter(BlockWriter):
 
     def __init__(
         self,
-        place: Place,
+        place: ColumnLocation,
         classes: Sequence[str],
         attrs: dict[str, Any],
         keeps: Kept = (),
@@ -119,7 +119,7 @@ def save_predictions(files: Files, run: str, predictions: Predictions, n: int) -
     for values in whole.values():
         if len(values) != n or values.shape[-1] != len(predictions.classes):
             raise StoreError(f"predictions for {files.url} must be {(n, len(predictions.classes))}, not {values.shape}")
-    place = Place(files, KIND, run, n)
+    place = ColumnLocation(files, KIND, run, n)
     with PredictionsWriter(place, predictions.classes, predictions.attrs, kept, afresh=True) as writer:
         for block in writer.blocks():
             writer.put(block, {name: values[block.start : block.stop] for name, values in whole.items()})

@@ -15,24 +15,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
-from wsivit.grid import TileGrid
-from wsivit.remote import Range
-from wsivit.resolution import ReadPlan
-from wsivit.store import layout
-from wsivit.store.added import Added
+from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
+from wsivit.slide import ReadPlan, TileGrid
+from wsivit.store import zarr_metadata as layout
+from wsivit.store.annotation_columns import AnnotationColumns
 from wsivit.store.codec import decode, decode_sealed_jpeg, strip_crc
-from wsivit.store.documents import read_root, shard_key
-from wsivit.store.files import LocalFiles, files_at
-from wsivit.store.lazy import dask_array
-from wsivit.store.parameters import COLUMNS, WITHOUT_PIXELS, Status, StoreParameters
+from wsivit.store.dask_array import dask_array
+from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
+from wsivit.store.schema import read_root, shard_key
 from wsivit.store.shard import decode_index, index_size
-from wsivit.store.threads import THREADS, share_out
 
 _BLOCK = 64
 _SPAN = 256
 
 
-class TileStore(Added):
+class TileStore(AnnotationColumns):
     """The tiles of one slide.
 
     ``store[i]`` is a tile, ``store.read(indexes)`` many, ``for tile in store`` all of them in order. Safe in
@@ -158,7 +155,7 @@ class TileStore(Added):
 
     @cached_property
     def _pixelless(self) -> NDArray[np.bool_]:
-        return np.isin(self.status, WITHOUT_PIXELS)
+        return np.isin(self.status, NO_PIXEL_STATUSES)
 
     @cached_property
     def tissue_mask(self) -> tuple[NDArray[np.bool_], tuple[float, float]]:
@@ -275,7 +272,7 @@ class TileStore(Added):
                 if not (alone and decode_sealed_jpeg(parts[0], targets[k])):
                     self._decode_tile(indexes[k], parts, targets[k])
 
-            share_out(work, len(indexes), threads)
+            parallel_for(work, len(indexes), threads)
 
     def _decode_tile(self, index: int, parts: list[bytes], out: NDArray[np.uint8]) -> None:
         chunks = self._checked(index, parts)
@@ -340,7 +337,7 @@ class TileStore(Added):
             raise StoreError(f"{error.filename or self.url} is missing") from error
 
     def _absent(self, index: int) -> StoreError | UnreadableTilesError:
-        if self.complete and self.status[index] not in WITHOUT_PIXELS:
+        if self.complete and self.status[index] not in NO_PIXEL_STATUSES:
             return StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
         return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide, or was not scanned")
 
@@ -367,7 +364,7 @@ class TileStore(Added):
     def _slide(self) -> Any:
         from wsivit.slide import open_slide
 
-        slide = open_slide(self.parameters.slide_path, **self.parameters.opening, max_pixels=sys.maxsize)
+        slide = open_slide(self.parameters.slide_path, **self.parameters.open_options, max_pixels=sys.maxsize)
         if slide.fingerprint != self.parameters.slide_fingerprint:
             raise StoreMismatchError(
                 f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"

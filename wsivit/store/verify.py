@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, WsivitError
-from wsivit.resolution import ReadPlan
-from wsivit.store import layout
+from wsivit.io import files_at
+from wsivit.slide import ReadPlan
+from wsivit.store import zarr_metadata as layout
 from wsivit.store.codec import strip_crc
-from wsivit.store.documents import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
-from wsivit.store.files import files_at
-from wsivit.store.parameters import COLUMNS, WITHOUT_PIXELS, Status, TileTable
+from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
+from wsivit.store.schema import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
 from wsivit.store.shard import decode_index, index_size
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _documents(store: TileStore) -> Iterator[str]:
     ]
     for node in ["", *sorted(set(root["arrays"]) - missing), *groups, *columns, *of_runs]:
         try:
-            if not layout.is_exact(files, node):
+            if not layout.matches_checksum(files, node):
                 yield f"{store.url}/{layout.document_key(node)} was changed after it was written"
         except StoreError as error:
             yield str(error)
@@ -189,7 +189,7 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
     first = shard * store.parameters.shard_tiles
     for tile, entries in enumerate(index[: len(store) - first], first):
         absent = bool((entries[:, 0] < 0).all())
-        if absent != (status[tile] in WITHOUT_PIXELS) or (not absent and (entries[:, 0] < 0).any()):
+        if absent != (status[tile] in NO_PIXEL_STATUSES) or (not absent and (entries[:, 0] < 0).any()):
             yield f"tile {tile} of {store.url} is {Status(status[tile]).name.lower()}, but its pixels say otherwise"
         elif damaged and not absent and not _whole(store, key, entries):
             yield f"tile {tile} of {store.url} is damaged"
@@ -263,7 +263,7 @@ def _against_slide(store: TileStore, path: str | os.PathLike[str], sample: int) 
     from wsivit.slide import open_slide
 
     try:
-        with open_slide(path, **store.parameters.opening, max_pixels=sys.maxsize) as slide:
+        with open_slide(path, **store.parameters.open_options, max_pixels=sys.maxsize) as slide:
             if slide.fingerprint != store.parameters.slide_fingerprint:
                 yield f"{os.fspath(path)} is not the slide that {store.url} was made of: its content differs"
             elif store.has_pixels:

@@ -13,9 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError
-from wsivit.store import layout
+from wsivit.io import (
+    Files,
+    Lease,
+    LocalFiles,
+    Lock,
+    exclusive,
+    files_at,
+    recover_replace,
+    replace_directory,
+    staging_path,
+)
+from wsivit.store import zarr_metadata as layout
+from wsivit.store.chunk_batches import Chunk, chunk_batches
 from wsivit.store.columns import LabelColumn, check_name, write_label_column
-from wsivit.store.documents import (
+from wsivit.store.journal import HashingIterator, Journal
+from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
+from wsivit.store.schema import (
     DESCRIPTIONS,
     JOURNAL,
     TILES,
@@ -27,12 +41,6 @@ from wsivit.store.documents import (
     tiles_spec,
     versions,
 )
-from wsivit.store.files import Files, LocalFiles, beside, files_at, put_in_place, recover_swap
-from wsivit.store.journal import Hashed, Journal
-from wsivit.store.lease import Lease, exclusive
-from wsivit.store.lock import Lock
-from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
-from wsivit.store.runs import Chunk, stored_runs
 from wsivit.store.shard import encode_shard
 
 
@@ -57,7 +65,7 @@ class StoreWriter:
         self._journal = Journal(files)
         self._versions = versions()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
-        self._settling: Future[None] | None = None
+        self._flushing: Future[None] | None = None
         self._lock: Lock | Lease | None = None
         self._place: Path | None = None
         self.done = False
@@ -134,8 +142,8 @@ class StoreWriter:
             # Object stores cannot rename: the old store gives way before the new one is written.
             writer._begin(discard=overwrite)
             return writer
-        new = beside(files.root)
-        recover_swap(files.root, new)
+        new = staging_path(files.root)
+        recover_replace(files.root, new)
         refuse_foreign(files)
         if overwrite and files.list():
             writer = cls(LocalFiles(new), parameters, table)
@@ -149,7 +157,7 @@ class StoreWriter:
     def _begin(self, discard: bool) -> None:
         """Take up what is there, or create the store; `discard` what is complete or of other content."""
         there = self._files.size(layout.DOCUMENT) is not None
-        differences = self._look_at(discard) if there else []
+        differences = self._inspect_existing(discard) if there else []
         if there and discard and (differences or self.done):
             self._files.remove("")
             self.done, there, differences = False, False, []
@@ -185,15 +193,15 @@ class StoreWriter:
             attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name in DESCRIPTIONS]
         layout.write_group(self._files, "", attributes)
 
-    def _look_at(self, discard: bool) -> list[str]:
+    def _inspect_existing(self, discard: bool) -> list[str]:
         try:
-            return self._take_up()
+            return self._resume()
         except StoreError as error:
             if discard:
                 return [str(error)]
             raise
 
-    def _take_up(self) -> list[str]:
+    def _resume(self) -> list[str]:
         """Go on with the store that is there; or return in what it is not the one asked for."""
         attributes = read_root(self._files)
         found = StoreParameters.from_dict(attributes["parameters"]).differences(self.parameters)
@@ -202,12 +210,12 @@ class StoreWriter:
         if found:
             return found
         self._versions = attributes["versions"]
-        self._take_up_journal()
+        self._resume_journal()
         # A shard that was lost from a complete store is made anew.
         self.done = bool(attributes["complete"]) and not self.pending()
         return []
 
-    def _take_up_journal(self) -> None:
+    def _resume_journal(self) -> None:
         self._journal.load()
         for entry in self._journal.entries.values():
             changed = np.array([int(tile) for tile in entry.status], np.int64)
@@ -226,7 +234,7 @@ class StoreWriter:
 
     def pending(self) -> list[range]:
         """Return the shards not yet written, as ranges of tile indexes."""
-        self._settle()
+        self._flush()
         return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
 
     def write_shard(self, tiles: range, chunks: Iterable[Chunk], sharpness: list[float | None] | None = None) -> None:
@@ -257,17 +265,17 @@ class StoreWriter:
         if tiles not in self._shards():
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
         slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-        runs = stored_runs(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
-        hashed = Hashed(encode_shard(runs, slots))
+        runs = chunk_batches(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
+        hashed = HashingIterator(encode_shard(runs, slots))
         to_disk = self._files.begin(shard_key(shard), hashed)
         there = slice(tiles.start, tiles.stop)
         differ = np.flatnonzero(self._status[there] != self.table.status[there]) + tiles.start
         changed = {str(i): self._status.item(i) for i in differ.tolist()}
         entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed, sharpness)
-        self._settle()
-        self._settling = self._thread.submit(self._enter, entry, to_disk)
+        self._flush()
+        self._flushing = self._thread.submit(self._commit_shard, entry, to_disk)
 
-    def _enter(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
+    def _commit_shard(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
         to_disk()
         self._check_lease()
         self._journal.enter(entry)  # written to the same folder, which makes the shard last as well
@@ -276,15 +284,15 @@ class StoreWriter:
         if isinstance(self._lock, Lease):
             self._lock.check()
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         """Wait until the shard before is on disk and in the journal."""
-        if self._settling is not None:
-            settling, self._settling = self._settling, None
+        if self._flushing is not None:
+            settling, self._flushing = self._flushing, None
             settling.result()
 
     def set_status(self, tiles: ArrayLike, status: Status) -> None:
         """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
-        self._settle()
+        self._flush()
         indexes = np.atleast_1d(np.asarray(tiles, np.int64))
         written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal.entries)
         if written:
@@ -299,7 +307,7 @@ class StoreWriter:
     @property
     def sharpness(self) -> NDArray[np.float32]:
         """Sharpness of every tile, NaN where it is not measured; float32 (n,)."""
-        self._settle()
+        self._flush()
         if self._shared:  # what others have measured
             self._journal.load()
         return self._journal.sharpness(len(self.table), self.parameters.shard_tiles)
@@ -350,20 +358,20 @@ class StoreWriter:
         """
         if self.done:
             return
-        self._settle()
+        self._flush()
         if self._shared:  # what others have written meanwhile
-            self._take_up_journal()
+            self._resume_journal()
         if missing := self.pending():
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
         self._check_lease()
-        self._journal.gather()
+        self._journal.merge()
         self._write_columns()
-        self._journal.tidy()
+        self._journal.cleanup()
         self._write_root(complete=True)
         if self._shared:  # what was left by writers that were killed
             self._files.remove_temporaries()
         if self._place is not None:
-            put_in_place(Path(self._files.url), self._place)
+            replace_directory(Path(self._files.url), self._place)
             self._files, self._place = LocalFiles(self._place), None
         self.done = True
 
@@ -375,7 +383,7 @@ class StoreWriter:
     def close(self) -> None:
         """Release the store for other writers; what is written stays, complete or not."""
         try:
-            self._settle()
+            self._flush()
         finally:
             self._thread.shutdown()
             if not self.done and self._lock is not None:

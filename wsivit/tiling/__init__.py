@@ -1,22 +1,5 @@
-"""One slide into one tile store."""
+"""One slide into one tile store; annotations to labels; the preview; tiles of other tools."""
 
-from __future__ import annotations
+from wsivit._face import attach
 
-from wsivit.tiling.fill import OnBadTile
-from wsivit.tiling.imported import ImportOptions, import_tiles
-from wsivit.tiling.made import Made
-from wsivit.tiling.options import TileOptions
-from wsivit.tiling.run import LABEL, Place, Tiler, Tiling, tile
-
-__all__ = [
-    "LABEL",
-    "ImportOptions",
-    "Made",
-    "OnBadTile",
-    "Place",
-    "TileOptions",
-    "Tiler",
-    "Tiling",
-    "import_tiles",
-    "tile",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

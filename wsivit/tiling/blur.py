@@ -9,13 +9,10 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.grid import TileGrid
-from wsivit.progress import progress_bar
-from wsivit.resolution import ReadPlan
-from wsivit.slide import Slide, TileFailure
+from wsivit.io import progress_bar
+from wsivit.slide import ReadPlan, Slide, TileFailure, TileGrid
 from wsivit.store import StoreWriter
-from wsivit.tissue import blur_scores
-from wsivit.tissue.focus import line_pairs, sharpness_along
+from wsivit.tissue import blur_scores, line_pairs, sharpness_along
 
 # What ``qc/blur`` holds, as recorded in the parameters:
 MEASURED_BEFORE = "tiles, measured before they were chosen"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from wsivit.errors import UsageError
-from wsivit.grid import Edge
+from wsivit.slide import Edge
 
 Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
 

@@ -1,24 +1,5 @@
 """Where the tissue is, from a low-power view of a slide. Pure on arrays."""
 
-from wsivit.tissue.classes import Tissue, TissueClass
-from wsivit.tissue.files import read_tissue, tissue_geojson
-from wsivit.tissue.focus import blur_scores, sharpness
-from wsivit.tissue.geometry import area_mm2, mask_polygons, polygons_mask, tissue_fractions
-from wsivit.tissue.masks import OVERVIEW_MPP, find_tissue, qc_fractions, tissue_from_polygons
+from wsivit._face import attach
 
-__all__ = [
-    "OVERVIEW_MPP",
-    "Tissue",
-    "TissueClass",
-    "area_mm2",
-    "blur_scores",
-    "find_tissue",
-    "mask_polygons",
-    "polygons_mask",
-    "qc_fractions",
-    "read_tissue",
-    "sharpness",
-    "tissue_fractions",
-    "tissue_from_polygons",
-    "tissue_geojson",
-]
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

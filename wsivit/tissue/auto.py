@@ -56,7 +56,7 @@ class View:
 
 
 def find_auto(image: NDArray[np.uint8], mpp: float | None, options: AutoOptions) -> Tissue:
-    """Find the tissue of a whole-slide view; see :func:`wsivit.tissue.find_tissue`."""
+    """Find the tissue of a whole-slide view; see :func:`wsivit.tissue.masks.find_tissue`."""
     work, um = _working_view(_without_rim(image), mpp, options)
     view = _look(work, um, options)
     solid = smoothed(view.stained, options.grain_um / um) > options.fill

@@ -1,0 +1,59 @@
+"""Runs side by side: the same tiles, the same figures as alone, and a test between them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from support.train_helpers import make_run, write_store
+
+from wsivit.errors import OutputExistsError, UsageError
+from wsivit.evaluation.compare import compare
+from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
+from wsivit.models.run_folder import RunMetadata
+
+CPU = EvaluateOptions(device="cpu", draws=50)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("stores")
+    return [write_store(folder, name, columns=6, rows=4, seed=i).path for i, name in enumerate("abc")]
+
+
+def test_each_run_has_the_figures_it_has_alone(stores: list[Path], tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", seed=1)]
+    found = compare(runs, stores, output=tmp_path / "c", options=CPU)
+    assert (found.n, found.patients) == (3 * 22, 3)
+    for run, entry in zip(runs, found.entries, strict=True):
+        alone = evaluate(run, stores, output=tmp_path / f"e-{run.name}", options=CPU)
+        assert entry.figures == pytest.approx(alone.figures)
+        assert entry.intervals == alone.intervals
+        assert entry.parameters > 100_000 and entry.images_per_second > 0
+    assert found.entries[0].p_value is None
+    assert 0 < found.entries[1].p_value <= 1
+    table = (tmp_path / "c" / "comparison.md").read_text()
+    assert "| one | `test_vit` |" in table and "66 tiles that no run was trained on" in table
+    assert json.loads((tmp_path / "c" / "comparison.json").read_text())["patients"] == 3
+    with Image.open(tmp_path / "c" / "comparison.png") as picture:
+        assert picture.width > 1500
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        compare(runs, stores, output=tmp_path / "c", options=CPU)
+
+
+def test_a_run_against_itself_does_not_differ(stores: list[Path], tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    other = make_run(tmp_path / "same")
+    assert compare([run, other], stores, output=tmp_path / "c", options=CPU).entries[1].p_value == 1.0
+
+
+def test_what_cannot_be_compared_is_refused(stores: list[Path], tmp_path: Path) -> None:
+    run, other = make_run(tmp_path / "one"), make_run(tmp_path / "two")
+    with pytest.raises(UsageError, match="needs two runs"):
+        compare([run], stores, output=tmp_path / "c", options=CPU)
+    replace(RunMetadata.read(other), classes=("stroma", "necrosis")).write(other)
+    with pytest.raises(UsageError, match="only runs with the same classes"):
+        compare([run, other], stores, output=tmp_path / "c", options=CPU)

@@ -1,0 +1,131 @@
+"""The parts of a training step, each against its closed form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+
+from wsivit.models.classifier import Classifier, create_classifier
+from wsivit.models.run_folder import Preprocessing
+from wsivit.training.callbacks import Average, epoch_table
+from wsivit.training.mixup import mix
+from wsivit.training.optimizer import has_attention, layer_depths, make_optimizer
+from wsivit.training.trainer import BalancedSampler
+
+
+def hub_vit() -> Classifier:
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, image_size=16, patch_size=8
+    )
+    return Classifier(ViTForImageClassification(config), Preprocessing(16))
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_each_layer_learns_slower_than_the_next(library: str) -> None:
+    made = create_classifier("test_vit", ("a", "b"), pretrained=False) if library == "timm" else hub_vit()
+    layers = 6 if library == "timm" else 3
+    optimizer = make_optimizer(made, 1.0, 0.05, 0.5)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    names = dict(made.model.named_parameters())
+    assert len(rate) == len(names)
+    depths = layer_depths(made)
+    assert set(depths) == set(names)
+    block = "timm_model.blocks.{}.attn.qkv.weight" if library == "timm" else None
+    if block is None:
+        query = next(n for n in names if ".0." in n and n.endswith("weight") and names[n].shape == (16, 16))
+        block = query.replace(".0.", ".{}.", 1)
+    rates = [rate[id(names[block.format(i)])] for i in range(layers)]
+    assert np.allclose(np.divide(rates[1:], rates[:-1]), 2)
+    head = [rate[id(p)] for p in made.head]
+    assert head == [1.0, 1.0] and optimizer.param_groups[0]["lr"] == 1.0
+    embedding = next(p for n, p in names.items() if "pos" in n)
+    assert rate[id(embedding)] == min(rate.values())
+
+
+def test_only_matrices_decay() -> None:
+    made = create_classifier("test_resnet", ("a", "b"), pretrained=False)
+    optimizer = make_optimizer(made, 1.0, 0.05, 1.0)
+    decayed = {p.ndim for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    left = {p.ndim for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]}
+    assert decayed == {2, 4} and left == {1}
+    assert len({g["lr"] for g in optimizer.param_groups}) == 1
+
+
+def test_transformers_are_told_from_convolutions() -> None:
+    found = [
+        has_attention(create_classifier(n, ("a", "b"), pretrained=False).model) for n in ("test_vit", "test_resnet")
+    ]
+    assert found == [True, False] and has_attention(hub_vit().model)
+
+
+def test_mixup_mixes_pictures_and_targets_alike() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4)
+    pictures = torch.eye(4)[:, :, None, None].expand(4, 4, 2, 2)[:, :3].clone()
+    mixed, targets = mix(pictures, labels, 4, mixup=1.0, cutmix=0.0)
+    assert torch.allclose(targets.sum(1), torch.ones(4))
+    assert torch.allclose(mixed[:, :, 0, 0], targets[:, :3])
+
+
+def test_cutmix_gives_each_class_the_share_of_its_pixels() -> None:
+    labels = torch.arange(3)
+    pictures = torch.eye(3)[:, :, None, None].expand(3, 3, 16, 16)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        mixed, targets = mix(pictures, labels, 3, mixup=0.0, cutmix=1.0)
+        assert torch.allclose(mixed.mean((2, 3)), targets, atol=1e-6)
+        assert set(mixed.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_without_mixing_targets_are_the_labels() -> None:
+    pictures = torch.rand(3, 3, 4, 4)
+    mixed, targets = mix(pictures, torch.tensor([0, 2, 1]), 3, mixup=0, cutmix=0)
+    assert torch.equal(mixed, pictures) and targets.argmax(1).tolist() == [0, 2, 1]
+
+
+def test_balanced_sampling_draws_classes_alike_and_each_epoch_anew() -> None:
+    codes = np.repeat([0, 1], [900, 100])
+    sampler = BalancedSampler(codes, seed=1)
+    first = list(sampler)
+    assert len(first) == 1000 and abs(codes[first].mean() - 0.5) < 0.06
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+
+
+def test_the_average_of_weights_is_the_running_one() -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    average = Average(model, 0.9)
+    state = type("State", (), {"global_step": 1000})()
+    wanted = 1.0
+    for value in (2.0, 5.0):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        average.on_step_end(None, state, None)  # type: ignore[arg-type]
+        wanted = 0.9 * wanted + 0.1 * value
+    average.exchange()
+    assert model.weight.item() == pytest.approx(wanted)
+    average.exchange()
+    assert model.weight.item() == 5.0
+
+
+def test_the_log_becomes_one_row_per_epoch() -> None:
+    history = [
+        {"step": 2, "epoch": 1.0, "loss": 0.5, "learning_rate": 0.1, "grad_norm": 1.0},
+        {"step": 2, "epoch": 1.0, "eval_loss": 0.4, "eval_accuracy": 0.9, "eval_runtime": 3.0},
+        {"step": 4, "epoch": 2.0, "train_runtime": 9.0},
+    ]
+    assert epoch_table(history) == [
+        {
+            "step": 2,
+            "epoch": 1.0,
+            "train_loss": 0.5,
+            "learning_rate": 0.1,
+            "validation_loss": 0.4,
+            "validation_accuracy": 0.9,
+        }
+    ]

@@ -1,0 +1,5 @@
+"""The command line: parses, calls the verb, reports; holds no logic."""
+
+from wsivit._face import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

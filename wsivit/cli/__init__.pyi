@@ -1,0 +1,2 @@
+from .app import main as main
+from .signals import answered as answered

@@ -1,0 +1,108 @@
+"""``wsivit train``, ``evaluate``, ``compare`` and ``predict``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+from wsivit import compare as _compare
+from wsivit import evaluate as _evaluate
+from wsivit import predict as _predict
+from wsivit import train as _train
+from wsivit.cli.app import Report
+from wsivit.cli.cohorts import format_report, many_slides
+from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by
+from wsivit.cohort import CohortOptions
+from wsivit.data import SlideOptions
+from wsivit.evaluation import EvaluateOptions
+from wsivit.inference import Agreement, PredictOptions, Predictor
+from wsivit.store import TileStore
+from wsivit.training import TrainOptions
+
+
+@documented_by(_train)
+def train(
+    data: Annotated[list[str], MANY],
+    *,
+    model: str,
+    output: Annotated[str, OUTPUT],
+    label: str | None = None,
+    options: Annotated[TrainOptions, FLAT] = TrainOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
+    return Report(f"held out {_tell_figures(done.held_out)}\nrun      {done.folder}")
+
+
+@documented_by(_evaluate)
+def evaluate(
+    run: str,
+    data: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
+    whose = "one patient or slide: no intervals" if done.patients == 1 else f"{done.patients} patients or slides"
+    lines = [f"{done.n} tiles of {whose}"]
+    if done.of_slides_learned_from:
+        lines.append(f"{done.of_slides_learned_from} of them are of slides that the run was trained on elsewhere")
+    if done.scores["stored"]:
+        lines.append(f"{done.scores['stored']} scored by wsivit predict before, {done.scores['computed']} now")
+    if done.scores["unreadable"]:
+        lines.append(f"{done.scores['unreadable']} more cannot be read and are left out")
+    lines.append(f"measured {_tell_figures(done.figures)}")
+    lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
+    return Report("\n".join([*lines, f"wrote    {done.folder}"]))
+
+
+@documented_by(_compare)
+def compare(
+    runs: Annotated[list[str], MANY],
+    *,
+    data: Annotated[list[str], MANY],
+    output: Annotated[str, OUTPUT] = "comparison",
+    options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
+    return Report((done.folder / "comparison.md").read_text().rstrip() + f"\nwrote    {done.folder}")
+
+
+@documented_by(_predict)
+def predict(
+    model: str,
+    source: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    name: str | None = None,
+    options: Annotated[PredictOptions, FLAT] = PredictOptions(),
+    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
+    many: Annotated[CohortOptions, FLAT] = CohortOptions(),
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    if cohort := many_slides(source, output, many, quiet=quiet):
+        return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
+    predictor = Predictor(model, name=name, options=options)
+    slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
+    return Report(_tell_predictions(predictor.name, predictor(slide, output=output, progress=not quiet), options))
+
+
+def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> str:
+    lines = [f"{len(store)} tiles predicted as {name}", f"store    {store.url}"]
+    if options.features:
+        size = store.features(name).values.shape[1]
+        return "\n".join([f"{len(store)} tiles as {size} features each, by {name}", lines[1]])
+    about = store.predictions(name).attrs
+    if "agreement" in about:
+        lines.append(f"int8     {Agreement(**about['agreement'])}")
+    lines += [f"mismatch {difference}" for difference in about["mismatch"]]
+    return "\n".join(lines)
+
+
+def _tell_figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,0 +1,86 @@
+"""``wsivit verify`` and ``index``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+from wsivit import index as _index
+from wsivit import verify as _verify
+from wsivit.cli.app import Report
+from wsivit.cli.cohorts import format_report, many_slides
+from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, documented_by
+from wsivit.cohort import CohortLayout, CohortOptions
+from wsivit.errors import StoreError, UsageError, WsivitError
+from wsivit.slide_list import find_slides, is_one_file
+
+
+@documented_by(_verify)
+def verify(
+    store: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str | None, OUTPUT] = None,
+    slide: str | None = None,
+    sample: int = 32,
+    many: Annotated[CohortOptions, FLAT] = CohortOptions(),
+) -> Report:
+    if output is None and many == CohortOptions() and not _is_cohort(store):
+        return _without_ledger([*dict.fromkeys(_stores(store))], slide, sample)
+    if cohort := many_slides(store, output, many, quiet=True, slide=slide):
+        return format_report(cohort.verify(sample=sample))
+    return _without_ledger(store, slide, sample)
+
+
+def _is_cohort(sources: Sequence[str]) -> bool:
+    return len(sources) == 1 and CohortLayout(sources[0]).is_there
+
+
+def _stores(sources: Sequence[str]) -> Iterator[str]:
+    """Yield what is named, and the stores in folders and tables, whose slides have nothing to verify."""
+    for source in sources:
+        if is_one_file(source):
+            yield source
+        else:
+            yield from (slide.store for slide in find_slides([source]) if slide.store)
+
+
+def _without_ledger(stores: Sequence[str], slide: str | None, sample: int) -> Report:
+    if not stores:
+        raise UsageError("there is no tile store among these")
+    if len(stores) == 1:
+        problems = _verify(stores[0], slide=slide, sample=sample)
+        return _found(stores[0], problems, "\n".join([f"{len(problems)} wrong", *problems]))
+    if slide is not None:
+        raise UsageError("--slide is for one store; verify each with its own")
+    reports = [_one_of_many(store, sample) for store in stores]
+    return Report("\n".join(report.text for report in reports), max(report.exit_code for report in reports))
+
+
+def _one_of_many(store: str, sample: int) -> Report:
+    try:
+        problems = _verify(store, sample=sample)
+    except WsivitError as error:
+        return Report(str(error), error.exit_code)
+    return _found(store, problems, f"{len(problems)} wrong: {' '.join(problems[:1])}")
+
+
+def _found(store: str, problems: Sequence[str], said: str) -> Report:
+    return Report(f"{store}: {said if problems else 'sound'}", StoreError.exit_code if problems else 0)
+
+
+@documented_by(_index)
+def index(
+    stores: Annotated[list[str], MANY],
+    *,
+    output: Annotated[str, OUTPUT] = "index.parquet",
+    label: str | None = None,
+    holdout: float = 0.0,
+    seed: int = 0,
+    quiet: Annotated[bool, QUIET] = False,
+) -> Report:
+    done = _index(stores, output, label=label, holdout=holdout, seed=seed, progress=not quiet)
+    lines = [f"{done.tiles} tiles of {done.stores} stores"]
+    for name, counts in (("label", done.labels), ("split", done.splits)):
+        if counts:
+            lines.append(f"{name}    {', '.join(f'{value} {n}' for value, n in sorted(counts.items()))}")
+    return Report("\n".join([*lines, f"wrote    {done.path}"]))

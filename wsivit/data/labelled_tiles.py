@@ -1,0 +1,401 @@
+"""Labelled pictures from any number of sources, as columns; no pixel is read until it is asked for. No torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError, UsageError
+from wsivit.store import TileStore
+
+IntArray = NDArray[np.int64]
+PathLike = str | os.PathLike[str]
+
+_log = logging.getLogger(__name__)
+_NAMED_AT_ONCE = 1 << 16
+
+MPP_TOLERANCE = 0.04
+"""Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
+
+
+class Source(Protocol):
+    """Where pictures come from: one slide's store, one image folder.
+
+    Attributes
+    ----------
+    id : str
+        Name of the slide or folder.
+    patient : str
+        Who must not be on both sides of a split; empty for pictures that have nothing to do with each other.
+    site, scanner : str
+        Where it was made, and with what; empty where that is not known.
+    fingerprint : str
+        Of the content, not the name.
+    mpp : float or None
+        Microns per pixel of the pictures.
+    size : int
+        Side of the pictures, in pixels.
+    downscale : str
+        How a slide was brought to that scale; empty where nothing was.
+    """
+
+    id: str
+    patient: str
+    site: str
+    scanner: str
+    fingerprint: str
+    mpp: float | None
+    size: int
+    downscale: str
+
+    def read(self, indices: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
+        """Read pictures, uint8 (k, size, size, 3)."""
+
+    def items(self, indices: IntArray) -> list[str]:
+        """Name pictures so that they are found again in another run."""
+
+
+class StoreSource:
+    """The tiles of one store as a source.
+
+    Parameters
+    ----------
+    path : path
+        A tile store.
+    patient : str, optional
+        Default: the slide's id.
+    site, scanner : str, optional
+        Where and with what the slide was made.
+    """
+
+    def __init__(self, path: PathLike, patient: str = "", site: str = "", scanner: str = "") -> None:
+        self.store = TileStore(path)
+        parameters = self.store.parameters
+        self.id = parameters.slide_id
+        self.patient = patient or self.id
+        self.site, self.scanner = site, scanner
+        self.fingerprint = parameters.slide_fingerprint
+        self.mpp: float | None = float(np.sqrt(parameters.mpp[0] * parameters.mpp[1]))
+        self.requested_mpp: float | None = parameters.requested_mpp
+        self.grid = parameters.grid
+        self.size = self.grid.tile_size
+        self.downscale = parameters.downscale
+
+    def read(
+        self, indices: ArrayLike, threads: int | None = None, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Read tiles, uint8 (k, size, size, 3), into `out` where that is given."""
+        return self.store.read(indices, out, threads=threads)
+
+    def items(self, indices: IntArray) -> list[str]:
+        """Name tiles by their place in the grid, ``col/row``, which outlives a change of the mask."""
+        return [f"{c}/{r}" for c, r in zip(self.store.col[indices], self.store.row[indices], strict=True)]
+
+    def boxes(self, indices: IntArray) -> NDArray[np.float64]:
+        """Extents of tiles (k, 4) in level-0 pixels."""
+        return self.grid.boxes0(self.store.col[indices], self.store.row[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class GroupIndex:
+    """Which of some groups each picture belongs to: numbers, as there may be millions of pictures.
+
+    Attributes
+    ----------
+    code : ndarray of int64 (n,)
+        From ``len(names)`` on, a picture is on its own.
+    names : tuple of str
+        Of the groups that have one.
+    """
+
+    code: IntArray
+    names: tuple[str, ...]
+
+    def count(self, chosen: NDArray[Any] | slice = slice(None)) -> int:
+        """How many groups there are among some of the pictures."""
+        return len(np.unique(self.code[chosen]))
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled pictures.
+
+    Attributes
+    ----------
+    sources : tuple of Source
+    source : ndarray of int64 (n,)
+        Which source each picture is from.
+    index : ndarray of int64 (n,)
+        Its place there.
+    code : ndarray of int64 (n,)
+        Its class, as a place in `classes`.
+    classes : tuple of str
+    label : str
+        What the classes are a value of.
+    side : ndarray of int8 (n,), optional
+        Side of a split that came with the data: 0 train, 1 validation, 2 test, -1 left out.
+    """
+
+    sources: tuple[Source, ...]
+    source: IntArray
+    index: IntArray
+    code: IntArray
+    classes: tuple[str, ...]
+    label: str = "label"
+    side: NDArray[np.int8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def take(self, chosen: NDArray[Any]) -> Self:
+        """Return some of the samples, by index or mask."""
+        side = None if self.side is None else self.side[chosen]
+        return replace(self, source=self.source[chosen], index=self.index[chosen], code=self.code[chosen], side=side)
+
+    def counts(self) -> dict[str, int]:
+        """How many pictures there are of each class."""
+        found = np.bincount(self.code, minlength=len(self.classes))
+        return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
+
+    def frequency(self) -> NDArray[np.float64]:
+        """Share of each class among the pictures; (classes,)."""
+        return np.bincount(self.code, minlength=len(self.classes)) / max(1, len(self))
+
+    def count_per_source(self, values: IntArray, kinds: int) -> IntArray:
+        """How many pictures of each source have each of some values, 0 to `kinds`; (sources, kinds)."""
+        pairs = np.bincount(self.source * kinds + values, minlength=len(self.sources) * kinds)
+        return pairs.reshape(len(self.sources), kinds)
+
+    @property
+    def patients(self) -> GroupIndex:
+        """The patient each picture is from; where pictures have none, each is one of its own."""
+        return self.grouped([source.patient for source in self.sources])
+
+    @property
+    def slides(self) -> GroupIndex:
+        """The slide each picture is from, by content; where pictures are not of slides, each on its own."""
+        return self.grouped([source.fingerprint if source.patient else "" for source in self.sources])
+
+    def grouped(self, values: Sequence[str]) -> GroupIndex:
+        """Group pictures by a value of their sources; those without one are each on their own."""
+        names, place = np.unique(np.asarray(values, np.str_), return_inverse=True)
+        code = place.astype(np.int64)[self.source]
+        alone = np.flatnonzero((np.asarray(values, np.str_) == "")[self.source])
+        code[alone] = len(names) + np.arange(len(alone))
+        return GroupIndex(code, tuple(names.tolist()))
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures, in pixels."""
+        return self.sources[0].size
+
+    @property
+    def mpp(self) -> float | None:
+        """Microns per pixel of the pictures: what all were tiled for, else the mean; None where nothing is known."""
+        known = [source.mpp for source in self.sources if source.mpp is not None]
+        asked = {source.requested_mpp for source in self.sources if isinstance(source, StoreSource)}
+        nominal = asked.pop() if len(asked) == 1 else None
+        if nominal is not None and all(same_scale(nominal, mpp) for mpp in known):
+            return nominal
+        return float(np.mean(known)) if known else None
+
+    def read(self, chosen: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
+        """Read pictures by their place in this table, uint8 (k, size, size, 3): one read per source."""
+        chosen = np.asarray(chosen, np.int64)
+        pixels = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
+        for number in np.unique(self.source[chosen]):
+            here = np.flatnonzero(self.source[chosen] == number)
+            source, indices, together = self.sources[number], self.index[chosen[here]], slice(here[0], here[-1] + 1)
+            if isinstance(source, StoreSource) and here[-1] - here[0] + 1 == len(here):
+                source.read(indices, threads, pixels[together])
+            else:
+                pixels[here] = source.read(indices, threads)
+        return pixels
+
+    def read_skipping_unreadable(
+        self, chosen: ArrayLike, threads: int | None = None
+    ) -> tuple[IntArray, NDArray[np.uint8]]:
+        """Read pictures, but leave out and log those that turn out unreadable; also return which they are.
+
+        Those of one source come together, which saves a copy.
+        """
+        chosen = np.asarray(chosen, np.int64)
+        chosen = chosen[np.argsort(self.source[chosen], kind="stable")]
+        try:
+            return chosen, self.read(chosen, threads)
+        except UnreadableTilesError as error:
+            if len(chosen) == 1:
+                _log.warning("left out: %s", error)
+                return chosen[:0], np.empty((0, self.size, self.size, 3), np.uint8)
+        parts = [self.read_skipping_unreadable([i], threads) for i in chosen]
+        return np.concatenate([i for i, _ in parts]), np.concatenate([pixels for _, pixels in parts])
+
+    def items(self) -> Iterator[str]:
+        """Name each picture within its source, one after the other: all at once they would take more than the rest."""
+        for start in range(0, len(self), _NAMED_AT_ONCE):
+            part = slice(start, start + _NAMED_AT_ONCE)
+            source, index = self.source[part], self.index[part]
+            names = np.empty(len(source), object)
+            for number in np.unique(source):
+                here = np.flatnonzero(source == number)
+                names[here] = self.sources[number].items(index[here])
+            yield from names
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledTiles:
+    """The labelled pictures of one source, before sources are brought together.
+
+    Attributes
+    ----------
+    source : Source
+    index : ndarray of int64 (k,)
+    code : ndarray of int64 (k,)
+        Place in `classes`.
+    classes : tuple of str
+    side : ndarray of int8 (k,), optional
+        Side of a split that came with the data.
+    label : str
+        What the classes are a value of.
+    """
+
+    source: Source
+    index: IntArray
+    code: IntArray
+    classes: tuple[str, ...]
+    side: NDArray[np.int8] | None = None
+    label: str = "class"
+
+
+def combine(parts: Sequence[LabelledTiles], label: str, *, min_classes: int = 2) -> Samples:
+    """Bring sources together; classes are united by name, and those without a picture left out.
+
+    Raises
+    ------
+    UsageError
+        There is nothing, too few classes, or two sources of one name.
+    StoreMismatchError
+        The sources differ in scale or size.
+    """
+    sources = tuple(part.source for part in parts)
+    _require_own_names(sources)
+    require_one_scale(sources)
+    classes = tuple(sorted({name for part in parts for name in part.classes}))
+    number = np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)])
+    codes = [np.array([classes.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
+    sides = [part.side for part in parts if part.side is not None]
+    if sides and len(sides) < len(parts):
+        raise UsageError("some of the data come with a split and some without: give them all one")
+    samples = Samples(
+        sources,
+        number,
+        np.concatenate([part.index for part in parts]),
+        np.concatenate(codes).astype(np.int64),
+        classes,
+        label,
+        np.concatenate(sides) if sides else None,
+    )
+    return _with_present_classes(samples, min_classes)
+
+
+def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *, min_classes: int = 2) -> Samples:
+    """Collect the labelled, readable tiles of stores.
+
+    Parameters
+    ----------
+    stores : sequence of path or StoreSource
+    label : str
+        A label column that each store has, e.g. ``region``.
+    min_classes : int
+        How many classes must occur: two to learn, one to measure.
+
+    Raises
+    ------
+    UsageError
+        There is no store, a store has no such label, no tile has one, or there are too few classes.
+    StoreMismatchError
+        The stores differ in scale or tile size.
+    """
+    if not stores:
+        raise UsageError("no tile store was given")
+    sources = [s if isinstance(s, StoreSource) else StoreSource(s) for s in stores]
+    return combine([label_from_store(source, label) for source in sources], label, min_classes=min_classes)
+
+
+def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
+    """Take the labels of each tile from a column of its store."""
+    names = source.store.labels
+    if label not in names:
+        known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
+        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
+    column = source.store.label(label)
+    readable = readable_tiles(source)
+    index = readable[column.codes[readable] >= 0]
+    return LabelledTiles(source, index, column.codes[index].astype(np.int64), column.classes, label=label)
+
+
+def readable_tiles(source: StoreSource) -> IntArray:
+    """Return the tiles that can be read; StoreError for a store without any tile."""
+    if not len(source.store):
+        raise StoreError(f"{source.store.url}: the store holds no tiles")
+    return np.asarray(source.store.readable, np.int64)
+
+
+def _require_own_names(sources: Sequence[Source]) -> None:
+    """Refuse two sources of one name: a split file could not tell them apart."""
+    name, times = Counter(source.id for source in sources).most_common(1)[0]
+    if times > 1:
+        same = len({source.fingerprint for source in sources if source.id == name}) == 1
+        raise UsageError(f"{name} was given {times} times" if same else f"{times} slides or folders are called {name}")
+
+
+def require_one_scale(sources: Sequence[Source]) -> None:
+    """Refuse sources of different scale or tile size.
+
+    Raises
+    ------
+    StoreMismatchError
+        Naming the first that differs from the first of all.
+    """
+    first = sources[0]
+    for other in sources[1:]:
+        if other.size != first.size:
+            raise StoreMismatchError(
+                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike, "
+                "or say which to take (--tile-size)"
+            )
+        if not same_scale(first.mpp, other.mpp):
+            raise StoreMismatchError(
+                f"{other.id} is at {other.mpp:.4g} microns per pixel, {first.id} at {first.mpp:.4g}: "
+                "tile all slides at one scale, or say which to take (--mpp)"
+            )
+
+
+def same_scale(one: float | None, other: float | None) -> bool:
+    """Whether two scales are the same within what tiling itself allows; an unknown scale equals any other."""
+    return one is None or other is None or abs(one / other - 1) <= MPP_TOLERANCE
+
+
+def _with_present_classes(samples: Samples, min_classes: int) -> Samples:
+    """Drop classes without a picture; refuse what nothing can be learned from."""
+    present = [i for i, n in enumerate(samples.counts().values()) if n]
+    names = ", ".join(source.id for source in samples.sources[:5])
+    if not present:
+        raise UsageError(f"no tile of {names} has a value of the label {samples.label!r}")
+    if len(present) < min_classes:
+        raise UsageError(
+            f"all {len(samples)} labelled tiles of {names} are {samples.classes[present[0]]!r}: "
+            "a classifier needs two classes"
+        )
+    return replace(
+        samples,
+        code=np.searchsorted(present, samples.code).astype(np.int64),
+        classes=tuple(samples.classes[i] for i in present),
+    )

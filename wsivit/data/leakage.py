@@ -1,0 +1,196 @@
+"""Is anything on both sides of a split that must not be? Run before every training."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
+from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
+from wsivit.errors import UsageError
+
+MOST = 20_000
+"""Pictures of a side that are looked at for near duplicates."""
+
+
+def audit(samples: Samples, split: Split) -> list[str]:
+    """Name every leak between training and what is held out; empty when there is none.
+
+    Looked for: a patient, a slide (by content, whatever its name) and a patch of tissue on both sides. A split by
+    region shares slide and patient between training and validation on purpose: there only overlapping tiles count.
+    """
+    train = split.of(TRAIN)
+    leaks = []
+    for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
+        held = split.of(side)
+        if side not in split.by_region:
+            leaks += _shared("patient", samples.patients, train, held, SIDES[side])
+            leaks += _shared("slide", samples.slides, train, held, SIDES[side], _names(samples))
+        overlaps = count_overlaps(samples, train, held)
+        if overlaps:
+            leaks.append(f"{overlaps} {SIDES[side]} tiles overlap tiles of the training side")
+    return leaks
+
+
+def check_leakage(samples: Samples, split: Split, *, allow: bool = False) -> list[str]:
+    """Refuse a split that leaks, unless that is allowed; return the leaks, to be recorded.
+
+    Raises
+    ------
+    UsageError
+    """
+    leaks = audit(samples, split)
+    if leaks and not allow:
+        raise UsageError(
+            f"the held-out part leaks: {'; '.join(leaks)}; its figures would be too good. "
+            "Make another split, say --split-by region where a file splits regions on purpose, or go on with "
+            "--allow-leakage, which is recorded"
+        )
+    return leaks
+
+
+def warnings_of(samples: Samples, split: Split) -> list[str]:
+    """Say what may make the figures too good without being a leak: near duplicates, and a label that follows the site.
+
+    Reads pictures of both sides, evenly picked where there are more than :data:`MOST` of one: some seconds.
+    """
+    found = [*_confounded(samples)]
+    if TEST in split.by_region and (split.side == TEST).any():
+        found.append("test tiles are other regions of slides that are trained on: they say nothing of other patients")
+    for side in split.by_region:
+        touching = count_overlaps(samples, split.of(TRAIN), split.of(side), grown=0.5)
+        if touching:
+            found.append(f"{touching} {SIDES[side]} tiles lie beside training ones: leave out those between them")
+    for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
+        pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
+        if pairs:
+            shown = "; ".join(" and ".join(samples.take(np.array(pair)).items()) for pair in pairs[:3])
+            found.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
+    return found
+
+
+def _some(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    return chosen[:: -(-len(chosen) // MOST) or 1]
+
+
+def near_duplicates(
+    samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64], *, likeness: float = 0.97
+) -> list[tuple[int, int]]:
+    """Find held-out pictures that are a training picture once more: brighter, compressed again, hardly moved.
+
+    Compares 16 x 16 grey means: the correlation of one picture with itself, lightened and at JPEG quality 60, was 0.995
+    or more on tissue, that of different tiles 0.8 at most. Flat pictures (empty glass) all look alike and are left out.
+
+    Parameters
+    ----------
+    samples : Samples
+    train, held : ndarray of int64
+        Places of the pictures of the two sides.
+    likeness : float
+        Correlation from which pictures count as the same.
+
+    Returns
+    -------
+    list of (int, int)
+        Held-out picture and the training picture that it resembles most, by their place in the samples.
+    """
+    ours, known = _signatures(samples, train)
+    theirs, asked = _signatures(samples, held)
+    pairs = []
+    for start in range(0, len(theirs) if len(ours) else 0, 1024):
+        alike = theirs[start : start + 1024] @ ours.T
+        near, found = alike.argmax(axis=1), np.flatnonzero(alike.max(axis=1) >= likeness)
+        pairs += [(int(asked[start + i]), int(known[near[i]])) for i in found]
+    return pairs
+
+
+def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Grey means of those pictures that are not flat, as unit vectors (k, 256), and which pictures they are of."""
+    side = min(16, samples.size)
+    edges = np.linspace(0, samples.size, side + 1).astype(int)[:-1]
+    vectors: list[NDArray[np.floating]] = [np.empty((0, side * side), np.float32)]
+    kept = [np.empty(0, np.int64)]
+    for start in range(0, len(chosen), 128):
+        batch = chosen[start : start + 128]
+        batch, pixels = samples.read_skipping_unreadable(batch)
+        grey = pixels.mean(axis=3, dtype=np.float32)
+        means = np.add.reduceat(np.add.reduceat(grey, edges, axis=1), edges, axis=2).reshape(len(batch), -1)
+        means *= (side / samples.size) ** 2
+        means -= means.mean(axis=1, keepdims=True)
+        uneven = means.std(axis=1) > 2
+        vectors.append(means[uneven] / np.linalg.norm(means[uneven], axis=1, keepdims=True))
+        kept.append(batch[uneven])
+    return np.concatenate(vectors), np.concatenate(kept)
+
+
+def _confounded(samples: Samples) -> list[str]:
+    """Warn where the site or the scanner all but tells the class (Cramér's V over slides above 0.8)."""
+    known = {
+        "site": [source.site for source in samples.sources],
+        "scanner": [source.scanner for source in samples.sources],
+    }
+    strengths = {what: _association(samples, values) for what, values in known.items()}
+    return [
+        f"the label follows the {what} (Cramér's V {strength:.2f} over slides): the model may learn the {what}"
+        for what, strength in strengths.items()
+        if strength > 0.8
+    ]
+
+
+def _association(samples: Samples, values: list[str]) -> float:
+    """How far a value of each source tells which classes it has: Cramér's V; 0 where it is not known of all."""
+    names, place = np.unique(values, return_inverse=True)
+    if len(names) < 2 or "" in names:
+        return 0.0
+    table = np.zeros((len(names), len(samples.classes)))
+    np.add.at(table, place, samples.count_per_source(samples.code, len(samples.classes)) > 0)
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
+    chi2 = ((table - expected) ** 2 / np.where(expected > 0, expected, 1)).sum()
+    return float(np.sqrt(chi2 / (table.sum() * (min(table.shape) - 1))))
+
+
+def count_overlaps(samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64], *, grown: float = -1e-3) -> int:
+    """How many held-out tiles share tissue with a training tile of the same slide.
+
+    Each counts as `grown` by so many level-0 pixels: tiles that only touch share no tissue, and a thousandth of a pixel
+    is far below any overlap; half a pixel more finds those that touch.
+    """
+    from shapely import STRtree, box
+
+    count = 0
+    prints = samples.slides.code
+    for slide in np.intersect1d(prints[train], prints[held]):
+        ours, theirs = (_boxes(samples, side[prints[side] == slide]) for side in (train, held))
+        if not len(ours) or not len(theirs):
+            continue
+        asked = box(*(theirs + np.array([-grown, -grown, grown, grown])).T)
+        hits = STRtree(box(*ours.T)).query(asked, predicate="intersects")
+        count += len(np.unique(hits[0]))
+    return count
+
+
+def _boxes(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Extents of those pictures that lie on a slide (k, 4), level-0 pixels."""
+    parts = [np.empty((0, 4))]
+    for number in np.unique(samples.source[chosen]):
+        source = samples.sources[number]
+        if isinstance(source, StoreSource):
+            parts.append(source.boxes(samples.index[chosen[samples.source[chosen] == number]]))
+    return np.concatenate(parts)
+
+
+def _shared(
+    what: str,
+    groups: GroupIndex,
+    train: NDArray[np.int64],
+    held: NDArray[np.int64],
+    side: str,
+    names: dict[str, str] | None = None,
+) -> list[str]:
+    both = np.intersect1d(groups.code[train], groups.code[held])
+    shown = [(names or {}).get(groups.names[code], groups.names[code]) for code in both[:3]]
+    return [f"{what} {', '.join(shown)} in train and {side} ({len(both)} in all)"] if shown else []
+
+
+def _names(samples: Samples) -> dict[str, str]:
+    return {source.fingerprint: source.id for source in samples.sources}

@@ -1,0 +1,5 @@
+"""Metrics, calibration, intervals, and their figures."""
+
+from wsivit._face import attach
+
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

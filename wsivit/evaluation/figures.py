@@ -1,0 +1,166 @@
+"""Pictures of a run, worth putting in a paper. matplotlib is imported when the first is drawn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.evaluation.metrics import Measurement
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PathLike = str | os.PathLike[str]
+
+DPI = 150
+
+
+def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+    """Make a figure of that many inches, apart from pyplot and its global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns)
+    for axis in np.ravel(axes):
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.training.callbacks.epoch_table` gives them."""
+    figure, (left, right) = new_figure(9, 3.6, 2)
+    epochs = [row["epoch"] for row in rows]
+    accuracies = {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}
+    for axis, lines, name, free in (
+        (left, {"train_loss": "training", "validation_loss": "held out"}, "loss", "upper right"),
+        (right, accuracies, "held out", "lower right"),
+    ):
+        for key, text in lines.items():
+            axis.plot(epochs, [row.get(key) for row in rows], marker="o", markersize=3, label=text)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.25)
+        axis.legend(loc=free, frameon=False)  # searching for the best place takes long, and warns of it
+    right.set_ylim(top=1.01)
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_confusion(path: PathLike, measured: Measurement, classes: Sequence[str]) -> None:
+    """Draw the confusion matrix: counts in the cells, shares of the true class as colour."""
+    counts = measured.confusion()
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.2 + 0.55 * len(classes), 3.6, 16))
+    figure, axis = new_figure(side + 0.9, side)
+    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(classes))
+    axis.set(xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks)
+    axis.set_xticklabels(classes, rotation=0 if len(classes) < 5 else 90)
+    axis.set_yticklabels(classes)
+    axis.spines[:].set_visible(False)
+    if len(classes) <= 20:
+        for row, column in np.ndindex(*counts.shape):
+            ink = "white" if share[row, column] > 0.55 else "black"
+            axis.text(column, row, f"{counts[row, column]:,.0f}", ha="center", va="center", color=ink)
+    figure.colorbar(image, ax=axis, label="share of the true class")
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> None:
+    """Draw the ROC curve of each class against the rest; of two classes the second only, of many the mean alone."""
+    figure, axis = new_figure(4.6, 4.4)
+    shown = [1] if len(classes) == 2 else list(range(len(classes)))
+    grid = np.linspace(0, 1, 501)
+    curves = []
+    for code in shown:
+        area = measured.auroc(code)
+        if np.isnan(area):
+            continue
+        false, true = measured.roc(code)
+        curves.append(np.interp(grid, false, true))
+        if len(shown) <= 12:
+            axis.plot(false, true, label=f"{classes[code]}  {area:.3f}")
+    if len(shown) > 12 and curves:
+        axis.plot(grid, np.mean(curves, axis=0), label=f"mean of {len(curves)} classes")
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
+    axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
+    axis.set_aspect("equal")
+    if curves:
+        axis.legend(frameon=False, title="area under the curve", loc="lower right")
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_reliability(path: PathLike, measured: Measurement) -> None:
+    """Draw how often predictions of each confidence are right, over how many there are."""
+    figure, axis = new_figure(4.6, 4.4)
+    sure, right, weight = measured.reliability()
+    edges = np.linspace(0, 1, len(sure) + 1)
+    axis.bar(
+        edges[:-1], weight / max(weight.sum(), 1), 1 / len(sure), align="edge", color="0.85", label="share of tiles"
+    )
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
+    full = weight > 0
+    axis.plot(sure[full], right[full], linewidth=0.8, color="C0")
+    # A bin of few tiles says little: its dot is as small.
+    axis.scatter(sure[full], right[full], s=8 + 120 * weight[full] / weight.sum(), label="accuracy", zorder=3)
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set_title(f"calibration error {measured.figures(areas=False)['ece']:.3f}", fontsize=10)
+    axis.legend(frameon=False, loc="upper left")
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_examples(path: PathLike, pictures: NDArray[np.uint8], captions: Sequence[tuple[str, bool]]) -> None:
+    """Draw pictures (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not."""
+    columns = min(6, max(1, len(pictures)))
+    rows = -(-len(pictures) // columns)
+    figure, axes = new_figure(2.0 * columns, 2.25 * rows, columns, rows)
+    for axis in np.ravel(axes):
+        axis.set_axis_off()
+    for axis, picture, (text, right) in zip(np.ravel(axes), pictures, captions, strict=False):
+        axis.imshow(picture)
+        axis.set_title(text, fontsize=8, color="#1a7f37" if right else "#c1121f")
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_augmented(path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32]) -> None:
+    """Draw tiles as they are above what augmentation made of them (0 to 1), so that a person can judge it."""
+    n = len(before)
+    figure, axes = new_figure(1.5 * n, 3.3, n, 2)
+    for axis in np.ravel(axes):
+        axis.set_axis_off()
+    for column, (one, other) in enumerate(zip(before, after, strict=True)):
+        np.reshape(axes, (2, n))[0, column].imshow(one)
+        np.reshape(axes, (2, n))[1, column].imshow(other)
+    figure.savefig(Path(path), dpi=DPI)
+
+
+def draw_comparison(
+    path: PathLike,
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    accuracies: Sequence[tuple[str, float, tuple[float, float] | None]],
+) -> None:
+    """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
+    figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
+    for axis, key, name, free in (
+        (left, "validation_loss", "held-out loss", "upper right"),
+        (middle, "validation_accuracy", "held-out accuracy", "lower right"),
+    ):
+        for run, rows in curves.items():
+            axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.25)
+        axis.legend(loc=free, frameon=False)
+    for place, (_, value, interval) in enumerate(accuracies):
+        low, high = interval or (value, value)
+        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+        right.errorbar(value, place, xerr=error, fmt="o", capsize=3, color=f"C{place % 10}")
+        right.annotate(f"{value:.3f}", (value, place), textcoords="offset points", xytext=(0, 8), ha="center")
+    right.set(xlabel="accuracy on the same tiles", ylim=(len(accuracies) - 0.4, -0.6))
+    right.set_yticks(range(len(accuracies)), [run for run, _, _ in accuracies])
+    right.grid(alpha=0.25, axis="x")
+    figure.savefig(Path(path), dpi=DPI)

@@ -1,0 +1,17 @@
+from .export import aggregate as aggregate
+from .export import export as export
+from .heatmap import DEFAULT_FORMS as DEFAULT_FORMS
+from .heatmap import heatmap as heatmap
+from .heatmap_data import read_heatmap_data as read_heatmap_data
+from .options import Form as Form
+from .options import HeatmapOptions as HeatmapOptions
+from .score_map import CellStatus as CellStatus
+from .score_map import FloatGrid as FloatGrid
+from .score_map import ScoreMap as ScoreMap
+from .score_map import Window as Window
+from .score_map import entropy as entropy
+from .score_map import smooth as smooth
+from .score_map import stitch as stitch
+from .slide_score import SlideScore as SlideScore
+from .slide_score import check_threshold as check_threshold
+from .slide_score import slide_scores as slide_scores

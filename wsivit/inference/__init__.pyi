@@ -1,0 +1,11 @@
+from .allocator import keep_freed_memory as keep_freed_memory
+from .options import ScoringOptions as ScoringOptions
+from .predict import PredictOptions as PredictOptions
+from .predict import Predictor as Predictor
+from .predict import predict as predict
+from .runner import Agreement as Agreement
+from .runner import Floats as Floats
+from .runner import ModelRunner as ModelRunner
+from .runner import score_samples as score_samples
+from .runner import softmax as softmax
+from .runner import stored_logits as stored_logits

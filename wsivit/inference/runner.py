@@ -1,0 +1,313 @@
+"""A model on its device: tiles in, scores or features out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.data import Samples, StoreSource
+from wsivit.errors import UsageError
+from wsivit.inference.allocator import keep_freed_memory
+from wsivit.inference.options import ScoringOptions
+from wsivit.io import map_ordered, progress_bar
+from wsivit.models import Model, ModelSpec
+from wsivit.store import VIEWS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from wsivit.models import Network
+
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+Key = TypeVar("Key")
+Read: TypeAlias = Callable[[T], tuple[Key, NDArray[np.uint8]]]
+Scored: TypeAlias = Generator[tuple[Key, NDArray[Any]], None, None]
+
+_AHEAD = 3
+"""Batches read for each that is calculated."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well quantised weights agree with those they were made of.
+
+    Attributes
+    ----------
+    tiles : int
+        On how many it was measured.
+    same_class : float
+        Share of them with the same most probable class.
+    mean_difference, largest_difference : float
+        Between the probabilities.
+    """
+
+    tiles: int
+    same_class: float
+    mean_difference: float
+    largest_difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"int8 agrees with fp32 on the class of {100 * self.same_class:.1f} % of {self.tiles} tiles; probabilities "
+            f"differ by {self.mean_difference:.4f} on average, {self.largest_difference:.4f} at most"
+        )
+
+
+class ModelRunner:
+    """A model on its device, called with uint8 tiles (n, h, w, 3).
+
+    It gives float32 logits (n, classes); with ``tta`` those of the eight views of each tile, (n, 8, classes); with
+    ``features`` float16 (n, d).
+
+    Parameters
+    ----------
+    model : Model
+    options : ScoringOptions
+
+    Raises
+    ------
+    StoreMismatchError
+        The weights in the folder of a run are not those that were trained.
+    UsageError
+        There is no such device or engine, or it cannot run this model.
+    """
+
+    def __init__(self, model: Model, options: ScoringOptions = ScoringOptions()) -> None:
+        from wsivit.inference.cpu_streams import count_streams
+        from wsivit.models import autocast_type
+
+        self.spec, self.options = model.spec, options
+        self.device = choose_device(options)
+        # A compiled model is made for one shape and one number of threads.
+        side_by_side = self.device.type == "cpu" and not options.compile
+        self.streams = count_streams(options.batch_size) if side_by_side else 1
+        self.reduced = autocast_type(options.precision, self.device)
+        network = model.load().eval()
+        self._network: Network = network.without_head() if options.features else network
+        self._run = self._engine()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    def _engine(self) -> Any:
+        if self.options.engine != "torch":
+            from wsivit.models import OnnxNetwork
+
+            return OnnxNetwork(self._network, self.spec.preprocessing.image_size, self.streams, int8=self.options.int8)
+        import torch
+
+        self._network.to(self.device)
+        if self._network.convolves:
+            self._network.to(memory_format=torch.channels_last)
+        return torch.compile(self._network) if self.options.compile else self._network
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Most memory taken on the GPU so far, in MB; None on the CPU."""
+        if self.device.type != "cuda":
+            return None
+        import torch
+
+        return torch.cuda.max_memory_allocated(self.device) / 1e6
+
+    @property
+    def precision(self) -> str:
+        """What it calculates in."""
+        if self.options.int8:
+            return "int8"
+        return "fp32" if self.reduced is None else str(self.reduced).removeprefix("torch.")
+
+    @property
+    def dtype(self) -> str:
+        """Type of what it gives."""
+        return "float16" if self.options.features else "float32"
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what it gives for one tile."""
+        if not self.options.features:
+            each = (len(self.spec.classes),)
+            return (VIEWS, *each) if self.options.tta else each
+        side = self.spec.preprocessing.image_size
+        return self(np.zeros((1, side, side, 3), np.uint8)).shape[1:]
+
+    @property
+    def step(self) -> int:
+        """Tiles of one batch; those side by side are together at most as many as the options say."""
+        if self.streams == 1:
+            return self.options.batch_size
+        from wsivit.inference.cpu_streams import count_tiles
+
+        return count_tiles(self.options.batch_size, self.streams, self.spec.preprocessing.image_size)
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return what the model makes of tiles."""
+        return self.fetch(self.start(self.stage(tiles)))
+
+    def stage(self, tiles: NDArray[np.uint8]) -> Tensor:
+        """Bring tiles to where the device takes them from; for the thread that reads."""
+        import torch
+
+        pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    def start(self, pixels: Tensor) -> Tensor:
+        """Begin on staged tiles; a GPU goes on by itself."""
+        import torch
+
+        from wsivit.data import normalise, resize, view
+
+        if not len(pixels):
+            return torch.empty((0, *self.shape))
+        made = self.spec.preprocessing
+        with torch.inference_mode(), self._arithmetic():
+            moved = pixels.to(self.device, non_blocking=True)
+            pictures = normalise(resize(moved, made.image_size), made.mean, made.std)
+            if self.options.tta:
+                return torch.stack([self._forward(view(pictures, code)) for code in range(VIEWS)], dim=1)
+            return self._forward(pictures)
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        import torch
+
+        return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        # A compiled model is made for one shape: the last batch is filled up, and what was added is left out.
+        n, size = len(pictures), self.options.batch_size
+        if self.options.compile and n < size:
+            pictures = pictures[[*range(n), *[0] * (size - n)]]
+        made: Tensor = self._run(pictures)
+        return made[:n].half() if self.options.features else made[:n].float()
+
+    def fetch(self, made: Tensor) -> NDArray[Any]:
+        """Wait for what was begun, and return it."""
+        fetched: NDArray[Any] = made.cpu().numpy()
+        return fetched
+
+    def run(self, batches: Iterable[T], read: Read[T, Key], readers: int = 1) -> Scored[Key]:
+        """Read batches of at most `step` tiles ahead, in threads, and score them; in order, by the key that each reads.
+
+        On the CPU they are calculated side by side; a GPU has its next batch before the last is fetched.
+        """
+
+        def stage(batch: T) -> tuple[Key, Tensor]:
+            key, tiles = read(batch)
+            return key, self.stage(tiles)
+
+        with ThreadPoolExecutor(readers) as pool:
+            yield from self._stream(map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, self.streams)))
+
+    def _stream(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
+        if self.streams == 1:
+            return self._one_after_another(staged)
+        from wsivit.inference.cpu_streams import map_side_by_side
+
+        return map_side_by_side(lambda batch: (batch[0], self.fetch(self.start(batch[1]))), staged, self.streams)
+
+    def _one_after_another(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
+        begun: deque[tuple[Key, Tensor]] = deque()
+        for key, pixels in staged:
+            begun.append((key, self.start(pixels)))
+            if len(begun) > (self.device.type == "cuda"):
+                done, made = begun.popleft()
+                yield done, self.fetch(made)
+        for done, made in begun:
+            yield done, self.fetch(made)
+
+    def agreement(self, tiles: NDArray[np.uint8]) -> Agreement:
+        """Compare with the same model in float32 on some tiles."""
+        exact = self._exact(tiles)
+        ours, theirs = (softmax(found / self.spec.temperature) for found in (self._all(tiles), exact))
+        apart = np.abs(ours - theirs)
+        same = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+        return Agreement(len(tiles), same, float(apart.mean()), float(apart.max()))
+
+    def _exact(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
+        run, self._run = self._run, self._network
+        try:
+            return self._all(tiles)
+        finally:
+            self._run = run
+
+    def _all(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
+        parts = range(0, len(tiles), self.step)
+        return np.concatenate([made for _, made in self.run(parts, lambda k: (k, tiles[k : k + self.step]))])
+
+
+def choose_device(options: ScoringOptions) -> torch.device:
+    """Return the first of the devices that are named.
+
+    Raises
+    ------
+    UsageError
+        There is no such device, or the engine does not run on it.
+    """
+    import torch
+
+    from wsivit.models import device_for
+
+    name = options.device.split(",")[0].strip()
+    if options.engine != "torch":
+        if name not in ("auto", "cpu"):
+            raise UsageError(f"engine {options.engine} runs on the CPU; --device {name} needs engine torch")
+        return torch.device("cpu")
+    try:
+        device = device_for(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
+    return device
+
+
+def score_samples(scorer: ModelRunner, samples: Samples, *, progress: bool = False) -> Floats:
+    """Run the model over samples; float32 logits (n, classes), in their order, NaN where one cannot be read."""
+    logits = np.full((len(samples), len(scorer.spec.classes)), np.nan, np.float32)
+    batches = [np.arange(i, min(i + scorer.step, len(samples))) for i in range(0, len(samples), scorer.step)]
+    with (
+        progress_bar(len(samples), "measuring", "tile", show=progress) as advance,
+        closing(scorer.run(batches, samples.read_skipping_unreadable)) as scored,
+    ):
+        for batch, (good, made) in zip(batches, scored, strict=True):
+            logits[good] = made
+            advance(len(batch))
+    return logits
+
+
+def stored_logits(spec: ModelSpec, samples: Samples) -> Floats:
+    """Logits that ``wsivit predict`` left in the stores, by this very model, as `score_samples` would give them.
+
+    float32 (n, classes), NaN where there are none; those of several views or of 8-bit weights do not count.
+    """
+    logits = np.full((len(samples), len(spec.classes)), np.nan, np.float32)
+    for number, source in enumerate(samples.sources):
+        if isinstance(source, StoreSource):
+            here = samples.source == number
+            for found in map(source.store.predictions, source.store.runs):
+                same_model = found.attrs.get("model_fingerprint") == spec.fingerprint and found.classes == spec.classes
+                if same_model and found.logits is not None and found.logits.ndim == 2 and not found.attrs.get("int8"):
+                    logits[here] = found.logits[samples.index[here]]
+    return logits
+
+
+def softmax(logits: NDArray[Any]) -> Floats:
+    """Return probabilities of logits (…, classes); of one class alone, that of yes. NaN stays NaN."""
+    if logits.shape[-1] == 1:
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)

@@ -1,0 +1,154 @@
+"""The run folder and its contract: what a model was made for, and what its input must be. No torch.
+
+A run folder is a model folder (``config.json``, ``model.safetensors``) with ``wsivit.json`` beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from wsivit.errors import StoreError
+from wsivit.io import LocalFiles
+
+FORMAT = 1
+CONTRACT = "wsivit.json"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How tiles become the model's input: resized (bilinear, antialiased), scaled to 0-1, normalised.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the model's input, in pixels.
+    mean, std : tuple of float
+        Per channel, of values between 0 and 1.
+    """
+
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """What a run promises and demands.
+
+    Attributes
+    ----------
+    model : str
+        The name the model was made from.
+    classes : tuple of str
+        In the order of the probabilities.
+    label : str
+        What the classes are a value of.
+    mpp : float or None
+        Scale of the tiles, microns per pixel; None for pictures without one.
+    tile_size : int
+        Side of the tiles, in pixels.
+    preprocessing : Preprocessing
+    data : list of dict
+        Per source: id, fingerprint, pictures per side of the split.
+    split : dict
+        How the held-out part was chosen, and what the audit had to say.
+    options : dict
+        Everything that was asked for.
+    model_fingerprint : str
+        sha256 of the weights; empty until the run is done.
+    temperature : float
+        The logits are divided by it.
+    validation : dict
+        Figures on the held-out part.
+    versions, command
+        Of the software; how it was called.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    label: str
+    mpp: float | None
+    tile_size: int
+    preprocessing: Preprocessing
+    data: list[dict[str, Any]]
+    split: dict[str, Any]
+    options: dict[str, Any]
+    model_fingerprint: str = ""
+    temperature: float = 1.0
+    validation: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def done(self) -> bool:
+        """Whether the training came to its end."""
+        return bool(self.model_fingerprint)
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``wsivit.json``, whole or not at all."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        LocalFiles(Path(folder)).write(CONTRACT, [text.encode()])
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read the contract of a run folder.
+
+        Raises
+        ------
+        StoreError
+            The folder is no run, or of another version.
+        """
+        path = Path(folder) / CONTRACT
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise StoreError(f"{folder}: not a run folder: there is no {CONTRACT}; wsivit train makes one") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read: {error}") from error
+        return cls._from_dict(values, path)
+
+    @classmethod
+    def _from_dict(cls, values: Mapping[str, Any], path: Path) -> Self:
+        there = values.get("format") if isinstance(values, dict) else None
+        if there != FORMAT:
+            raise StoreError(f"{path}: run format {there!r}, this wsivit reads {FORMAT}: use the wsivit that made it")
+        missing = {f.name for f in fields(cls)} ^ set(values)
+        if missing:
+            raise StoreError(f"{path}: damaged: {', '.join(sorted(missing))} missing or unknown")
+        made = values["preprocessing"]
+        preprocessing = Preprocessing(made["image_size"], tuple(made["mean"]), tuple(made["std"]))
+        return cls(**{**values, "classes": tuple(values["classes"]), "preprocessing": preprocessing})
+
+    def differences(self, other: RunMetadata) -> list[str]:
+        """Name what makes another run of it: model, data, split or options; not what comes out."""
+        ours, theirs = (asdict(replace(c, versions={}, command=[])) for c in (self, other))
+        outcome = {"model_fingerprint", "temperature", "validation"}
+        return [
+            f"{name}: {_short(ours[name])} there, {_short(theirs[name])} asked for"
+            for name in ours
+            if name not in outcome and _plain(ours[name]) != _plain(theirs[name])
+        ]
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of what a run depends on."""
+    names = ("wsivit", "torch", "timm", "transformers", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,151 @@
+"""What the rooms of ``slide/`` share: the protocol of a reader, and what a tile that cannot be read becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsivit.errors import SlideError
+from wsivit.slide.read_plan import Level
+
+Pixels: TypeAlias = NDArray[np.uint8]
+Color: TypeAlias = tuple[int, int, int]
+JpegColor: TypeAlias = Literal["auto", "rgb", "ycbcr"]
+
+WHITE: Color = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class TileFailure:
+    """Stands where a tile's pixels would: the slide holds none that can be read there.
+
+    Attributes
+    ----------
+    reason : str
+        What was wrong, and with which native tile.
+    missing : bool
+        Nothing was wrong: there is nothing but what the scanner left out.
+    """
+
+    reason: str
+    missing: bool = False
+
+
+MISSING = TileFailure("never scanned: transparent, or left out of the file", missing=True)
+
+
+class UnreadableBlockError(SlideError):
+    """One block of a slide cannot be read; the rest may well be."""
+
+
+class BlockLimitError(UnreadableBlockError):
+    """One that would take more memory or time than its pixels can need: no reader should try."""
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What a reader knows of a slide besides its pixels.
+
+    Attributes
+    ----------
+    format : str
+        ``"aperio"``, ``"generic-tiff"``, ``"dicom"``, ...
+    levels : tuple of Level
+        Finest first; level 0 has downsample 1.
+    properties : mapping of str to str
+        Metadata, named as OpenSlide names it, and ``tiff.*``, ``ome.*`` besides.
+    associated : tuple of str
+        Names of images that are in the file beside the pyramid: label, macro, thumbnail.
+    background : tuple of int
+        Colour of what was not scanned.
+    bounds : tuple of int or None
+        ``x, y, width, height`` of the region that is not empty, in level-0 pixels.
+    """
+
+    format: str
+    levels: tuple[Level, ...]
+    properties: Mapping[str, str] = field(default_factory=dict)
+    associated: tuple[str, ...] = ()
+    background: Color = WHITE
+    bounds: tuple[int, int, int, int] | None = None
+
+
+class Backend(Protocol):
+    """A reader: hands out a slide as blocks, the units in which it decodes.
+
+    Blocks of a level lie edge to edge from its top-left corner. Methods may be called from several threads and,
+    after a fork, from several processes.
+    """
+
+    @property
+    def name(self) -> str:
+        """``"native"``, ``"openslide"``, ``"tiffslide"`` or ``"image"``."""
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What is known of the slide."""
+
+    def block_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the level's blocks, in its pixels."""
+
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
+        """Decode one block at ``1 / reduce``: uint8 (h, w, 3), cut or not at the level's end; None where it is blank.
+
+        Raises
+        ------
+        UnreadableBlockError
+            If there are no pixels to be had.
+        """
+
+    def close(self) -> None:
+        """Let go of files; calling anything else afterwards opens them again."""
+
+
+def scanned(rgba: Pixels, background: Color) -> Pixels | None:
+    """Lay RGBA (h, w, 4) over a colour; None where all of it is transparent."""
+    return over_background(rgba, background) if rgba[..., 3].any() else None
+
+
+def over_background(rgba: Pixels, background: Color) -> Pixels:
+    """Lay RGBA (h, w, 4) over a colour; RGB (h, w, 3)."""
+    alpha = rgba[..., 3:]
+    if alpha.min(initial=255) == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    weight = alpha.astype(np.uint32)
+    mixed = rgba[..., :3] * weight + np.array(background, np.uint32) * (255 - weight)
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+REDUCTIONS = (1, 2, 4, 8)
+_RED, _GREEN, _BLUE = 1.402, (-0.344136, -0.714136), 1.772
+_YCBCR_TO_RGB = (
+    *(1, 0, _RED, -128 * _RED),
+    *(1, *_GREEN, -128 * sum(_GREEN)),
+    *(1, _BLUE, 0, -128 * _BLUE),
+)
+
+
+def block_size(tile_width: int | None, tile_height: int | None) -> tuple[int, int]:
+    """Width and height of blocks for a reader of regions: the file's own tiles where sensible, else 256 x 256."""
+    width, height = tile_width or 0, tile_height or 0
+    return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
+
+
+def reducible(level: Level, width: int, height: int, centred: bool = True) -> Level:
+    """The level, with the fractions at which its blocks of that size still lie edge to edge."""
+    return replace(level, reductions=tuple(r for r in REDUCTIONS if width % r == height % r == 0), centred=centred)
+
+
+def area_mean(pixels: Pixels, reduce: int) -> Pixels:
+    """Average squares of ``reduce`` pixels, for readers whose decoder cannot; what is left at the end counts alone."""
+    return pixels if reduce == 1 else np.asarray(Image.fromarray(pixels).reduce(reduce))
+
+
+def ycbcr_to_rgb(pixels: Pixels) -> Pixels:
+    """Convert what a decoder handed out as stored (JPEG's YCbCr, full range); rounded, where Pillow's own truncates."""
+    return np.asarray(Image.fromarray(pixels).convert("RGB", _YCBCR_TO_RGB))

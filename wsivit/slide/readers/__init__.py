@@ -1,0 +1,1 @@
+"""The readers, one module each; `wsivit.slide.backend` says what a reader is."""

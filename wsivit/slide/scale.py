@@ -1,0 +1,251 @@
+"""The scale of a slide: read from every source, judged, one chosen. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from wsivit.errors import ScaleError
+
+Confidence: TypeAlias = Literal["given", "high", "medium", "low"]
+
+MPP_RANGE = (0.05, 20.0)
+"""Microns per level-0 pixel that a slide scanner can mean; anything else is taken for a wrong or lost unit."""
+
+ANISOTROPIC = 1.01
+"""From this ratio of x and y on, pixels count as not square."""
+
+_DISAGREE = 1.10
+
+
+@dataclass(frozen=True)
+class ScaleSource:
+    """One place in a slide that speaks of its scale.
+
+    Attributes
+    ----------
+    name : str
+        Where it was read, e.g. ``"aperio.MPP"`` or ``"tiff.Resolution"``.
+    mpp_x, mpp_y : float or None
+        Microns per level-0 pixel; None where the source is there but says nothing usable.
+    note : str
+        What was seen, in words, when it could not be used or was judged.
+    """
+
+    name: str
+    mpp_x: float | None
+    mpp_y: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SlideScale:
+    """The scale that was chosen, why, and everything that was looked at.
+
+    Attributes
+    ----------
+    mpp_x, mpp_y : float
+        Microns per level-0 pixel.
+    source : str
+        Name of the chosen source; ``"given"`` when the caller supplied it.
+    confidence : {"given", "high", "medium", "low"}
+    reason : str
+    sources : tuple of ScaleSource
+    warnings : tuple of str
+    """
+
+    mpp_x: float
+    mpp_y: float
+    source: str
+    confidence: Confidence
+    reason: str
+    sources: tuple[ScaleSource, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+# --- sources: name -> (key of x, key of y) of the slide's properties, in order of trust
+
+_SIZES = {
+    "aperio.MPP": ("aperio.MPP", "aperio.MPP"),
+    "ome.PhysicalSize": ("ome.PhysicalSizeX", "ome.PhysicalSizeY"),
+    "dicom.PixelSpacing": (
+        "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[1]",
+        "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]",
+    ),
+    "openslide.mpp": ("openslide.mpp-x", "openslide.mpp-y"),
+    "tiffslide.mpp": ("tiffslide.mpp-x", "tiffslide.mpp-y"),
+    "tiff.Resolution": ("tiff.XResolution", "tiff.YResolution"),
+}
+_POWERS = {
+    "aperio.AppMag": "aperio.AppMag",
+    "hamamatsu.SourceLens": "hamamatsu.SourceLens",
+    "openslide.objective-power": "openslide.objective-power",
+    "tiffslide.objective-power": "tiffslide.objective-power",
+}
+_VENDOR_STATES = ("aperio.MPP", "ome.PhysicalSize", "dicom.PixelSpacing")
+_MICRONS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_INCHES_AND_CENTIMETERS = {"inch": 25400.0, "2": 25400.0, "centimeter": 10000.0, "3": 10000.0}
+_WORD = re.compile(r"[^\W\d_]+")
+_HARMLESS = {*_MICRONS, "e", "x", "micron", "microns", "nan", "inf", "infinity", "none", "unknown", "true", "false"}
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
+
+
+def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
+    """Read every place of a slide's properties that speaks of its scale.
+
+    Parameters
+    ----------
+    properties : mapping of str to str
+        Named as OpenSlide names them, with ``tiff.XResolution``, ``ome.PhysicalSizeX`` and the like added.
+
+    Returns
+    -------
+    tuple of ScaleSource
+        In order of trust. An objective's power stands for ``10 / power`` microns, only ever to compare with.
+    """
+    found = [
+        _size_source(name, properties, keys) for name, keys in _SIZES.items() if any(key in properties for key in keys)
+    ]
+    found += [_power_source(name, properties[key]) for name, key in _POWERS.items() if key in properties]
+    return tuple(found)
+
+
+def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]) -> ScaleSource:
+    texts = [properties.get(key, "") for key in keys]
+    x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))
+    seen = " x ".join(_quoted(text) for text in dict.fromkeys(texts))
+    if name == "tiff.Resolution":
+        seen += f" per {properties.get('tiff.ResolutionUnit', 'unknown unit')}"
+    problem = _problem(x, y)
+    if problem:
+        return ScaleSource(name, None, None, f"{seen}: {problem}")
+    return ScaleSource(name, x, y)
+
+
+def _power_source(name: str, text: str) -> ScaleSource:
+    power = _number(text)
+    if power is None or not 0.5 <= power <= 200:
+        return ScaleSource(name, None, None, f"{_quoted(text)}: not a magnification")
+    return ScaleSource(name, 10 / power, 10 / power, f"objective {power:g}x: nominal, never used as the scale")
+
+
+def _quoted(text: str) -> str:
+    """A text as it may be shown and kept: where a name stands instead of a number, it is not passed on."""
+    return repr(_WORD.sub(lambda word: word[0] if word[0].lower() in _HARMLESS else "…", text[:40]))
+
+
+def _number(text: str) -> float | None:
+    """A plain decimal number; None for anything else (words, nan, inf, hexadecimal, nothing)."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text):
+        return None
+    return float(text.replace(",", "."))
+
+
+def _microns(name: str, text: str, axis: str, properties: Mapping[str, str]) -> float | None:
+    value = _number(text)
+    if value is None:
+        return None
+    if name == "tiff.Resolution":
+        per_unit = _INCHES_AND_CENTIMETERS.get(properties.get("tiff.ResolutionUnit", "").lower())
+        return per_unit / value if per_unit and value else None
+    if name == "ome.PhysicalSize":
+        factor = _MICRONS.get(properties.get(f"ome.PhysicalSize{axis}Unit", "µm"))
+        return value * factor if factor else None
+    return value * 1000 if name == "dicom.PixelSpacing" else value
+
+
+def _problem(x: float | None, y: float | None) -> str:
+    if x is None or y is None:
+        return "not a length per pixel"
+    low, high = MPP_RANGE
+    if not (low <= x <= high and low <= y <= high):
+        return f"{x:.4g} x {y:.4g} microns per pixel is outside {low:g} to {high:g}"
+    if max(x, y) / min(x, y) > _DISAGREE:
+        return f"x ({x:.4g}) and y ({y:.4g}) differ by more than {_DISAGREE - 1:.0%}"
+    return ""
+
+
+# --- the verdict
+
+
+def resolve_scale(
+    sources: Sequence[ScaleSource], *, given: float | None = None, vendor: str | None = None
+) -> SlideScale:
+    """Choose one scale of all that a slide says of it, or refuse; never guess.
+
+    Parameters
+    ----------
+    sources : sequence of ScaleSource
+        As `scale_sources` gives them, in order of trust.
+    given : float, optional
+        The caller's own microns per pixel: taken before everything else, and compared with it.
+    vendor : str, optional
+        The slide's format. What OpenSlide says of a scanner's own format is trusted more than of a generic TIFF.
+
+    Raises
+    ------
+    ScaleError
+        If there is no usable source; the text names each one looked at. Or if `given` is no number in `MPP_RANGE`.
+    """
+    sources = tuple(sources)
+    usable = [source for source in sources if source.mpp_x and source.name not in _POWERS]
+    if given is not None:
+        return _given(given, sources)
+    if not usable:
+        raise ScaleError(_refusal(sources))
+    chosen = usable[0]
+    assert chosen.mpp_x is not None and chosen.mpp_y is not None
+    warnings = _warnings(chosen.mpp_x, chosen.mpp_y, chosen.name, sources)
+    broken = [s.name for s in sources[: sources.index(chosen)] if s.mpp_x is None]
+    confidence, reason = _confidence(chosen.name, vendor, broken, bool(warnings))
+    return SlideScale(chosen.mpp_x, chosen.mpp_y, chosen.name, confidence, reason, sources, warnings)
+
+
+def _given(mpp: float, sources: tuple[ScaleSource, ...]) -> SlideScale:
+    if not (math.isfinite(mpp) and mpp > 0):
+        raise ScaleError(f"the given scale must be a positive number of microns per pixel, not {mpp}")
+    low, high = MPP_RANGE
+    if not low <= mpp <= high:
+        raise ScaleError(
+            f"the given scale, {mpp:g} microns per pixel, is outside {low:g} to {high:g}: --slide-mpp is that of the"
+            " slide's own pixels, in microns"
+        )
+    warnings = _warnings(mpp, mpp, "the given scale", sources)
+    return SlideScale(mpp, mpp, "given", "given", "given by the caller", sources, warnings)
+
+
+def _confidence(name: str, vendor: str | None, broken: list[str], doubts: bool) -> tuple[Confidence, str]:
+    if broken:
+        return "low", f"{name} is plausible, but {', '.join(broken)} is there and unusable"
+    if doubts:
+        return "low", f"{name} is the best source, with doubts: see the warnings"
+    if name in _VENDOR_STATES or (name == "openslide.mpp" and vendor not in (None, "generic-tiff")):
+        return "high", f"stated by the scanner's own metadata ({name})"
+    return "medium", f"plausible, and nothing contradicts it ({name})"
+
+
+def _warnings(x: float, y: float, name: str, sources: Iterable[ScaleSource]) -> tuple[str, ...]:
+    uneven = [f"{name}: x ({x:.4g}) and y ({y:.4g}) differ; each is resampled on its own"]
+    others = [
+        f"{name} says {x:.4g} x {y:.4g}, {other.name} {other.mpp_x:.4g} x {other.mpp_y:.4g} microns"
+        for other in sources
+        if other.mpp_x and other.mpp_y and apart((x, y), (other.mpp_x, other.mpp_y)) > _DISAGREE
+    ]
+    return tuple((uneven if max(x, y) / min(x, y) > ANISOTROPIC else []) + others)
+
+
+def apart(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """By which factor two pairs differ most."""
+    return max(max(p, q) / min(p, q) for p, q in zip(a, b, strict=True))
+
+
+def _refusal(sources: Iterable[ScaleSource]) -> str:
+    seen = [f"{source.name}: {source.note}" for source in sources]
+    absent = sorted({*_SIZES, *_POWERS} - {source.name for source in sources})
+    what = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file says it"])
+    looked = ", ".join(absent)
+    return f"no usable scale: {what} (looked for {looked}). Give the microns per level-0 pixel with --slide-mpp"

@@ -1,0 +1,322 @@
+"""One level of a tiled TIFF: where its compressed tiles are, and how each decodes."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsivit.errors import SlideError
+from wsivit.io import ByteSource
+from wsivit.slide.backend import (
+    WHITE,
+    BlockLimitError,
+    Color,
+    JpegColor,
+    Pixels,
+    UnreadableBlockError,
+    area_mean,
+    reducible,
+    scanned,
+    ycbcr_to_rgb,
+)
+from wsivit.slide.jpeg import SOI, Normaliser, SplitJpeg, TooMuchError, check_jpeg2000, join_stripes
+from wsivit.slide.read_plan import Level
+from wsivit.slide.tiff_validation import max_tile_bytes
+
+_JPEG = 7
+_APERIO_YCBCR = 33003
+_JPEG2000 = (_APERIO_YCBCR, 33005, 34712)
+_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
+    50001: "webp",
+    **dict.fromkeys(_JPEG2000, "jpeg2000"),
+}
+_RGB = 2
+_PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
+_BLOCK_ROWS = 256
+_FEW = 64
+_ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
+
+
+class TiledLevel(ABC):
+    """A level as a grid of blocks that are decoded one by one.
+
+    Attributes
+    ----------
+    level : Level
+    block_width, block_height : int
+    n_cols, n_rows : int
+    counts : ndarray of int64
+        Compressed bytes of each tile, in reading order; 0 for a blank one, -1 for one that is there all the same.
+    most : int
+        A tile of more bytes is not read.
+    """
+
+    compression: str
+    begins = b""
+    """What every tile begins with, if they do."""
+
+    def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
+        self.source, self.number = source, number
+        self.block_width, self.block_height = page.tilewidth, page.tilelength
+        self.n_cols = -(-page.imagewidth // page.tilewidth)
+        self.n_rows = -(-page.imagelength // page.tilelength)
+        self.offsets = np.array(page.dataoffsets, np.int64)
+        self.counts = np.array(page.databytecounts, np.int64)
+        self.most = max_tile_bytes(self.block_width, self.block_height)
+        needed = self.n_cols * self.n_rows
+        if min(len(self.offsets), len(self.counts)) < needed:
+            raise SlideError(f"{len(self.offsets)} tiles are indexed where {needed} are needed")
+        self.counts[self._zero_length_tiles()] = -1
+        self.level = Level(
+            page.imagewidth,
+            page.imagelength,
+            size0[0] / page.imagewidth,
+            size0[1] / page.imagelength,
+            page.tilewidth,
+            page.tilelength,
+            self.compression,
+        )
+
+    def _zero_length_tiles(self) -> list[int]:
+        """Tiles that begin where the index says that there is nothing: it is damaged, unless many are left out so."""
+        doubtful = (self.counts == 0) & (self.offsets > 0) & (self.offsets + len(self.begins) <= self.source.size)
+        if not self.begins or not 0 < doubtful.sum() <= _FEW:
+            return []
+        doubtful &= ~np.isin(self.offsets, self.offsets[self.counts > 0])
+        places = [(tile, self.offsets.item(tile)) for tile in np.flatnonzero(doubtful).tolist()]
+        return [tile for tile, start in places if self.source.read(start, len(self.begins)) == self.begins]
+
+    def block(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """Decode one block at ``1 / reduce``; None where it is blank.
+
+        Raises
+        ------
+        UnreadableBlockError
+            With what is wrong.
+        """
+        try:
+            return self.decode(col, row, reduce)
+        except _ERRORS as error:
+            words = str(error) or type(error).__name__
+            kind = BlockLimitError if isinstance(error, TooMuchError) else UnreadableBlockError
+            raise kind(f"level {self.number}, tile ({col}, {row}): {words}") from error
+
+    @abstractmethod
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """`block`, raising whatever is wrong."""
+
+    def compressed(self, index: int) -> bytes | None:
+        """The stored bytes of a tile; None where there are none.
+
+        Raises
+        ------
+        ValueError, OSError
+            If they are not all there.
+        """
+        offset, count = self.offsets.item(index), self.counts.item(index)
+        if count == 0:
+            return None
+        if count < 0:
+            raise ValueError("the index says that it has no bytes, but one begins at its place")
+        if offset + count > self.source.size:
+            raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
+        if count > self.most:
+            raise TooMuchError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
+        return self.source.read(offset, count)
+
+
+class JpegTiles(TiledLevel):
+    """JPEG tiles, reduced in the DCT domain."""
+
+    compression = "jpeg"
+    begins = SOI
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
+    ) -> None:
+        super().__init__(page, size0, source, number)
+        self.normalise = Normaliser(page.jpegtables, rgb, self.block_width, self.block_height)
+        self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def stream(self, col: int, row: int) -> bytes | None:
+        """One tile as a complete JPEG and no more; None where it is blank; `ValueError`, `OSError` if it is damaged."""
+        stored = self.compressed(row * self.n_cols + col)
+        return None if stored is None else self.normalise.alone(stored)
+
+    def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[SplitJpeg] | None]:
+        """Tiles as `stream` gives them, `size` at a time; None where one is blank, damaged or unlike the others."""
+        inside = (col < self.n_cols) & (row < self.n_rows)
+        index = np.where(inside, row * self.n_cols + col, 0)
+        starts, counts = self.offsets[index], self.counts[index]
+        stops = starts + counts
+        usual = inside & (counts > 0) & (counts <= self.most) & (stops <= self.source.size)
+        as_usual = usual.tolist()  # numpy is slow on short runs
+        extents = list(zip(starts.tolist(), stops.tolist(), strict=True))
+        for first in range(0, len(index), size):
+            run = slice(first, first + size)
+            yield self._run(extents[run]) if all(as_usual[run]) else None
+
+    def _run(self, extents: list[tuple[int, int]]) -> list[SplitJpeg] | None:
+        found: dict[tuple[int, int], SplitJpeg] = {}
+        try:
+            for group in _neighbours(extents):
+                first, last = group[0][0], group[-1][1]
+                data = self.source.read(first, last - first)
+                streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop in group])
+                if streams is None:
+                    return None
+                found |= zip(group, streams, strict=True)
+        except (ValueError, OSError):
+            return None
+        return [found[extent] for extent in extents]
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        stored = self.compressed(row * self.n_cols + col)
+        if stored is None:
+            return None
+        return decode_jpeg(self.normalise(stored), self.block_width, self.block_height, reduce)
+
+
+class NdpiStripeLevel(TiledLevel):
+    """NDPI: one JPEG per level, cut at its restart markers into stripes of 8 rows; a block is many of them, joined."""
+
+    compression = "jpeg"
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
+    ) -> None:
+        super().__init__(page, size0, source, number)
+        self.n_stripes, self.stripe_height = self.n_rows, self.block_height
+        self.stripes = max(1, _BLOCK_ROWS // self.stripe_height)
+        self.block_height = self.stripes * self.stripe_height
+        self.n_rows = -(-self.n_stripes // self.stripes)
+        self.header = Normaliser(None, rgb, page.tilewidth, page.tilelength).header(page.jpegheader or b"")
+        self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        rows = range(row * self.stripes, min((row + 1) * self.stripes, self.n_stripes))
+        stored = [self.compressed(stripe * self.n_cols + col) for stripe in rows]
+        height = len(rows) * self.stripe_height
+        return decode_jpeg(join_stripes(self.header, stored, height), self.block_width, height, reduce)
+
+
+class CodecTiles(TiledLevel):
+    """Tiles of every other compression, through imagecodecs; reduced by averaging."""
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
+    ) -> None:
+        self.compression = _CODECS[page.compression]
+        super().__init__(page, size0, source, number)
+        self.page, self.background = page, background
+        self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        index = row * self.n_cols + col
+        stored = self.compressed(index)
+        if stored is None:
+            return None
+        pixels, _, _ = self.page.decode(stored, index)
+        if pixels is None:
+            raise ValueError("the tile is empty")
+        shown = scanned(pixels[0], self.background) if pixels.shape[3] == 4 else pixels[0]
+        return None if shown is None else area_mean(shown, reduce)
+
+
+class Jpeg2000Tiles(CodecTiles):
+    """JPEG 2000 tiles, reduced by leaving out wavelet levels.
+
+    A wavelet's low band lies on every r-th pixel instead of in the middle of r: `Level.centred` says so.
+    """
+
+    begins = b"\xff\x4f\xff\x51"
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
+    ) -> None:
+        super().__init__(page, size0, source, number, background)
+        self.ycbcr = page.compression == _APERIO_YCBCR
+        self.wavelets = page.photometric == _RGB and page.samplesperpixel == 3
+        self.level = replace(self.level, centred=not self.wavelets)
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        pixels = self._wavelets(col, row, reduce) if reduce > 1 and self.wavelets else super().decode(col, row, reduce)
+        return ycbcr_to_rgb(pixels) if self.ycbcr and pixels is not None else pixels
+
+    def compressed(self, index: int) -> bytes | None:
+        """A whole stream of the tile's size; see `TiledLevel.compressed`."""
+        stored = super().compressed(index)
+        if stored is not None:
+            check_jpeg2000(stored, self.block_width, self.block_height)
+        return stored
+
+    def _wavelets(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """One tile without its finest wavelet levels."""
+        stored = self.compressed(row * self.n_cols + col)
+        if stored is None:
+            return None
+        with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
+            image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
+            pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
+        return pixels
+
+
+def _neighbours(extents: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Group what lies directly behind each other in the file, each ``[start, stop)`` once."""
+    ordered = sorted(set(extents))
+    first = 0
+    for place in range(1, len(ordered)):
+        if ordered[place][0] != ordered[place - 1][1]:
+            yield ordered[first:place]
+            first = place
+    yield ordered[first:]
+
+
+def tiled_level(
+    page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, color: JpegColor
+) -> TiledLevel:
+    """Make the reader for a page's tiles.
+
+    Raises
+    ------
+    SlideError
+        If there is none; the text says what its tiles are.
+    """
+    try:
+        plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
+        if page.compression == _JPEG and plain and page.samplesperpixel == 3:
+            rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
+            return (NdpiStripeLevel if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
+        if page.compression in _CODECS and plain:
+            kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
+            return kind(page, size0, source, number, WHITE)
+    except ValueError as error:
+        raise SlideError(f"its JPEG tables are damaged: {error}") from error
+    names = (getattr(value, "name", value) for value in (page.compression, page.photometric, page.planarconfig))
+    raise SlideError(f"its tiles are {' '.join(map(str, names))}")
+
+
+def decode_jpeg(stream: bytes, width: int, height: int, reduce: int) -> Pixels:
+    """Decode at ``1 / reduce``; `ValueError` for anything that libjpeg warns of, but for stray bytes at the end."""
+    size = {"min_width": width // reduce, "min_height": height // reduce, "min_factor": reduce}
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(stream, "RGB", **size)
+    except ValueError as error:
+        if "extraneous bytes before marker 0xd9" not in str(error):
+            raise
+        pixels = simplejpeg.decode_jpeg(stream, "RGB", strict=False, **size)
+    return pixels

@@ -1,0 +1,233 @@
+"""The zarr v3 documents and small arrays of a store, written and read without zarr, so that both are exact.
+
+Writing them ourselves makes a store the same bytes whatever the version of zarr, and each file atomic. Every document
+carries a seal: the sha256 of what it says, so that a flipped bit in it can be found. Small arrays are cut into chunks
+along their first axis only, each compressed with zstd and followed by its crc32c.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.errors import StoreError
+from wsivit.io import TEMPORARY, Files
+from wsivit.store.codec import ZSTD_LEVEL, append_crc, decode_bytes, encode_zstd, strip_crc
+
+KEY = "wsivit"
+DOCUMENT = "zarr.json"
+_SEAL = "seal"
+CRC = {"name": "crc32c"}
+COMPRESSED: list[dict[str, Any]] = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
+    CRC,
+]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What the document of an array says.
+
+    Attributes
+    ----------
+    shape, chunk_shape : tuple of int
+    dtype : str
+        numpy's name, e.g. ``"uint8"``.
+    dimensions : tuple of str
+    codecs : list of dict
+    fill : object
+        What readers show where a chunk is absent.
+    """
+
+    shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    dtype: str
+    dimensions: tuple[str, ...]
+    codecs: list[dict[str, Any]] = field(default_factory=lambda: COMPRESSED)
+    fill: Any = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the document without attributes."""
+        return {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": self.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(self.chunk_shape)}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+            "fill_value": self.fill,
+            "codecs": self.codecs,
+            "dimension_names": list(self.dimensions),
+        }
+
+
+def chunk_key(array: str, *place: int) -> str:
+    """Key of a chunk file of an array, by its place in the chunk grid."""
+    return f"{array}/c." + ".".join(map(str, place))
+
+
+def document_key(node: str) -> str:
+    """Key of the document of a group or array; ``""`` is the store itself."""
+    return f"{node}/{DOCUMENT}" if node else DOCUMENT
+
+
+def _digest(document: dict[str, Any]) -> str:
+    attributes = document.get("attributes", {})
+    ours = {key: value for key, value in attributes.get(KEY, {}).items() if key != _SEAL}
+    # Attributes that others added are theirs to change.
+    sealed = {**{key: value for key, value in document.items() if key != "attributes"}, KEY: ours}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_document(files: Files, node: str, document: dict[str, Any], attributes: dict[str, Any]) -> None:
+    """Write the document of a group or array, with our attributes and their seal."""
+    whole = {**document, "attributes": {KEY: attributes}}
+    whole["attributes"][KEY] = {**attributes, _SEAL: _digest(whole)}
+    files.write(document_key(node), [_text(whole)])
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # JSON's own escape for what is no text in a file name
+
+
+def write_group(files: Files, node: str, attributes: dict[str, Any]) -> None:
+    """Write the document of a group."""
+    write_document(files, node, {"zarr_format": 3, "node_type": "group"}, attributes)
+
+
+def read_document(files: Files, node: str) -> dict[str, Any]:
+    """Read a document.
+
+    Raises
+    ------
+    StoreError
+        When it is missing or is not JSON.
+    """
+    where = f"{files.url}/{document_key(node)}"
+    try:
+        document = json.loads(files.read(document_key(node)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StoreError(f"{where} is missing") from error
+    except ValueError as error:
+        raise StoreError(f"{where} is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise StoreError(f"{where} is damaged: not a JSON object")
+    return document
+
+
+def attribute(files: Files, node: str, name: str) -> Any:
+    """Return one of our attributes of a node; StoreError when it is not there, or what was written was changed."""
+    document = read_document(files, node)
+    attributes = attributes_of(document)
+    if name not in attributes or (_SEAL in document["attributes"][KEY] and not checksum_matches(document)):
+        raise StoreError(f"{files.url}/{document_key(node)} is damaged, or has no attribute {name!r}")
+    return attributes[name]
+
+
+def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
+    """Return our attributes of a document, without the seal; empty where there are none."""
+    attributes = document.get("attributes")
+    ours = attributes.get(KEY) if isinstance(attributes, dict) else None
+    return {key: value for key, value in ours.items() if key != _SEAL} if isinstance(ours, dict) else {}
+
+
+def checksum_matches(document: dict[str, Any]) -> bool:
+    """Whether a document still says what was written."""
+    attributes = document.get("attributes")
+    ours = attributes.get(KEY) if isinstance(attributes, dict) else None
+    return isinstance(ours, dict) and ours.get(_SEAL) == _digest(document)
+
+
+def matches_checksum(files: Files, node: str) -> bool:
+    """Whether a document is, byte for byte, what we wrote; attributes of other programs may be added."""
+    document = read_document(files, node)
+    if not checksum_matches(document):
+        return False
+    return set(document["attributes"]) != {KEY} or files.read(document_key(node)) == _text(document)
+
+
+def write_array(
+    files: Files, name: str, values: NDArray[Any], dimensions: tuple[str, ...], attributes: dict[str, Any]
+) -> None:
+    """Write a small array as one chunk; its document comes last, so that a half-written array is none."""
+    shape = tuple(max(1, side) for side in values.shape)
+    spec = ArraySpec(values.shape, shape, values.dtype.name, dimensions, fill=values.dtype.type(0).item())
+    if values.size:
+        write_chunk(files, chunk_key(name, *(0,) * values.ndim), values)
+    write_document(files, name, spec.to_dict(), attributes)
+
+
+def write_chunk(files: Files, key: str, values: NDArray[Any]) -> None:
+    """Write one chunk of a small array."""
+    files.write(key, [append_crc(encode_zstd(values.astype(values.dtype.newbyteorder("<"), copy=False)))])
+
+
+def read_array(files: Files, name: str) -> NDArray[Any]:
+    """Read a small array.
+
+    Arrays of other codecs, added by other programs, are read by zarr.
+
+    Raises
+    ------
+    StoreError
+        When its document or a chunk is missing or damaged: nothing is filled in for what is not there.
+    """
+    document = read_document(files, name)
+    if document.get("codecs") != COMPRESSED:
+        return _read_by_zarr(files, name)
+    try:
+        shape, chunk = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        values = np.empty(shape, np.dtype(document["data_type"]))
+        for place, start in enumerate(range(0, shape[0] if values.size else 0, chunk[0])):
+            part = values[start : start + chunk[0]]
+            key = chunk_key(name, place, *(0,) * (values.ndim - 1))
+            part[...] = read_chunk(files, key, values.dtype, (chunk[0], *shape[1:]))[: len(part)]
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{files.url}/{name}/{DOCUMENT} is damaged: {error!r}") from error
+    return values
+
+
+def read_chunk(files: Files, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Read one chunk of a small array; StoreError when it is missing or damaged."""
+    try:
+        raw = decode_bytes(strip_crc(files.read(key)))
+        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape)
+    except FileNotFoundError as error:
+        raise StoreError(f"{files.url}/{key} is missing") from error
+    except ValueError as error:
+        raise StoreError(f"{files.url}/{key} is damaged: {error}") from error
+
+
+def _read_by_zarr(files: Files, name: str) -> NDArray[Any]:
+    import zarr
+
+    try:
+        return np.asarray(zarr.open_array(f"{files.location}/{name}", mode="r")[...])
+    except (KeyError, ValueError, TypeError) as error:
+        raise StoreError(f"{files.url}/{name} cannot be read: {error!r}") from error
+
+
+def names(files: Files, group: str) -> list[str]:
+    """Names of what is in a group, sorted, whole or not; empty where there is no such group."""
+    return [name for name in files.list(group) if name != DOCUMENT and not name.startswith(TEMPORARY)]
+
+
+def nodes(files: Files, group: str) -> list[str]:
+    """Names of the groups and arrays in a group, sorted; empty where there is no such group."""
+    below = f"{group}/" if group else ""
+    return [name for name in names(files, group) if files.size(document_key(below + name)) is not None]
+
+
+def ensure_group(files: Files, node: str) -> None:
+    """Write the document of a group where there is none."""
+    if files.size(document_key(node)) is None:
+        write_group(files, node, {})

@@ -1,0 +1,178 @@
+"""The picture that shows, before anything is trained, which tissue and which tiles will be used."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from wsivit.io import writing
+from wsivit.slide import TileGrid
+from wsivit.tissue import Tissue, TissueClass, running_min
+
+# Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
+OUTLINE = ("black", "tissue")
+TILES = ("#0072B2", "tiles")
+CLASSES = {
+    TissueClass.FAT: ("#F0E442", "fat or pale"),
+    TissueClass.PEN: ("#E69F00", "pen"),
+    TissueClass.FOLD: ("#D55E00", "fold or dark"),
+    TissueClass.BLUR: ("#56B4E9", "blurred"),
+    TissueClass.DEBRIS: ("#009E73", "dropped: specks, dust"),
+}
+OPACITY = 0.55
+LONG_SIDE = 1600
+LEGEND_HEIGHT = 64
+
+
+def write_preview(
+    path: str | Path,
+    thumbnail: NDArray[np.uint8],
+    tissue: Tissue,
+    grid: TileGrid,
+    col: ArrayLike,
+    row: ArrayLike,
+    *,
+    slide_size: tuple[int, int],
+    mpp: tuple[float, float] | None,
+) -> Path:
+    """Draw tissue outline, what was dropped and why, and the chosen tiles over a thumbnail, as a PNG.
+
+    Parameters
+    ----------
+    path : path
+        The PNG to write.
+    thumbnail : uint8 ndarray, (h, w, 3)
+        The whole slide at any scale.
+    tissue : Tissue
+        Its mask and classes may have a scale of their own.
+    grid : TileGrid
+    col, row : int arrays, (n,)
+        The tiles that were chosen.
+    slide_size : (int, int)
+        Width and height of level 0.
+    mpp : (float, float) or None
+        Microns per level-0 pixel, for the scale bar; None leaves it out.
+
+    Raises
+    ------
+    OutputError
+        Where the file cannot be written.
+    """
+    scale = LONG_SIDE / max(slide_size)
+    size = max(1, round(slide_size[0] * scale)), max(1, round(slide_size[1] * scale))
+    # Drawn by Pillow, which is loaded anyway: matplotlib would take longer than tiling does.
+    picture = Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)
+    shown = _paint_classes(picture, tissue)
+    _draw_tiles(picture, grid, col, row, scale)
+    _paint_outline(picture, tissue)
+    if mpp is not None:
+        _draw_scale_bar(picture, mpp[0] / scale)
+    whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
+    return _save(whole, Path(path))
+
+
+def _save(picture: Image.Image, path: Path) -> Path:
+    """Write it whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    with writing(path, temporary):
+        picture.save(temporary, format="PNG", compress_level=1)
+        temporary.replace(path)
+    return path
+
+
+def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:
+    if tissue.classes is None:
+        return []
+    present = np.bincount(tissue.classes.ravel(), minlength=len(TissueClass)) > 0
+    colours, opacity = np.zeros((len(TissueClass), 3), np.uint8), np.zeros(len(TissueClass), np.uint8)
+    for kind, (colour, _) in CLASSES.items():
+        colours[kind], opacity[kind] = ImageColor.getrgb(colour)[:3], round(255 * OPACITY)
+    areas, where = (
+        Image.fromarray(table[tissue.classes]).resize(picture.size, Image.Resampling.NEAREST)
+        for table in (colours, opacity)
+    )
+    picture.paste(areas, mask=where)
+    return [entry for kind, entry in CLASSES.items() if present[kind]]
+
+
+def _draw_tiles(picture: Image.Image, grid: TileGrid, col: ArrayLike, row: ArrayLike, scale: float) -> None:
+    boxes = np.trunc(grid.boxes0(col, row) * scale).astype(np.int64)
+    side = grid.tile_size * grid.downsample_x * scale
+    opacity = min(1.0, side / 12)  # or small tiles would be all line
+    lines = _count_lines(boxes, (picture.height, picture.width))
+    covered = np.round(255 * (1 - (1 - opacity) ** np.arange(lines.max(initial=0) + 1))).astype(np.uint8)
+    picture.paste(ImageColor.getrgb(TILES[0]), mask=Image.fromarray(covered[lines]))
+
+
+def _count_lines(boxes: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int16]:
+    """How many outlines of the boxes, (n, 4), each pixel is on; drawn one by one, tens of thousands take long."""
+    height, width = shape
+    left, top, right, bottom = np.clip(boxes, 0, [width, height, width, height]).T
+    # Where a line begins and where it has ended, to be summed up along it; a row and a column are to spare.
+    along, down = np.zeros((2, height + 1, width + 2), np.int16)
+    for y in (top, bottom):
+        np.add.at(along, (y, left), 1)
+        np.add.at(along, (y, right + 1), -1)
+    for x in (left, right):
+        np.add.at(down, (np.minimum(top + 1, bottom), x), 1)
+        np.add.at(down, (bottom, x), -1)
+    lines = np.cumsum(along, axis=1, dtype=np.int16) + np.cumsum(down, axis=0, dtype=np.int16)
+    found: NDArray[np.int16] = lines[:height, :width]
+    return found
+
+
+def _paint_outline(picture: Image.Image, tissue: Tissue) -> None:
+    inside = Image.fromarray(tissue.mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    shown = np.asarray(inside) >= 128
+    picture.paste(OUTLINE[0], mask=Image.fromarray(shown & ~running_min(shown, 5)))
+
+
+def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:
+    """Draw a bar of about a fifth of the width; `mpp` is the picture's."""
+    length_um = _round_length(picture.width * mpp / 5)
+    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    right, bottom = picture.width * 0.97, picture.height * 0.97
+    left, draw = right - length_um / mpp, ImageDraw.Draw(picture)
+    draw.rectangle((left - 3, bottom - 8, right + 3, bottom + 3), fill="white")
+    draw.rectangle((left, bottom - 5, right, bottom), fill="black")
+    middle = ((left + right) / 2, bottom - 12)
+    draw.text(middle, label, "black", _font(), anchor="mb", stroke_width=3, stroke_fill="white")
+
+
+def _round_length(about: float) -> float:
+    """Round down to 1, 2 or 5 times a power of ten."""
+    unit = 10.0 ** math.floor(math.log10(about))
+    return max(step * unit for step in (1, 2, 5) if step * unit <= about)
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: str) -> Image.Image:
+    """Put a strip below the picture that names its colours; lines are shown as frames, areas as filled."""
+    font, draw = _font(), ImageDraw.Draw(picture)
+    widths = [draw.textlength(text, font) for _, text in entries]
+    needed = round(draw.textlength(title, font) + sum(widths) + 64 * len(entries) + 32)
+    whole = Image.new("RGB", (max(picture.width, needed), picture.height + LEGEND_HEIGHT), "white")
+    whole.paste(picture, ((whole.width - picture.width) // 2, 0))
+    draw, middle = ImageDraw.Draw(whole), picture.height + LEGEND_HEIGHT / 2
+    draw.text((16, middle), title, "black", font, anchor="lm")
+    x = 16 + draw.textlength(title, font) + 32
+    for entry, width in zip(entries, widths, strict=True):
+        fill = None if entry in (TILES, OUTLINE) else entry[0]
+        draw.rectangle((x, middle - 10, x + 20, middle + 10), fill=fill, outline=entry[0], width=3)
+        draw.text((x + 28, middle), entry[1], "black", font, anchor="lm")
+        x += 64 + width
+    return whole
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """Matplotlib's own font, which has a µ (Pillow's has not), found without importing matplotlib."""
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 24)

@@ -1,0 +1,17 @@
+from .classes import Tissue as Tissue
+from .classes import TissueClass as TissueClass
+from .focus import blur_scores as blur_scores
+from .focus import line_pairs as line_pairs
+from .focus import sharpness as sharpness
+from .focus import sharpness_along as sharpness_along
+from .geometry import area_mm2 as area_mm2
+from .geometry import mask_polygons as mask_polygons
+from .geometry import polygons_mask as polygons_mask
+from .geometry import tissue_fractions as tissue_fractions
+from .mask_files import read_tissue as read_tissue
+from .mask_files import tissue_geojson as tissue_geojson
+from .masks import OVERVIEW_MPP as OVERVIEW_MPP
+from .masks import find_tissue as find_tissue
+from .masks import qc_fractions as qc_fractions
+from .masks import tissue_from_polygons as tissue_from_polygons
+from .planes import running_min as running_min

@@ -1,0 +1,4 @@
+from .options import TrainOptions as TrainOptions
+from .train import train as train
+from .trainer import Recipe as Recipe
+from .trainer import TileTrainer as TileTrainer

@@ -1,0 +1,141 @@
+"""What can be chosen about a training. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from wsivit.data import By
+from wsivit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a model is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Times that every training tile is seen.
+    batch_size : int
+        Tiles per step.
+    lr : float, optional
+        Peak learning rate, reached after a tenth of the steps, then falling as a cosine. Default: 1e-4 to fine-tune,
+        1e-3 from scratch or for the head alone.
+    freeze : bool
+        Train the head only (a linear probe).
+    seed : int
+        Of the split, the order, the augmentation and the new weights.
+    workers : int, optional
+        Processes that read tiles; 0 reads in threads of this one. Default: one less than the cores, at most 8.
+    device : str
+        ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``mps``.
+    pretrained : bool
+        Start from the weights that go with the model's name, not from scratch.
+    weights : path, optional
+        A ``.safetensors`` file of weights for the named architecture.
+    image_size : int, optional
+        Side of the model's input, in pixels; tiles are resized to it. Default: what the model was made for.
+    augment : {"auto", "histology", "natural", "none"}
+        Changes made to training pictures: ``auto`` takes ``histology`` for tiles of slides (flips, quarter turns, stain
+        jitter, slight scale and blur), ``natural`` for pictures (crops, flips left to right, colour).
+    holdout : float
+        Part of the tiles that is held out to measure on, above 0 to 0.5.
+    split_by : {"auto", "patient", "slide", "site", "region"}
+        What stays whole: ``auto`` takes patients where every class is in two of them, else regions of the slides.
+    split : path, optional
+        A split to use again: CSV with the columns source, item (``col/row`` of a tile; empty: the whole source), split
+        (train, validation, test, left out).
+    folds : int, optional
+        Cross-validation: cut the data in so many parts, and hold out part ``fold``.
+    fold : int
+        From 1 to ``folds``.
+    weight_decay : float
+        Of AdamW.
+    label_smoothing : float
+        Share of the target spread over all classes, in training.
+    layer_decay : float, optional
+        Each layer of a transformer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune, 1 (off)
+        from scratch.
+    mixup : float
+        Blend each training picture with another; the parameter of the beta distribution of their shares, 0 is off.
+    cutmix : float
+        Paste a box of another picture into each; the parameter of the beta distribution of its area, 0 is off.
+    ema : float
+        Decay of a running average of the weights, which is then what is measured and kept; 0 is off, 0.999 usual.
+    balance : {"none", "weights", "sampling"}
+        Make rare classes count as much as common ones, by weights in the loss or by drawing them more often.
+    patience : int, optional
+        Stop after so many epochs without a better held-out loss.
+    accumulate : int
+        Batches per step of the optimizer.
+    compile : bool
+        Compile the model (torch.compile).
+    report_to : str
+        Log to ``tensorboard`` (in the run folder), ``wandb``, … as well, by transformers' own callbacks.
+    allow_leakage : bool
+        Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float | None = None
+    freeze: bool = False
+    seed: int = 0
+    workers: int | None = None
+    device: str = "auto"
+    pretrained: bool = True
+    weights: str | None = None
+    image_size: int | None = None
+    augment: Literal["auto", "histology", "natural", "none"] = "auto"
+    holdout: float = 0.2
+    split_by: By = "auto"
+    split: str | None = None
+    folds: int | None = None
+    fold: int = 1
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    layer_decay: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    balance: Literal["none", "weights", "sampling"] = "none"
+    patience: int | None = None
+    accumulate: int = 1
+    compile: bool = False
+    report_to: str = "none"
+    allow_leakage: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "fold"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.lr is not None and not 0 < self.lr < 10:
+            raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
+        for name in ("label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+        if self.folds is not None and not 2 <= self.folds >= self.fold:
+            raise UsageError(f"there is no part {self.fold} of {self.folds}")
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether no weights are there to begin with."""
+        return not (self.pretrained or self.weights)
+
+    def resolved(self, *, of_slides: bool) -> TrainOptions:
+        """Choose by rule what was left open: learning rate, layer decay, augmentation."""
+        chosen: dict[str, Any] = {}
+        if self.lr is None:
+            chosen["lr"] = 1e-3 if self.freeze or self.from_scratch else 1e-4
+        if self.layer_decay is None:
+            chosen["layer_decay"] = 1.0 if self.from_scratch else 0.75
+        if self.augment == "auto":
+            chosen["augment"] = "histology" if of_slides else "natural"
+        return replace(self, **chosen)
+
+    def recorded(self) -> dict[str, Any]:
+        """What determines the result; not where and how fast it was computed."""
+        return {k: v for k, v in asdict(self).items() if k not in ("workers", "device", "compile", "report_to")}
