@@ -109,6 +109,11 @@ def _describe(found: SlideInfo) -> str:
         f"scale        {_describe_scale(found)}",
     ]
     lines += [f"  {source.name}: {pair((source.mpp_x, source.mpp_y))} {source.note}" for source in found.scale_sources]
+    lines += [
+        f"filled       level {level}: {count} native tiles are left out of the file; a finer level fills them"
+        for level, count in enumerate(found.filled_tiles)
+        if count
+    ]
     lines += [f"warning      {warning}" for warning in found.warnings]
     lines += [f"private      {name}" + (f" = {value}" if value else "") for name, value in found.private.items()]
     return "\n".join(line.rstrip() for line in lines)
@@ -137,6 +142,9 @@ def _tell_tiling(done: TilingResult) -> str:
         lines.insert(1, f"{count[Status.PADDED]} of them reach past the slide and are padded")
     if count[Status.UNREADABLE]:
         lines.insert(1, f"{count[Status.UNREADABLE]} of them cannot be read and are marked so")
+    if parameters.filled:
+        where = f"that the file leaves out at level {parameters.plan['level']}"
+        lines.insert(1, f"{parameters.filled} native tiles {where} are filled from a finer level")
     if done.resumed and done.resumed * parameters.shard_tiles >= len(store):
         lines.insert(1, "they were all there already: nothing was left to do")
     if count[Status.MISSING]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,14 @@ class SlideFacts:
     bounds: tuple[int, int, int, int] | None = None
 
 
+class TileMask(NamedTuple):
+    """Some of a level's native tiles: their size in its pixels, and which of them, bool (rows, columns)."""
+
+    width: int
+    height: int
+    where: NDArray[np.bool_]
+
+
 class Backend(Protocol):
     """A reader: hands out a slide as blocks, the units in which it decodes.
 
@@ -101,6 +109,9 @@ class Backend(Protocol):
         UnreadableBlockError
             If there are no pixels to be had.
         """
+
+    def filled(self, level: int) -> TileMask | None:
+        """Which native tiles the file leaves out at this level and a finer one fills; None if none."""
 
     def close(self) -> None:
         """Let go of files; calling anything else afterwards opens them again."""

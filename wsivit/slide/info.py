@@ -48,6 +48,8 @@ class SlideInfo:
     tile_size : tuple of int or None
     compression : str or None
         Of level 0.
+    filled_tiles : tuple of int
+        Of each level, how many native tiles the file leaves out there and a finer level fills.
     warnings : tuple of str
         What looks wrong in the pixels.
     private : dict
@@ -70,6 +72,7 @@ class SlideInfo:
     objective: float | None
     tile_size: tuple[int, int] | None
     compression: str | None
+    filled_tiles: tuple[int, ...]
     warnings: tuple[str, ...]
     private: dict[str, str | None]
 

@@ -251,7 +251,11 @@ def _differences(native: NativeBackend, other: OpenSlideBackend, levels: tuple[i
     tiled = native.tiled[levels[0]]
     found = []
     readable = np.where(tiled.counts > tiled.most, 0, tiled.counts)
-    for tile in np.argsort(-readable, kind="stable")[:3].tolist():
+    incomparable = native.holes.over_level0(levels[0])
+    if incomparable is not None and incomparable.size == len(readable):
+        # There OpenSlide hides what an Aperio's coarser levels show.
+        readable = np.where(incomparable.ravel(), 0, readable)
+    for tile in np.argsort(-readable, kind="stable")[: min(3, np.count_nonzero(readable > 0))].tolist():
         row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
         row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
         found.append(_tile_difference(native, other, levels, (col, row)))

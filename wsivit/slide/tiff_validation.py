@@ -14,7 +14,7 @@ from wsivit.errors import LimitError, SlideError
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_HEADER = 8  # bytes, at least
+HEADER = 8  # bytes, at least
 _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
 _SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
@@ -162,7 +162,7 @@ class _Tiff:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} is missing")
         if kind not in _INTEGERS:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} has type {kind}, no whole number")
-        if place < _HEADER:  # OpenSlide would take the header for a table of places
+        if place < HEADER:  # OpenSlide would take the header for a table of places
             raise SlideError(f"values of TIFF tag {code} at {place} lie in the file's header")
         return kind, count, place
 
@@ -224,6 +224,12 @@ def max_tile_bytes(width: int, height: int) -> int:
     return 2 * 3 * width * height + _ROOM
 
 
+def stored_tiles(offsets: Integers, counts: Integers, size: int) -> NDArray[np.bool_]:
+    """Return which tiles of an index have bytes of their own inside a file of that size."""
+    stored: NDArray[np.bool_] = (counts > 0) & (offsets >= HEADER) & (offsets + counts <= size)
+    return stored
+
+
 def _check_size(tiff: _Tiff, directory: _Directory) -> int:
     """Check a directory's sides and those of its tiles; return its area in pixels."""
     width, height = (tiff.values(directory, code)[0] for code in (_WIDTH, _LENGTH))
@@ -271,7 +277,7 @@ def _lost(tiff: _Tiff, directory: _Directory) -> tuple[int, int, int]:
     needed = _tiles_needed(tiff, directory)
     codes = _TILE_INDEX if _TILE_WIDTH in directory.tags else _STRIP_INDEX
     offsets, counts = tiff.index(directory, codes, needed)
-    lost = int(((counts > 0) & ((offsets < 8) | (offsets + counts > tiff.size))).sum())
+    lost = int(((counts > 0) & ~stored_tiles(offsets, counts, tiff.size)).sum())
     if lost:
         tiff.anomalies.append(f"{lost} of {needed} tiles or strips lie outside the file ({tiff.size} bytes): truncated")
     heavy = int((counts > max_tile_bytes(*_sides(tiff, directory))).sum())

@@ -60,6 +60,9 @@ class ImageBackend:
         x, y = col * _BLOCK, row * _BLOCK
         return area_mean(self._pixels[y : y + _BLOCK, x : x + _BLOCK], reduce)
 
+    def filled(self, level: int) -> None:
+        """See `Backend.filled`: nothing is finer than the one level."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import LimitError, ScaleError, SlideError, UsageError, WsivitError
 from wsivit.io import PerProcess
-from wsivit.slide.backend import Pixels, SlideFacts, UnreadableBlockError
+from wsivit.slide.backend import Pixels, SlideFacts, TileMask, UnreadableBlockError
 from wsivit.slide.read_plan import Level
 from wsivit.slide.readers.native import NativeTiles
 
@@ -178,7 +178,15 @@ class IsolatedBackend:
     def native_tiles(self, level: int) -> NativeTiles | None:
         """See `NativeBackend.native_tiles`."""
         shape = self._streams[level]
-        return None if shape is None else NativeTiles(_Streams(self, level, shape))
+        return None if shape is None else NativeTiles(_Streams(self, level, shape), self.filled(level))
+
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        answer, payload = self.ask("filled", level)
+        if answer["none"]:
+            return None
+        width, height = answer["tile"]
+        return TileMask(width, height, np.frombuffer(payload, np.bool_).reshape(answer["shape"]))
 
     def ask(self, what: str, *arguments: int) -> tuple[dict[str, Any], bytes]:
         """Ask this process's decoder."""

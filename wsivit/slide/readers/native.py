@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from wsivit.errors import SlideError
 from wsivit.io import ByteSource
-from wsivit.slide.backend import JpegColor, Pixels, SlideFacts, UnreadableBlockError
+from wsivit.slide.backend import JpegColor, Pixels, SlideFacts, TileMask, UnreadableBlockError
+from wsivit.slide.holes import Holes, Mask, read_finer
 from wsivit.slide.jpeg import EOI, SplitJpeg
 from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
 from wsivit.slide.tiff_level import JpegTiles, tiled_level
@@ -48,8 +49,9 @@ class NativeTiles:
     n_cols, n_rows : int
     """
 
-    def __init__(self, tiles: JpegStreams) -> None:
+    def __init__(self, tiles: JpegStreams, filled: TileMask | None = None) -> None:
         self._tiles = tiles
+        self._filled = np.zeros((tiles.n_rows, tiles.n_cols), np.bool_) if filled is None else filled.where
         self.tile_width, self.tile_height = tiles.block_width, tiles.block_height
         self.n_cols, self.n_rows = tiles.n_cols, tiles.n_rows
 
@@ -75,12 +77,18 @@ class NativeTiles:
         """Yield the streams of tiles, `size` at a time; None where one is not as usual: `jpeg` says of each what is."""
         return self._tiles.runs(col, row, size)
 
-    def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tiles are blank, or not there because they lie past the level's end."""
+    def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> Mask:
+        """Which tiles are blank or filled, or not there because they lie past the level's end."""
         inside = (col < self.n_cols) & (row < self.n_rows)
         index = np.where(inside, row * self.n_cols + col, 0)
-        blank: NDArray[np.bool_] = ~inside | (self._tiles.counts[index] == 0)
+        blank: Mask = ~inside | (self._tiles.counts[index] == 0) | self.filled(col, row)
         return blank
+
+    def filled(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> Mask:
+        """Which tiles are left out of the file here but not at a finer level: they are to be read, not copied."""
+        inside = (col < self.n_cols) & (row < self.n_rows)
+        filled: Mask = inside & self._filled[np.where(inside, row, 0), np.where(inside, col, 0)]
+        return filled
 
 
 class NativeBackend:
@@ -107,6 +115,8 @@ class NativeBackend:
                 pages = _level_pages(tiff)
                 size0 = (pages[0].imagewidth, pages[0].imagelength)
                 self.tiled = [tiled_level(page, size0, source, n, color) for n, page in enumerate(pages)]
+                tiles = [TileMask(one.block_width, one.block_height, one.stored()) for one in self.tiled]
+                self.holes = Holes([tiled.level for tiled in self.tiled], tiles, tiff.is_svs)
                 self.facts = SlideFacts(
                     format=tiff_format(tiff),
                     levels=tuple(tiled.level for tiled in self.tiled),
@@ -124,12 +134,20 @@ class NativeBackend:
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
-        return self.tiled[level].block(col, row, reduce)
+        filled = self.holes.filled(level)
+        if filled is None or not filled.where[row, col]:
+            return self.tiled[level].block(col, row, reduce)
+        width, height = self.block_size(level)
+        return read_finer(self, level, (col * width, row * height, width, height), reduce)
+
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        return self.holes.filled(level)
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """The level's compressed tiles where each is a JPEG of its own."""
         streams = self.streams(level)
-        return None if streams is None else NativeTiles(streams)
+        return None if streams is None else NativeTiles(streams, self.filled(level))
 
     def streams(self, level: int) -> JpegTiles | None:
         """The level, where its tiles are JPEGs of their own."""

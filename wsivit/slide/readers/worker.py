@@ -71,6 +71,14 @@ class Server:
             return {"blank": True}, b""
         return {"blank": False, "shape": pixels.shape}, np.ascontiguousarray(pixels).reshape(-1).data
 
+    def filled(self, level: int) -> Answer:
+        """Which native tiles of a level a finer one fills."""
+        filled = self._backend.filled(level)
+        if filled is None:
+            return {"none": True}, b""
+        shape = {"tile": (filled.width, filled.height), "shape": filled.where.shape}
+        return {"none": False, **shape}, filled.where.tobytes()
+
     def counts(self, level: int) -> Answer:
         """Compressed bytes of every tile of a level."""
         tiles = self._streams(level)
