@@ -11,6 +11,7 @@ import openslide
 import pytest
 import tifffile
 from numpy.typing import NDArray
+from support import slide_helpers
 
 import wsivit
 from wsivit import TileOptions
