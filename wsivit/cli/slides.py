@@ -17,7 +17,7 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAG, FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.slide import SlideInfo
+from wsivit.slide import OtherPicture, SlideInfo
 from wsivit.store import Status, TileStore
 from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
 
@@ -114,9 +114,16 @@ def _describe(found: SlideInfo) -> str:
         for level, count in enumerate(found.filled_tiles)
         if count
     ]
+    lines += [f"picture      {_describe_picture(other)}" for other in found.others]
     lines += [f"warning      {warning}" for warning in found.warnings]
     lines += [f"private      {name}" + (f" = {value}" if value else "") for name, value in found.private.items()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_picture(other: OtherPicture) -> str:
+    name = f" {other.name!r}" if other.name else ""
+    able = f"not supported: {other.problem}" if other.problem else f"not read; --scene {other.number} takes it"
+    return f"{other.number}: {other.kind}{name}, {other.width} x {other.height} px, {able}"
 
 
 def _describe_scale(found: SlideInfo) -> str:

@@ -16,7 +16,7 @@ from wsivit.io import complete, is_url, public
 from wsivit.slide.agreement import Disagreement, find_disagreement
 from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure, TileMask
 from wsivit.slide.fingerprint import fingerprint
-from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain
+from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain, shown_pictures
 from wsivit.slide.overview import OverviewImage, checked_survey, read_overview
 from wsivit.slide.read_plan import Level, ReadPlan, plan_read
 from wsivit.slide.readers.isolated import IsolatedBackend
@@ -85,7 +85,9 @@ class Slide:
     @property
     def open_options(self) -> dict[str, Any]:
         """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
-        return {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+        how = {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+        scene = self._backend.facts.scene
+        return how if scene is None else {**how, "scene": scene}
 
     @property
     def isolated(self) -> bool:
@@ -121,6 +123,11 @@ class Slide:
     def background(self) -> Color:
         """Colour of what was not scanned; white unless the slide names another."""
         return self._backend.facts.background
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the file's other pictures and of its structure."""
+        return self._backend.facts.warnings
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,7 +178,9 @@ class Slide:
                 0 if filled is None else int(filled.where.sum())
                 for filled in map(self.filled_tiles, range(len(self.levels)))
             ),
-            warnings=color_warnings(self.thumbnail(_LOOK)),
+            warnings=(*self.warnings, *color_warnings(self.thumbnail(_LOOK))),
+            scene=self._backend.facts.scene,
+            others=shown_pictures(self._backend.facts, private),
             private=private_items(self._backend.facts, private),
         )
 

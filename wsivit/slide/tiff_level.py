@@ -31,10 +31,10 @@ from wsivit.slide.jpeg import SOI, Normaliser, SplitJpeg, TooMuchError, check_jp
 from wsivit.slide.read_plan import Level
 from wsivit.slide.tiff_validation import HEADER, max_tile_bytes, stored_tiles
 
-_JPEG = 7
+JPEG = 7
 _APERIO_YCBCR = 33003
 _JPEG2000 = (_APERIO_YCBCR, 33005, 34712)
-_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
+CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
     50001: "webp",
     **dict.fromkeys(_JPEG2000, "jpeg2000"),
 }
@@ -51,6 +51,8 @@ class TiledLevel(ABC):
     Attributes
     ----------
     level : Level
+    size : tuple of int
+        Width and height of the picture as stored: more than the level's own where it is padded to whole tiles.
     block_width, block_height : int
     n_cols, n_rows : int
     counts : ndarray of int64
@@ -65,6 +67,7 @@ class TiledLevel(ABC):
 
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
         self.source, self.number = source, number
+        self.size = page.imagewidth, page.imagelength
         self.block_width, self.block_height = page.tilewidth, page.tilelength
         self.n_cols = -(-page.imagewidth // page.tilewidth)
         self.n_rows = -(-page.imagelength // page.tilelength)
@@ -231,7 +234,7 @@ class CodecTiles(TiledLevel):
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
     ) -> None:
-        self.compression = _CODECS[page.compression]
+        self.compression = CODECS[page.compression]
         super().__init__(page, size0, source, number)
         self.page, self.background = page, background
         self.level = reducible(self.level, self.block_width, self.block_height)
@@ -313,10 +316,10 @@ def tiled_level(
     """
     try:
         plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
-        if page.compression == _JPEG and plain and page.samplesperpixel == 3:
+        if page.compression == JPEG and plain and page.samplesperpixel == 3:
             rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
             return (NdpiStripeLevel if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
-        if page.compression in _CODECS and plain:
+        if page.compression in CODECS and plain:
             kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
             return kind(page, size0, source, number, WHITE)
     except ValueError as error:

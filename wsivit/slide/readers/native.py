@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from wsivit.errors import SlideError
 from wsivit.io import ByteSource
-from wsivit.slide.backend import JpegColor, Pixels, SlideFacts, TileMask, UnreadableBlockError
+from wsivit.slide.backend import JpegColor, Pixels, TileMask, UnreadableBlockError
 from wsivit.slide.holes import Holes, Mask, read_finer
 from wsivit.slide.jpeg import EOI, SplitJpeg
-from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
-from wsivit.slide.tiff_level import JpegTiles, tiled_level
-
-_NDPI_FOCUS = 65424
-# What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+from wsivit.slide.tiff_layout import Layout, read_layout
+from wsivit.slide.tiff_level import JpegTiles
 
 
 class JpegStreams(Protocol):
@@ -99,6 +93,10 @@ class NativeBackend:
     source : ByteSource
     color : {"auto", "rgb", "ycbcr"}, optional
         What JPEG tiles hold, where the file says the wrong thing.
+    scene : int or str, optional
+        Which of the file's pictures.
+    found : Layout, optional
+        What `read_layout` found with the same parameters.
 
     Raises
     ------
@@ -108,25 +106,18 @@ class NativeBackend:
 
     name = "native"
 
-    def __init__(self, source: ByteSource, color: JpegColor = "auto") -> None:
+    def __init__(
+        self, source: ByteSource, color: JpegColor = "auto", scene: int | str | None = None, found: Layout | None = None
+    ) -> None:
         self.source = source
-        try:
-            with source.open() as file, tifffile.TiffFile(file) as tiff:
-                pages = _level_pages(tiff)
-                size0 = (pages[0].imagewidth, pages[0].imagelength)
-                self.tiled = [tiled_level(page, size0, source, n, color) for n, page in enumerate(pages)]
-                tiles = [TileMask(one.block_width, one.block_height, one.stored()) for one in self.tiled]
-                self.holes = Holes([tiled.level for tiled in self.tiled], tiles, tiff.is_svs)
-                self.facts = SlideFacts(
-                    format=tiff_format(tiff),
-                    levels=tuple(tiled.level for tiled in self.tiled),
-                    properties=tiff_properties(tiff),
-                    associated=aperio_associated(_readable_pages(tiff)) if tiff.is_svs else (),
-                )
-        except TIFF_ERRORS as error:
-            raise SlideError(f"{source.name}: not a TIFF that can be read: {error}") from error
-        except SlideError as error:
-            raise SlideError(f"{source.name}: the native reader does not read it: {error}") from error
+        found = found or read_layout(source, color, scene)
+        if found is None:
+            raise SlideError(f"{source.name}: not a TIFF")
+        if not found.tiled:
+            raise SlideError(f"{source.name}: the native reader does not read it: {found.refusal}")
+        self.tiled, self.facts = found.tiled, found.facts
+        tiles = [TileMask(one.block_width, one.block_height, one.stored()) for one in self.tiled]
+        self.holes = Holes([one.level for one in self.tiled], tiles, self.facts.format == "aperio")
 
     def block_size(self, level: int) -> tuple[int, int]:
         """The file's own tiles; many stripes of an NDPI."""
@@ -157,50 +148,3 @@ class NativeBackend:
     def close(self) -> None:
         """Close the file; the next read opens it again."""
         self.source.close()
-
-
-def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages that are the pyramid, finest first: tiled, and all of the first one's picture."""
-    first = tiff.pages.first
-    if tiff.is_scn or tiff.is_bif or tiff.is_philips:
-        raise SlideError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
-    if not first.is_tiled:
-        raise SlideError("its first picture is not stored in tiles")
-    if not _is_rgb(first):
-        raise SlideError(f"its pixels are {first.samplesperpixel} x {first.dtype}, not 8-bit RGB")
-    found = [first]
-    for page in [*(first.pages or []), *_readable_pages(tiff)]:
-        tiled = isinstance(page, tifffile.TiffPage) and page.is_tiled and _is_rgb(page) and _in_focus(page)
-        if tiled and _same_picture(first, page) and all(page.imagewidth != other.imagewidth for other in found):
-            found.append(page)
-    return sorted(found, key=lambda page: -page.imagewidth)
-
-
-def _readable_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """The pages after the first, up to one that is damaged."""
-    number = 1
-    while True:
-        try:
-            yield tiff.pages[number]  # type: ignore[misc]
-        except (IndexError, *TIFF_ERRORS):
-            return
-        number += 1
-
-
-def _is_rgb(page: tifffile.TiffPage) -> bool:
-    """Whether pixels are 8-bit RGB, with or without alpha."""
-    alpha = page.samplesperpixel == 4 and page.extrasamples[:1] in ((1,), (2,))
-    return page.dtype == np.uint8 and (page.samplesperpixel == 3 or alpha)
-
-
-def _in_focus(page: tifffile.TiffPage) -> bool:
-    """Whether a page is of the middle focal plane; NDPI stores others besides."""
-    return not page.parent.is_ndpi or page.tags.valueof(_NDPI_FOCUS) in (None, 0)
-
-
-def _same_picture(first: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
-    """Whether a page is the first one made smaller: by the same factor on both axes, up to a pixel's rounding."""
-    if page.imagewidth >= first.imagewidth or page.imagelength >= first.imagelength:
-        return False
-    factor = first.imagewidth / page.imagewidth
-    return abs(first.imagelength / factor - page.imagelength) <= 1 + 0.01 * page.imagelength

@@ -46,7 +46,7 @@ class Server:
         """Open the slide and say everything about it."""
         job = self._job
         source = check_slide(job["path"], job["max_pixels"]).source
-        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"])
+        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
         facts = self._backend.facts
         levels = range(len(facts.levels))
         return {
