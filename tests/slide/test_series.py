@@ -15,8 +15,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from tests.test_cli import wsivit_
 
+from tests.cli.test_cli import wsivit_
 from wsivit import TileStore, info, open_slide, tile
 from wsivit.errors import ScaleError, SlideError, UsageError
 from wsivit.slide import Slide

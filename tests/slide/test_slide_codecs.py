@@ -73,7 +73,7 @@ def test_damage_is_seen_in_every_codec(tmp_path: Path, compression: str) -> None
 
 
 def test_jpeg2000_is_reduced_by_wavelets_without_a_shift(tmp_path: Path) -> None:
-    from tests.test_slide import area_reference, shift
+    from tests.slide.test_slide import area_reference, shift
 
     args = {"reversible": False, "level": 60}
     path = write(tmp_path / "a.tif", SMOOTH, compression="jpeg2000", compressionargs=args)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import imagecodecs
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from wsivit.io import ByteSource
 from wsivit.slide.backend import Pixels, area_mean, reducible
@@ -69,6 +70,11 @@ class PlanarTiles(TiledLevel):
         self.counts = np.sum([plane.counts for plane in self.planes], axis=0)
         self.most *= len(self.planes)
         self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def stored(self) -> NDArray[np.bool_]:
+        """See `TiledLevel.stored`; a tile of which only some planes are left out is damaged, not a hole."""
+        stored: NDArray[np.bool_] = np.logical_or.reduce([plane.stored() for plane in self.planes])
+        return stored
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""

@@ -71,7 +71,8 @@ class Layout:
             return ""  # it reads the format's own tags
         if wrong := [size for size in sizes if size not in self.sizes]:
             return f"takes another picture of {_by(wrong[0])} for a level"
-        if twice := [size for size in sizes if size in self.other_sizes]:
+        # Of an Aperio's pictures OpenSlide takes the tiled ones only: a thumbnail in strips may have a level's size.
+        if theirs.format != "aperio" and (twice := [size for size in sizes if size in self.other_sizes]):
             return f"may take another picture of {_by(twice[0])} for a level of this one"
         ours = {tiled.size: tiled.level for tiled in self.tiled}
         for level in theirs.levels:
