@@ -195,7 +195,7 @@ def ready_batch(scorer: Any, given: argparse.Namespace, tiles: int) -> Any:
     """Some of the slide's tiles as the network takes them, on its device."""
     import torch
 
-    from wsivit.data.augment import normalise, resize
+    from wsivit.models.model_input import normalise, resize
     from wsivit.store import TileStore
 
     made = scorer.spec.preprocessing

@@ -13,7 +13,6 @@ import torch
 from support.small_slides import tissue_picture, write_slide
 from support.train_helpers import CLASSES, make_run, tissue, write_store
 
-from wsivit.data.augment import normalise, resize
 from wsivit.data.labelled_tiles import samples_from_stores
 from wsivit.errors import (
     OutputExistsError,
@@ -26,6 +25,7 @@ from wsivit.errors import (
 from wsivit.inference import ModelRunner, softmax
 from wsivit.inference.predict import PredictOptions, predict
 from wsivit.models.classifier import create_classifier, save_classifier
+from wsivit.models.model_input import normalise, resize
 from wsivit.models.run_folder import RunMetadata
 from wsivit.slide import open_slide
 from wsivit.store import TileStore

@@ -14,19 +14,21 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from support.train_helpers import CLASSES, make_run, write_store
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTModel
 
 from wsivit.data.augment import view
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError
+from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
 from wsivit.inference import ModelRunner, ScoringOptions, softmax
 from wsivit.inference.cpu_streams import count_tiles
 from wsivit.inference.predict import PredictOptions, Predictor, predict, predict_each
 from wsivit.models import open_model, open_run
-from wsivit.models.classifier import create_classifier, save_classifier
-from wsivit.models.run_folder import RunMetadata
+from wsivit.models.classifier import create_classifier, save_classifier, weights_fingerprint
+from wsivit.models.run_folder import Preprocessing, RunMetadata
 from wsivit.store import TileStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -360,10 +362,14 @@ def test_a_timm_folder_as_it_was_published(tmp_path: Path, store: Path) -> None:
     )
     found = predict(folder, store, options=CPU).predictions("timm-vit")
     assert found.classes == ("a", "b", "c", "d") and found.logits is not None
-    pixels = torch.from_numpy(TileStore(store)[5]).permute(2, 0, 1)[None]
-    small = nn.functional.interpolate(pixels, (32, 32), mode="bilinear", antialias=True).float() / 255
+    # Nothing is said of resizing: timm's own defaults, bicubic and a cut to 0.875, are what its transform does.
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=settings))
     with torch.no_grad():
-        np.testing.assert_allclose(found.logits[5], network((small - 0.5) / 0.5)[0], atol=1e-4)
+        wanted = network(transform(Image.fromarray(TileStore(store)[5]))[None])[0]
+    np.testing.assert_allclose(found.logits[5], wanted, atol=0.02)
+    assert open_model(folder).spec.preprocessing == Preprocessing(
+        32, (0.5,) * 3, (0.5,) * 3, interpolation="bicubic", resize=36, crop=True
+    )
 
 
 def test_a_name_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
@@ -490,16 +496,48 @@ def test_classes_and_preprocessing_are_compared_too(run: Path, tmp_path: Path) -
         predict(learned, store, options=CPU)
 
 
-def test_a_model_that_gives_nan_is_told_and_nothing_is_written(tmp_path: Path) -> None:
-    folder = tmp_path / "nan"
+def poisoned(folder: Path) -> Path:
+    """A finished run whose file of weights holds a NaN, as older versions saved them."""
     made = create_classifier("test_vit", CLASSES, pretrained=False, image_size=32)
-    made.head[0].data[0, 0] = float("nan")
+    save_classifier(made, folder)
+    state = load_file(folder / "model.safetensors")
+    state["head.weight"][0, 0] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    contract = RunMetadata("test_vit", CLASSES, "region", 0.5, 48, made.preprocessing, [], {}, {})
+    replace(contract, model_fingerprint=weights_fingerprint(folder)).write(folder)
+    return folder
+
+
+def test_weights_that_are_nan_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    folder, store = poisoned(tmp_path / "nan"), write_store(tmp_path, "s", columns=4, rows=2)
+    with pytest.raises(StoreError, match=r"model nan: its weights .* 1 of \d+ tensors hold NaN .*head\.weight"):
+        predict(folder, store.path, options=CPU)
+    assert TileStore(store.path).runs == []
+    with pytest.raises(StoreError, match="model nan: its weights"):
+        evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", part="all"))
+
+
+def test_weights_that_are_nan_are_never_saved(tmp_path: Path) -> None:
+    made = create_classifier("test_vit", CLASSES, pretrained=False, image_size=32)
+    made.head[0].data[0, 0] = float("inf")
+    with pytest.raises(StoreError, match=r"not saved: its weights .* NaN or infinity"):
+        save_classifier(made, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_finite_weights_that_overflow_are_the_models_fault_not_the_tiles(tmp_path: Path) -> None:
+    folder = tmp_path / "huge"
+    made = create_classifier("test_vit", CLASSES, pretrained=False, image_size=32)
+    made.head[0].data.fill_(3e38)
     contract = RunMetadata("test_vit", CLASSES, "region", 0.5, 48, made.preprocessing, [], {}, {})
     replace(contract, model_fingerprint=save_classifier(made, folder)).write(folder)
-    store = write_store(tmp_path, "s", columns=4, rows=2).path
-    with pytest.raises(StoreError, match=r"nan gives no number \(NaN or infinity\) for 8 of 8 tiles, the first is 0"):
-        predict(folder, store, options=CPU)
-    assert TileStore(store).runs == []
+    store = write_store(tmp_path, "s", columns=4, rows=2)
+    for run in (
+        lambda: predict(folder, store.path, options=CPU),
+        lambda: evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", part="all")),
+    ):
+        with pytest.raises(StoreError, match=r"model huge gives no number \(NaN or infinity\) for \d of \d tiles"):
+            run()
 
 
 def test_one_class_alone_is_a_yes_or_no() -> None:

@@ -83,9 +83,9 @@ def test_the_run_folder_is_the_contract(vit: RunResult, slides: tuple[TileStore,
 
 def test_the_saved_model_is_the_one_that_was_measured(vit: RunResult, slides: tuple[TileStore, TileStore]) -> None:
     """The figures come again from the folder, by plain transformers and our own arithmetic."""
-    from wsivit.data.augment import normalise, resize
     from wsivit.data.labelled_tiles import samples_from_stores
     from wsivit.data.splits import VALIDATION, read_split
+    from wsivit.models.model_input import normalise, resize
 
     store = slides[0].path
     samples = samples_from_stores([store], "region")

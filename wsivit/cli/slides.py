@@ -143,8 +143,6 @@ def _tell_tiling(done: TilingResult) -> str:
         f"store    {store.url}",
         f"preview  {done.preview}",
     ]
-    if len(store) == 0:
-        lines.insert(1, "no tile has enough tissue: look at the preview; --min-tissue 0 or --tissue none keeps more")
     if count[Status.PADDED]:
         lines.insert(1, f"{count[Status.PADDED]} of them reach past the slide and are padded")
     if count[Status.UNREADABLE]:
@@ -156,6 +154,7 @@ def _tell_tiling(done: TilingResult) -> str:
         lines.insert(1, "they were all there already: nothing was left to do")
     if count[Status.MISSING]:
         lines.insert(1, f"{count[Status.MISSING]} of them were never scanned and have no pixels")
+    lines[1:1] = [f"WARNING  {warning}" for warning in done.warnings]
     lines += [_tell_label(store, name) for name in store.labels]
     lines += [
         f"tile {index} (col {store.col[index]}, row {store.row[index]}): {why}" for index, why in done.failures.items()

@@ -38,6 +38,8 @@ class Record:
         ``not_started``, ``running``, ``done``, ``partial`` (some tiles cannot be read), ``failed`` or ``skipped``.
     reason : str
         Why not ``done``.
+    warning : str
+        What is suspicious about what was made: no tiles, empty glass, a class without tiles.
     exit_code : int
         That the verb would have ended with on this slide alone.
     passing : bool
@@ -68,6 +70,7 @@ class Record:
     run: str = ""
     state: State = "not_started"
     reason: str = ""
+    warning: str = ""
     exit_code: int = 0
     retryable: bool = False
     rebuild: bool = False
@@ -171,6 +174,6 @@ def _parquet(records: Sequence[Record]) -> bytes:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    rows = [row | {"reason": _readable(row["reason"])} for row in _rows(records)]
+    rows = [row | {name: _readable(row[name]) for name in ("reason", "warning")} for row in _rows(records)]
     pq.write_table(pa.Table.from_pylist(rows), sink)
     return bytes(sink.getvalue())

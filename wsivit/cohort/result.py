@@ -65,6 +65,7 @@ def summary(records: Sequence[Record]) -> list[str]:
     lines = [f"{states or 'nothing'}: {tiles} tiles, {size / 1e9:.3g} GB, {seconds:.0f} s of work"]
     for state in ("failed", "partial", "running", "skipped"):
         lines += listed([_line(record) for record in records if record.state == state])
+    lines += listed([f"WARNING  {record.slide_id}: {record.warning}" for record in records if record.warning])
     return lines
 
 

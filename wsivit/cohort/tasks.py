@@ -21,7 +21,7 @@ from wsivit.models import CONTRACT
 from wsivit.slide import Slide, open_slide
 from wsivit.slide_list import CohortSlide
 from wsivit.store import Status, TileStore, read_journal, verify
-from wsivit.tiling import OnUnreadableTile, TileOptions, Tiler
+from wsivit.tiling import OnUnreadableTile, TileOptions, Tiler, store_warnings
 
 
 class Skipped(Exception):
@@ -42,6 +42,7 @@ class JobOutcome:
     scale: str = ""
     fingerprint: str = ""
     outputs: tuple[str, ...] = ()
+    warning: str = ""
 
 
 class Task(Protocol):
@@ -134,6 +135,7 @@ def tiled(store: TileStore, tree: CohortLayout, why: str = "") -> JobOutcome:
         scale=f"{mpp} µm/px, {scale['source']}, {scale['confidence']}",
         fingerprint=store.parameters.slide_fingerprint,
         outputs=(_below(store.url, tree) + "/zarr.json",),
+        warning="; ".join(store_warnings(store)),
     )
     if not unreadable:
         return whole

@@ -1,6 +1,4 @@
 from .augment import augmentation as augmentation
-from .augment import normalise as normalise
-from .augment import resize as resize
 from .augment import view as view
 from .dataset import TileDataset as TileDataset
 from .dataset import collate as collate
@@ -11,6 +9,7 @@ from .labelled_tiles import Samples as Samples
 from .labelled_tiles import StoreSource as StoreSource
 from .labelled_tiles import same_scale as same_scale
 from .leakage import check_leakage as check_leakage
+from .leakage import empty_classes as empty_classes
 from .leakage import warnings_of as warnings_of
 from .loading import PICTURE_SIDE as PICTURE_SIDE
 from .loading import load_samples as load_samples

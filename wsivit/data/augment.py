@@ -1,4 +1,4 @@
-"""Input of the model, made on the device in batches: resize, augment, normalise."""
+"""Augmentation of training pictures, on the device in batches."""
 
 from __future__ import annotations
 
@@ -19,22 +19,6 @@ STAINS = (_DENSITIES / np.linalg.norm(_DENSITIES, axis=1, keepdims=True)).tolist
 """Optical density per channel of haematoxylin, eosin and DAB (Ruifrok and Johnston), of length 1."""
 UNMIXING = np.linalg.inv(STAINS).tolist()
 """From densities per channel to amounts of the three."""
-
-
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """Make float (n, 3, size, size) in 0-1 of uint8 pictures (n, 3, h, w): bilinear, antialiased."""
-    if pixels.shape[-2:] == (size, size):
-        return pixels.float().div_(255)
-    # On the CPU torch resizes bytes several times faster than floats; elsewhere it knows floats only.
-    whole = pixels if pixels.device.type == "cpu" else pixels.float()
-    resized = F.interpolate(whole, (size, size), mode="bilinear", antialias=True, align_corners=False)
-    return resized.float().round_().div_(255)
-
-
-def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel."""
-    centre, spread = (pictures.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (pictures - centre).div_(spread)
 
 
 def augmentation(name: str) -> Callable[[Tensor], Tensor]:

@@ -87,8 +87,27 @@ class TileDataset(Dataset[Example]):
 
 
 def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
-    """Make a batch of examples: those that were read together are one already."""
-    if isinstance(examples, Examples):
-        return examples.block
-    batch: dict[str, torch.Tensor] = default_collate(examples)
+    """Make a batch of examples: those that were read together are one already.
+
+    Raises
+    ------
+    LimitError
+        In a process that reads for another: the shared memory in which it hands over the batch is full.
+    """
+    batch: dict[str, torch.Tensor] = examples.block if isinstance(examples, Examples) else default_collate(examples)
+    if get_worker_info() is not None:
+        _share(batch)
     return batch
+
+
+def _share(batch: dict[str, torch.Tensor]) -> None:
+    # Left to the queue, this happens in a thread of its own whose error is printed and the batch lost: whoever waits
+    # for it waits for ever.
+    try:
+        for values in batch.values():
+            values.share_memory_()
+    except (RuntimeError, OSError) as error:
+        raise LimitError(
+            f"a process that reads tiles found the shared memory (/dev/shm) full ({str(error).splitlines()[0]}): "
+            "give it more (docker run --shm-size=2g), or read in this process (--workers 0)"
+        ) from error

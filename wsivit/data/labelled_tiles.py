@@ -141,6 +141,8 @@ class Samples:
         What the classes are a value of.
     side : ndarray of int8 (n,), optional
         Side of a split that came with the data: 0 train, 1 validation, 2 test, -1 left out.
+    vanished : tuple of str
+        Classes that the data name but have no picture of; they are not in `classes`.
     """
 
     sources: tuple[Source, ...]
@@ -150,6 +152,7 @@ class Samples:
     classes: tuple[str, ...]
     label: str = "label"
     side: NDArray[np.int8] | None = None
+    vanished: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.code)
@@ -398,4 +401,5 @@ def _with_present_classes(samples: Samples, min_classes: int) -> Samples:
         samples,
         code=np.searchsorted(present, samples.code).astype(np.int64),
         classes=tuple(samples.classes[i] for i in present),
+        vanished=tuple(name for name, n in samples.counts().items() if not n),
     )

@@ -9,6 +9,8 @@ from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
 from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
 from wsivit.errors import UsageError
 
+LOOKED_AT, FLAT = 64, 8
+"""Pictures of a class that are looked at, and grey levels that a picture of nothing may span."""
 MOST = 20_000
 """Pictures of a side that are looked at for near duplicates."""
 
@@ -50,11 +52,13 @@ def check_leakage(samples: Samples, split: Split, *, allow: bool = False) -> lis
 
 
 def warnings_of(samples: Samples, split: Split) -> list[str]:
-    """Say what may make the figures too good without being a leak: near duplicates, and a label that follows the site.
+    """Say what may make the model or its figures worthless without being a leak.
+
+    Classes without a picture, pictures that show nothing, near duplicates, a label that follows the site.
 
     Reads pictures of both sides, evenly picked where there are more than :data:`MOST` of one: some seconds.
     """
-    found = [*_confounded(samples)]
+    found = [*_empty(samples, split), *_confounded(samples)]
     if TEST in split.by_region and (split.side == TEST).any():
         found.append("test tiles are other regions of slides that are trained on: they say nothing of other patients")
     for side in split.by_region:
@@ -66,6 +70,31 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
         if pairs:
             shown = "; ".join(" and ".join(samples.take(np.array(pair)).items()) for pair in pairs[:3])
             found.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
+    return found
+
+
+def _empty(samples: Samples, split: Split) -> list[str]:
+    """Warn of classes that vanished, and of classes most of whose training pictures show nothing."""
+    found = [
+        f"CLASS WITHOUT PICTURES: {name!r} is named by the data, but no picture has it: the model will not know it"
+        for name in samples.vanished
+    ]
+    return found + empty_classes(samples, split.of(TRAIN))
+
+
+def empty_classes(samples: Samples, chosen: NDArray[np.int64]) -> list[str]:
+    """Warn of classes most of whose pictures, among some, show nothing: empty glass, or white by a wrong reading."""
+    found = []
+    for code, name in enumerate(samples.classes):
+        here = chosen[samples.code[chosen] == code]
+        pixels = samples.read_skipping_unreadable(here[:: -(-len(here) // LOOKED_AT) or 1])[1]
+        blank = np.ptp(pixels.reshape(len(pixels), -1, 3), axis=1).max(axis=1, initial=0) <= FLAT
+        if blank.sum() > len(blank) / 2:
+            mean = "/".join(f"{value:.0f}" for value in pixels[blank].mean(axis=(0, 1, 2)))
+            found.append(
+                f"EMPTY PICTURES: {blank.sum()} of {len(blank)} pictures of {name!r} looked at are one colour "
+                f"(on average {mean}): is it glass, or were 16 bits read as 8?"
+            )
     return found
 
 

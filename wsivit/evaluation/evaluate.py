@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,25 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data import TEST, VALIDATION, Samples, SlideOptions, SlideTiler, load_samples, read_split, same_scale
+from wsivit.data import (
+    TEST,
+    VALIDATION,
+    Samples,
+    SlideOptions,
+    SlideTiler,
+    empty_classes,
+    load_samples,
+    read_split,
+    same_scale,
+)
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluation.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
 from wsivit.evaluation.metrics import Measurement, bootstrap
 from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax, stored_logits
 from wsivit.models import RunMetadata, finished_run, open_run, run_name
 from wsivit.tiling import TileOptions
+
+_log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
@@ -151,6 +164,9 @@ def evaluate(
         if not keep.any():
             raise UsageError(f"{run} was trained on all of these tiles: give others, or measure --part all")
         samples = samples.take(keep)
+    warnings = empty_classes(samples, np.arange(len(samples)))
+    for warning in warnings:
+        _log.warning("%s", warning)
     logits, scores = _scored(run, contract, samples, options, progress)
     good = scored_mask(logits)
     samples, logits = samples.take(good), logits[good]
@@ -169,7 +185,7 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / PREDICTIONS, samples, probabilities)
     _draw(folder, samples, measured, options)
-    _write(folder / METRICS, run_name(run), contract, samples, measured, found)
+    _write(folder / METRICS, run_name(run), contract, samples, measured, found, warnings)
     return found
 
 
@@ -293,7 +309,13 @@ def _caption(samples: Samples, measured: Measurement, i: int) -> tuple[str, bool
 
 
 def _write(
-    path: Path, name: str, contract: RunMetadata, samples: Samples, measured: Measurement, found: Evaluation
+    path: Path,
+    name: str,
+    contract: RunMetadata,
+    samples: Samples,
+    measured: Measurement,
+    found: Evaluation,
+    warnings: Sequence[str],
 ) -> None:
     per_slide = {
         source.id: {"n": int(here.sum()), "accuracy": float((measured.predicted == measured.codes)[here].mean())}
@@ -314,6 +336,7 @@ def _write(
         "slides": [source.id for source in samples.sources],
         "scores": found.scores,
         "of_slides_learned_from": found.of_slides_learned_from,
+        "warnings": warnings,
     }
     path.write_text(json.dumps(finite(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 

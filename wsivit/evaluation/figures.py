@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -127,8 +128,13 @@ def draw_examples(path: PathLike, pictures: NDArray[np.uint8], captions: Sequenc
     figure.savefig(Path(path), dpi=DPI)
 
 
-def draw_augmented(path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32]) -> None:
-    """Draw tiles as they are above what augmentation made of them (0 to 1), so that a person can judge it."""
+def draw_augmented(
+    path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32], warnings: Sequence[str] = ()
+) -> None:
+    """Draw tiles as they are above what augmentation made of them (0 to 1), so that a person can judge it.
+
+    What is suspicious about the pictures stands above them.
+    """
     n = len(before)
     figure, axes = new_figure(1.5 * n, 3.3, n, 2)
     for axis in np.ravel(axes):
@@ -136,6 +142,9 @@ def draw_augmented(path: PathLike, before: NDArray[np.uint8], after: NDArray[np.
     for column, (one, other) in enumerate(zip(before, after, strict=True)):
         np.reshape(axes, (2, n))[0, column].imshow(one)
         np.reshape(axes, (2, n))[1, column].imshow(other)
+    if warnings:
+        lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", max(40, 16 * n))]
+        figure.suptitle("\n".join(lines), color="#B00020", weight="bold", fontsize=9)
     figure.savefig(Path(path), dpi=DPI)
 
 

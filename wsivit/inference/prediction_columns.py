@@ -66,25 +66,19 @@ def _fill(
         for block, tiles in zip(blocks, todo, strict=True):
             values = np.full((len(block), *scorer.shape), np.nan, scorer.dtype)
             for read, made in islice(scored, -(-len(tiles) // step)):
-                _check(store, scorer, read, made)
+                _check(store, scorer, made)
                 values[read - block.start] = made
                 advance(len(read))
             write(block, values)
 
 
-def _check(store: TileStore, scorer: ModelRunner, tiles: Indexes, made: Values) -> None:
+def _check(store: TileStore, scorer: ModelRunner, made: Values) -> None:
     if made.shape[1:] != scorer.shape:
         raise StoreError(
             f"{scorer.spec.name} gives {made.shape[-1]} numbers for a tile, but is said to have {scorer.shape[-1]} "
             "classes: its description is of another model"
         )
-    bad = tiles[~np.isfinite(made).reshape(len(made), -1).all(axis=1)] if len(made) else tiles
-    if len(bad):
-        hint = "" if scorer.precision == "fp32" else f" in {scorer.precision}: try --precision fp32"
-        raise StoreError(
-            f"{scorer.spec.name} gives no number (NaN or infinity) for {len(bad)} of {len(tiles)} tiles, the first is "
-            f"{bad[0]} of {store.url}{hint or ': its weights are damaged, or the training came apart'}"
-        )
+    scorer.require_finite(made, f" of {store.url}")
 
 
 def _read(store: TileStore, tiles: Indexes) -> tuple[Indexes, NDArray[np.uint8]]:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data import Samples, StoreSource
-from wsivit.errors import UsageError
+from wsivit.errors import StoreError, UsageError
 from wsivit.inference.allocator import keep_freed_memory
 from wsivit.inference.options import ScoringOptions
 from wsivit.io import map_ordered, progress_bar
-from wsivit.models import Model, ModelSpec
+from wsivit.models import Model, ModelSpec, non_finite
 from wsivit.store import VIEWS
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ class ModelRunner:
         self.streams = count_streams(options.batch_size) if side_by_side else 1
         self.reduced = autocast_type(options.precision, self.device)
         network = model.load().eval()
+        broken = non_finite(network)
+        if broken:
+            raise StoreError(f"model {model.spec.name}: {broken}; train it again, or get the file again")
         self._network: Network = network.without_head() if options.features else network
         self._run = self._engine()
         if self.device.type == "cpu":
@@ -102,7 +105,7 @@ class ModelRunner:
         if self.options.engine != "torch":
             from wsivit.models import OnnxNetwork
 
-            return OnnxNetwork(self._network, self.spec.preprocessing.image_size, self.streams, int8=self.options.int8)
+            return OnnxNetwork(self._network, self.spec.preprocessing, self.streams, int8=self.options.int8)
         import torch
 
         self._network.to(self.device)
@@ -169,14 +172,14 @@ class ModelRunner:
         """Begin on staged tiles; a GPU goes on by itself."""
         import torch
 
-        from wsivit.data import normalise, resize, view
+        from wsivit.data import view
+        from wsivit.models import model_input
 
         if not len(pixels):
             return torch.empty((0, *self.shape))
-        made = self.spec.preprocessing
         with torch.inference_mode(), self._arithmetic():
             moved = pixels.to(self.device, non_blocking=True)
-            pictures = normalise(resize(moved, made.image_size), made.mean, made.std)
+            pictures = model_input(moved, self.spec.preprocessing)
             if self.options.tta:
                 return torch.stack([self._forward(view(pictures, code)) for code in range(VIEWS)], dim=1)
             return self._forward(pictures)
@@ -228,6 +231,16 @@ class ModelRunner:
                 yield done, self.fetch(made)
         for done, made in begun:
             yield done, self.fetch(made)
+
+    def require_finite(self, made: NDArray[Any], where: str = "") -> None:
+        """Refuse results that are no numbers, by the model's name: it is at fault, and not the tiles."""
+        bad = int((~np.isfinite(made).reshape(len(made), -1).all(axis=1)).sum()) if len(made) else 0
+        if bad:
+            hint = "it overflows" if self.precision == "fp32" else f"it overflows in {self.precision}: try fp32"
+            raise StoreError(
+                f"model {self.spec.name} gives no number (NaN or infinity) for {bad} of {len(made)} tiles{where}, "
+                f"though its weights are finite and the tiles can be read: {hint}"
+            )
 
     def agreement(self, tiles: NDArray[np.uint8]) -> Agreement:
         """Compare with the same model in float32 on some tiles."""
@@ -284,6 +297,7 @@ def score_samples(scorer: ModelRunner, samples: Samples, *, progress: bool = Fal
         closing(scorer.run(batches, samples.read_skipping_unreadable)) as scored,
     ):
         for batch, (good, made) in zip(batches, scored, strict=True):
+            scorer.require_finite(made)
             logits[good] = made
             advance(len(batch))
     return logits

@@ -1,8 +1,12 @@
 from .classifier import Classifier as Classifier
 from .classifier import create_classifier as create_classifier
 from .classifier import device_for as device_for
-from .classifier import library_of as library_of
 from .classifier import save_classifier as save_classifier
+from .model_input import fit_tiles as fit_tiles
+from .model_input import model_input as model_input
+from .model_input import normalise_pictures as normalise_pictures
+from .model_input import resize as resize
+from .model_names import library_of as library_of
 from .model_spec import Model as Model
 from .model_spec import ModelSpec as ModelSpec
 from .model_spec import finished_run as finished_run
@@ -13,6 +17,12 @@ from .onnx import OnnxNetwork as OnnxNetwork
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT
+from .run_folder import Interpolation as Interpolation
+from .run_folder import Preprocessing as Preprocessing
 from .run_folder import RunMetadata as RunMetadata
 from .run_folder import software_versions as software_versions
+from .safety import MODEL_LOAD_ERRORS as MODEL_LOAD_ERRORS
+from .safety import refuse_code as refuse_code
+from .weights import hub_errors as hub_errors
+from .weights import non_finite as non_finite
 from .weights import quiet_transformers as quiet_transformers

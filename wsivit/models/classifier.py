@@ -7,14 +7,14 @@ Its folder (``config.json``, ``model.safetensors``) opens in transformers, and a
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -24,14 +24,17 @@ from torch import nn
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.io import LocalFiles
-from wsivit.models.run_folder import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from wsivit.models.model_input import blank_input
+from wsivit.models.model_names import CONFIG, library_of, read_config
+from wsivit.models.published_input import PROCESSOR, RESAMPLE, processor_input, timm_input
+from wsivit.models.run_folder import Preprocessing
 from wsivit.models.safety import MODEL_LOAD_ERRORS, pickles_there, refuse_code, safetensors_file
-from wsivit.models.weights import WEIGHTS, hub_errors, quiet_transformers, timm_weights
+from wsivit.models.weights import WEIGHTS, hub_errors, non_finite, quiet_transformers, timm_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,30 +101,14 @@ def create_classifier(
         The model is unknown, its weights cannot be had, or they are not safetensors.
     """
     library, resolved = library_of(name)
-    if library == "timm":
-        return _timm_classifier(resolved, classes, pretrained, image_size, weights)
-    return _transformers_classifier(resolved, classes, pretrained, image_size, weights)
-
-
-def library_of(name: str) -> tuple[Literal["timm", "transformers"], str]:
-    """Tell which library knows a model, and what it calls it.
-
-    Raises
-    ------
-    UsageError
-        None does.
-    StoreError
-        A folder that is no model.
-    """
-    folder = Path(name)
-    if folder.is_dir():
-        return ("timm", f"local-dir:{folder}") if "architecture" in _read_config(folder) else ("transformers", name)
-    name = name.removeprefix("timm/")
-    if timm.is_model(name.partition(".")[0]):
-        return "timm", name
-    if name.count("/") != 1:
-        raise UsageError(_unknown(name))
-    return "transformers", name
+    make = _timm_classifier if library == "timm" else _transformers_classifier
+    made = make(resolved, classes, pretrained, image_size, weights)
+    # Weights of 16 bits would round small steps away, and overflow: training is in float32, whatever the file has.
+    made.model.float()
+    broken = non_finite(made.model)
+    if broken:
+        raise UsageError(f"model {name}: {broken}: take other weights to start from")
+    return made
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
@@ -135,7 +122,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
     from transformers import AutoModelForImageClassification
 
     folder = Path(folder)
-    config = _read_config(folder)
+    read_config(folder)
     if not (folder / WEIGHTS).is_file():
         raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder{pickles_there(folder)}")
     try:
@@ -145,11 +132,20 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
             )
     except (*MODEL_LOAD_ERRORS, SafetensorError) as error:
         raise StoreError(f"{folder}: the model cannot be loaded: {error}") from error
-    return Classifier(model.eval(), _saved_preprocessing(folder, config))
+    return Classifier(model.eval().float(), _saved_preprocessing(folder, model.config))
 
 
 def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> str:
-    """Write a folder that transformers (and timm, for its own) can load; return the weights' fingerprint."""
+    """Write a folder that transformers (and timm, for its own) can load; return the weights' fingerprint.
+
+    Raises
+    ------
+    StoreError
+        The weights are not finite; nothing is written.
+    """
+    broken = non_finite(classifier.model)
+    if broken:
+        raise StoreError(f"{folder}: the model was not saved: {broken}")
     files = LocalFiles(Path(folder))
     files.write(CONFIG, [_as_json(_saved_config(classifier))])
     if not classifier.is_timm:  # a timm folder says it in config.json, where both libraries look
@@ -189,9 +185,10 @@ def _timm_classifier(
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     architecture, known, model_args = timm_settings_of(name, image_size)
+    model_args.pop("num_classes", None)  # an encoder of the hub says 0 here
     source = timm_weights(name, known, weights) if pretrained or weights else None
     network: Any = timm_network(architecture, known, source, num_classes=len(classes), **model_args)
-    preprocessing = Preprocessing(image_size or int(known["input_size"][-1]), tuple(known["mean"]), tuple(known["std"]))
+    preprocessing = timm_input(name, known).of_whole_tile(image_size)
     settings: dict[str, Any] = _label_maps(classes) | {
         "pretrained_cfg": _timm_settings(network.pretrained_cfg, preprocessing)
     }
@@ -230,10 +227,10 @@ def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> di
     kept = ("fixed_input_size", "pool_size", "first_conv", "classifier", "license")
     size = preprocessing.image_size
     return {key: settings[key] for key in kept if settings.get(key) is not None} | {
-        "input_size": [3, size, size],
+        "input_size": [preprocessing.channel_count, size, size],
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
-        "interpolation": "bilinear",
+        "interpolation": preprocessing.interpolation,
         "crop_pct": 1.0,
         "crop_mode": "center",
     }
@@ -254,9 +251,9 @@ def _transformers_classifier(
     with hub_errors(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **_label_maps(classes))
         refuse_code(config.to_dict(), name)
-        native = getattr(config, "image_size", None)
-        if not (pretrained or weights) and native is not None:
-            config.image_size = native = image_size or native
+        preprocessing = published_preprocessing(name, config).of_whole_tile(image_size)
+        if not (pretrained or weights) and native_size(config) is not None:
+            config.image_size = preprocessing.image_size
         if weights is not None:
             model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
             model = _with_weights(model, safetensors_file(Path(weights)))
@@ -266,8 +263,7 @@ def _transformers_classifier(
             )
         else:
             model = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-        preprocessing = published_preprocessing(name, image_size, native)
-    if native is not None and preprocessing.image_size != native:
+    if native_size(config) not in (None, preprocessing.image_size) and not _takes(model, preprocessing):
         model = _with_input_size(model, preprocessing.image_size)
     return Classifier(model, preprocessing)
 
@@ -289,6 +285,19 @@ def _with_weights(model: PreTrainedModel, weights: Path) -> PreTrainedModel:
     return loaded
 
 
+def _takes(model: PreTrainedModel, preprocessing: Preprocessing) -> bool:
+    """Whether a model takes another input size as it is: some interpolate their position embeddings themselves."""
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(pixel_values=blank_input(preprocessing).to(model.dtype))
+    except (RuntimeError, ValueError):
+        return False
+    finally:
+        model.train(training)
+    return True
+
+
 def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel:
     """Return the same transformers ViT for another input size, its position embeddings interpolated."""
     from timm.layers.pos_embed import resample_abs_pos_embed
@@ -307,35 +316,32 @@ def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     return resized
 
 
-def published_preprocessing(name: str, image_size: int | None, native: int | None) -> Preprocessing:
-    """Read how a transformers model's input is made."""
-    from transformers import AutoImageProcessor
-
-    try:
-        saved = AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
-    except (OSError, ValueError):  # a folder without a processor is a model all the same
-        saved = {}
-    size = saved.get("size") or {}
-    side = image_size or native or size.get("height") or size.get("shortest_edge") or 224
-    return Preprocessing(
-        int(side),
-        tuple(saved.get("image_mean") or IMAGENET_MEAN),
-        tuple(saved.get("image_std") or IMAGENET_STD),
+def published_preprocessing(name: str, config: Any) -> Preprocessing:
+    """How a transformers model's input is made; where nothing says it, ImageNet's values, with a warning."""
+    native = native_size(config)
+    channels = int(getattr(config, "num_channels", 3))
+    made = processor_input(name, channels, native)
+    if made is not None:
+        return made
+    _log.warning(
+        "model %s comes without a %s, which says how its input is made: the mean and deviation of ImageNet are taken, "
+        "and if it learned from others its scores are WRONG; put in the file of the model that it was trained from",
+        name,
+        PROCESSOR,
     )
+    if channels == 1:
+        return Preprocessing(native or 224, (0.449,), (0.226,), channels="L")  # their means over the channels
+    return Preprocessing(native or 224)
+
+
+def native_size(config: Any) -> int | None:
+    """Side of a transformers model's input by its ``config.json``, in pixels; None where it does not say."""
+    size = getattr(config, "image_size", None)
+    size = size[0] if isinstance(size, list | tuple) else size
+    return None if size is None else int(size)
 
 
 # folders ---------------------------------------------------------------------------------------------
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{folder}: not a model folder: {CONFIG} is missing or unreadable") from error
-    if not isinstance(config, dict):
-        raise StoreError(f"{folder}: not a model folder: {CONFIG} holds no settings")
-    refuse_code(config, str(folder))
-    return config
 
 
 def _saved_config(classifier: Classifier) -> dict[str, Any]:
@@ -349,26 +355,32 @@ def _as_json(settings: dict[str, Any]) -> bytes:
     return (json.dumps(settings, indent=2) + "\n").encode()
 
 
+_BGR: tuple[dict[str, Any], dict[str, Any]] = (
+    {},
+    {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True, "do_center_crop": False},
+)
+"""What is said of channels in the order BGR: one processor of transformers knows it."""
+
+
 def _processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": preprocessing.image_size, "width": preprocessing.image_size},
-        "resample": 2,  # bilinear
+        "resample": RESAMPLE[preprocessing.interpolation],
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": preprocessing.scale,
         "do_normalize": True,
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
+        **_BGR[preprocessing.channels == "BGR"],
     }
 
 
-def _saved_preprocessing(folder: Path, config: dict[str, Any]) -> Preprocessing:
-    timm_settings = config.get("pretrained_cfg")
-    if timm_settings:
-        size = timm_settings["input_size"][-1]
-        return Preprocessing(int(size), tuple(timm_settings["mean"]), tuple(timm_settings["std"]))
-    return published_preprocessing(str(folder), None, config.get("image_size"))
+def _saved_preprocessing(folder: Path, config: Any) -> Preprocessing:
+    if config.model_type == "timm_wrapper":
+        return timm_input(str(folder), config.pretrained_cfg)
+    return published_preprocessing(str(folder), config)
 
 
 def _label_maps(classes: Sequence[str]) -> dict[str, Any]:
@@ -377,12 +389,3 @@ def _label_maps(classes: Sequence[str]) -> dict[str, Any]:
         "id2label": dict(enumerate(classes)),
         "label2id": {name: i for i, name in enumerate(classes)},
     }
-
-
-# errors ----------------------------------------------------------------------------------------------
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 3)
-    hint = f"; timm has {', '.join(close)}" if close else ""
-    return f"unknown model {name!r}: not a timm name, a hub id (owner/name) or a folder{hint}"

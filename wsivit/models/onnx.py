@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from wsivit.errors import UsageError
+from wsivit.models.model_input import blank_input
+from wsivit.models.run_folder import Preprocessing
 
 
 class OnnxNetwork:
-    """A network exported to ONNX, on the CPU. Called with pictures, float32 (n, 3, s, s).
+    """A network exported to ONNX, on the CPU. Called with pictures, float32 (n, c, s, s).
 
     Parameters
     ----------
     network : nn.Module
-    image_size : int
+    preprocessing : Preprocessing
     streams : int
         How many calls there are at a time: the threads are shared among them.
     int8 : bool
@@ -34,14 +36,16 @@ class OnnxNetwork:
         ONNX Runtime is not installed, or the network cannot be exported.
     """
 
-    def __init__(self, network: nn.Module, image_size: int, streams: int = 1, *, int8: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, streams: int = 1, *, int8: bool = False
+    ) -> None:
         try:
             import onnxruntime
             import onnxscript  # noqa: F401 - the export needs it
         except ImportError:
             raise UsageError('engine onnx is not installed: pip install "wsivit[onnx]"') from None
         with tempfile.TemporaryDirectory() as folder:
-            path = _export(network, image_size, Path(folder))
+            path = _export(network, preprocessing, Path(folder))
             if int8:
                 path = _quantised(path)
             settings = onnxruntime.SessionOptions()
@@ -55,9 +59,9 @@ class OnnxNetwork:
         return torch.from_numpy(made)
 
 
-def _export(network: nn.Module, image_size: int, folder: Path) -> Path:
+def _export(network: nn.Module, preprocessing: Preprocessing, folder: Path) -> Path:
     path = folder / "model.onnx"
-    example = torch.zeros(2, 3, image_size, image_size)
+    example = blank_input(preprocessing).repeat(2, 1, 1, 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter speaks of its own inside

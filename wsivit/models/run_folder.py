@@ -6,37 +6,86 @@ A run folder is a model folder (``config.json``, ``model.safetensors``) with ``w
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias
 
-from wsivit.errors import StoreError
+from wsivit.errors import StoreError, UsageError
 from wsivit.io import LocalFiles
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that can be read: 1 had fewer fields of the preprocessing."""
 CONTRACT = "wsivit.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest", "lanczos", "none"]
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How tiles become the model's input: resized (bilinear, antialiased), scaled to 0-1, normalised.
+    """How tiles become the model's input: resized, the middle cut out, channels ordered, values scaled and normalised.
 
     Parameters
     ----------
     image_size : int
         Side of the model's input, in pixels.
     mean, std : tuple of float
-        Per channel, of values between 0 and 1.
+        Per channel of the input, of values that the scale was applied to.
+    scale : float
+        Byte values (0 to 255) are multiplied by it.
+    interpolation : {"bilinear", "bicubic", "nearest", "lanczos", "none"}
+        How tiles are resized, antialiased but for ``nearest``; ``none``: a tile is taken as it is.
+    resize : int, optional
+        Side that tiles are resized to, in pixels. Default: `image_size`.
+    crop : bool
+        Cut the middle out of a resized tile that is larger than the input.
+    channels : {"RGB", "BGR", "L"}
+        Order of the input's channels; ``L`` is one grey channel (ITU-R BT.601).
+
+    Raises
+    ------
+    UsageError
+        Means and deviations are not one per channel, not finite, or a deviation is 0.
     """
 
     image_size: int
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    scale: float = 1 / 255
+    interpolation: Interpolation = "bilinear"
+    resize: int | None = None
+    crop: bool = False
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channel_count:
+            raise UsageError(
+                f"mean {self.mean} and std {self.std} are not one number for each channel, {self.channels}"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.scale))) or 0 in (*self.std, self.scale):
+            raise UsageError(f"mean {self.mean}, std {self.std} or scale {self.scale} make no finite input of a tile")
+
+    @property
+    def channel_count(self) -> int:
+        """How many channels the input has."""
+        return 1 if self.channels == "L" else 3
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what a run folder says; one of format 1 has size, mean and deviation only, the rest was fixed."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+    def of_whole_tile(self, image_size: int | None = None) -> Self:
+        """Return the same for all of each tile, resized to the input: what a new head learns from loses no margin."""
+        how: Interpolation = "bilinear" if self.interpolation == "none" else self.interpolation
+        return replace(self, image_size=image_size or self.image_size, interpolation=how, resize=None, crop=False)
 
 
 @dataclass(frozen=True)
@@ -119,14 +168,18 @@ class RunMetadata:
     @classmethod
     def _from_dict(cls, values: Mapping[str, Any], path: Path) -> Self:
         there = values.get("format") if isinstance(values, dict) else None
-        if there != FORMAT:
-            raise StoreError(f"{path}: run format {there!r}, this wsivit reads {FORMAT}: use the wsivit that made it")
+        if there not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise StoreError(f"{path}: run format {there!r}, this wsivit reads {known}: use the wsivit that made it")
         missing = {f.name for f in fields(cls)} ^ set(values)
         if missing:
             raise StoreError(f"{path}: damaged: {', '.join(sorted(missing))} missing or unknown")
-        made = values["preprocessing"]
-        preprocessing = Preprocessing(made["image_size"], tuple(made["mean"]), tuple(made["std"]))
-        return cls(**{**values, "classes": tuple(values["classes"]), "preprocessing": preprocessing})
+        try:
+            preprocessing = Preprocessing.from_dict(values["preprocessing"])
+        except (TypeError, KeyError, UsageError) as error:
+            raise StoreError(f"{path}: damaged: preprocessing: {error}") from error
+        typed = {"classes": tuple(values["classes"]), "preprocessing": preprocessing, "format": FORMAT}
+        return cls(**{**values, **typed})
 
     def differences(self, other: RunMetadata) -> list[str]:
         """Name what makes another run of it: model, data, split or options; not what comes out."""

@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wsivit.errors import UsageError, WsivitError
 from wsivit.models.safety import MODEL_LOAD_ERRORS, safetensors_file
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +37,24 @@ def timm_weights(
 
     with hub_errors(name, scratch=scratch):
         return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
+
+
+def non_finite(network: nn.Module) -> str:
+    """Say which weights of a network are NaN or infinite; empty where none are."""
+    # A buffer may be infinite on purpose (a mask of attention), but a batch norm's statistics may not.
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    parameters = {name for name, _ in network.named_parameters()}
+    bad = [
+        name
+        for name, value in tensors
+        if value.is_floating_point()
+        and not (
+            value.isfinite() if name in parameters or name.endswith(("running_mean", "running_var")) else ~value.isnan()
+        ).all()
+    ]
+    if not bad:
+        return ""
+    return f"its weights are damaged, {len(bad)} of {len(tensors)} tensors hold NaN or infinity (the first is {bad[0]})"
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from .annotations import find_annotations as find_annotations
 from .import_tiles import ImportOptions as ImportOptions
 from .import_tiles import import_tiles as import_tiles
 from .options import TileOptions as TileOptions
+from .sanity import store_warnings as store_warnings
 from .shard_writer import OnUnreadableTile as OnUnreadableTile
 from .tile import LABEL as LABEL
 from .tile import Tiler as Tiler

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +30,7 @@ CLASSES = {
 OPACITY = 0.55
 LONG_SIDE = 1600
 LEGEND_HEIGHT = 64
+WARNING, WARNING_LINE = "#B00020", 32
 
 
 def write_preview(
@@ -40,6 +43,7 @@ def write_preview(
     *,
     slide_size: tuple[int, int],
     mpp: tuple[float, float] | None,
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Draw tissue outline, what was dropped and why, and the chosen tiles over a thumbnail, as a PNG.
 
@@ -58,6 +62,8 @@ def write_preview(
         Width and height of level 0.
     mpp : (float, float) or None
         Microns per level-0 pixel, for the scale bar; None leaves it out.
+    warnings : sequence of str
+        What is suspicious about the tiles: a red strip above the picture.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def write_preview(
     if mpp is not None:
         _draw_scale_bar(picture, mpp[0] / scale)
     whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
-    return _save(whole, Path(path))
+    return _save(_with_warnings(whole, warnings), Path(path))
 
 
 def _save(picture: Image.Image, path: Path) -> Path:
@@ -166,6 +172,22 @@ def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: st
         draw.rectangle((x, middle - 10, x + 20, middle + 10), fill=fill, outline=entry[0], width=3)
         draw.text((x + 28, middle), entry[1], "black", font, anchor="lm")
         x += 64 + width
+    return whole
+
+
+def _with_warnings(picture: Image.Image, warnings: Sequence[str]) -> Image.Image:
+    """Put a red strip above the picture with what is suspicious about the tiles."""
+    font = _font()
+    per_line = max(20, int((picture.width - 32) / font.getlength("n")))
+    lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", per_line)]
+    if not lines:
+        return picture
+    height = WARNING_LINE * len(lines) + 16
+    whole = Image.new("RGB", (picture.width, picture.height + height), WARNING)
+    whole.paste(picture, (0, height))
+    draw = ImageDraw.Draw(whole)
+    for number, line in enumerate(lines):
+        draw.text((16, 8 + WARNING_LINE * (number + 0.5)), line, "white", font, anchor="lm")
     return whole
 
 

@@ -16,6 +16,7 @@ from wsivit.tiling.annotations import Annotation, label_tiles, read_annotations
 from wsivit.tiling.blur import write_blur
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
+from wsivit.tiling.sanity import store_warnings
 from wsivit.tiling.shard_writer import OnUnreadableTile, write_shards
 from wsivit.tiling.tile_origins import TileOrigins, count_tile_origins
 from wsivit.tiling.tile_source import TileSource, write_overview
@@ -43,6 +44,8 @@ class TilingResult:
         Shards that were there already.
     made : Made
         How many tiles were copied, scaled, resampled.
+    warnings : tuple of str
+        What is suspicious about the tiles: none, empty glass, a class without any.
     """
 
     store: TileStore
@@ -50,6 +53,7 @@ class TilingResult:
     failures: dict[int, str] = field(default_factory=dict)
     resumed: int = 0
     made: TileOrigins = TileOrigins()
+    warnings: tuple[str, ...] = ()
 
 
 def tile(
@@ -147,9 +151,11 @@ class Tiler:
         store = TileStore(place.store)
         if regions is not None:
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
-        return TilingResult(
-            store, _draw(place.preview, store, layout), failures, resumed, count_tile_origins(store, slide)
-        )
+        warnings = store_warnings(store)
+        for warning in warnings:
+            _log.warning("%s: %s", slide.path, warning)
+        preview = _draw(place.preview, store, layout, warnings)
+        return TilingResult(store, preview, failures, resumed, count_tile_origins(store, slide), tuple(warnings))
 
     def begin(self, slide: Slide, place: TilingTarget, layout: TilingPlan) -> list[range]:
         """Do all but the shards of a tiling in parts; return the shards that are to be written.
@@ -167,7 +173,8 @@ class Tiler:
                 return []
             write_overview(writer, slide, layout)
             todo = writer.pending()
-        _draw(place.preview, TileStore(place.store, allow_incomplete=True), layout)
+        begun = TileStore(place.store, allow_incomplete=True)
+        _draw(place.preview, begun, layout, store_warnings(begun))
         return todo
 
     def write(self, slide: Slide, store: str, shards: Sequence[range]) -> dict[int, str]:
@@ -188,6 +195,8 @@ class Tiler:
         finished = TileStore(target or store)
         if regions is not None:
             finished.write_labels(LABEL, *label_tiles(regions, finished.grid.boxes0(finished.col, finished.row)))
+        for warning in store_warnings(finished):
+            _log.warning("%s: %s", slide.path, warning)
         return finished
 
     def plan_tiling(self, slide: Slide, place: TilingTarget) -> TilingPlan:
@@ -226,7 +235,7 @@ def _warn(slide: Slide, layout: TilingPlan) -> None:
         _log.warning("%s: %s", slide.path, warning)
 
 
-def _draw(location: str, store: TileStore, layout: TilingPlan) -> Output:
+def _draw(location: str, store: TileStore, layout: TilingPlan, warnings: Sequence[str]) -> Output:
     with local_output(location) as path:
         write_preview(
             path,
@@ -237,5 +246,6 @@ def _draw(location: str, store: TileStore, layout: TilingPlan) -> Output:
             store.row,
             slide_size=store.parameters.slide_size,
             mpp=store.parameters.slide_mpp,
+            warnings=warnings,
         )
     return display_path(location)

@@ -8,6 +8,7 @@ from .geometry import area_mm2 as area_mm2
 from .geometry import mask_polygons as mask_polygons
 from .geometry import polygons_mask as polygons_mask
 from .geometry import tissue_fractions as tissue_fractions
+from .glass import absorbance as absorbance
 from .mask_files import read_tissue as read_tissue
 from .mask_files import tissue_geojson as tissue_geojson
 from .masks import OVERVIEW_MPP as OVERVIEW_MPP

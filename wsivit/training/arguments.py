@@ -12,6 +12,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from wsivit.errors import UsageError
 from wsivit.models import device_for
 from wsivit.training.options import TrainOptions
+from wsivit.training.shared_memory import fitting_workers
 
 
 def _require_reporting(name: str) -> None:
@@ -23,7 +24,7 @@ def _require_reporting(name: str) -> None:
         )
 
 
-def make_arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArguments:
+def make_arguments(folder: Path, options: TrainOptions, n: int, side: int) -> TrainingArguments:
     """Make the Trainer's arguments of resolved options.
 
     Parameters
@@ -33,6 +34,8 @@ def make_arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArgum
     options : TrainOptions
     n : int
         How many training pictures there are.
+    side : int
+        Of the pictures, in pixels.
     """
     assert options.lr is not None
     _require_reporting(options.report_to)
@@ -41,12 +44,15 @@ def make_arguments(folder: Path, options: TrainOptions, n: int) -> TrainingArgum
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(8, cores - 1)
+    evaluated = 2 * options.batch_size
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun sets it
+    workers = fitting_workers(workers, evaluated * 3 * side * side, processes)
     steps = -(-n // (options.batch_size * int(os.environ.get("WORLD_SIZE", "1"))))  # torchrun sets it
     return TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=options.epochs,
         per_device_train_batch_size=options.batch_size,
-        per_device_eval_batch_size=2 * options.batch_size,
+        per_device_eval_batch_size=evaluated,
         gradient_accumulation_steps=options.accumulate,
         learning_rate=options.lr,
         weight_decay=options.weight_decay,

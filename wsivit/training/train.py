@@ -142,14 +142,14 @@ def train(
 
     classifier = _classifier(model, samples, options)
     contract = _contract(model, samples, split, classifier, options, audited)
-    arguments = make_arguments(folder / CHECKPOINTS, options, len(split.of(TRAIN)))
+    arguments = make_arguments(folder / CHECKPOINTS, options, len(split.of(TRAIN)), samples.size)
     # Of several processes (torchrun) the first alone writes; the others find what it wrote.
     with arguments.main_process_first(local=False):
         checkpoint = _begin(folder, contract)
     if arguments.process_index == 0:
         write_split(folder / SPLIT, samples, split)
     trainer = _trainer(classifier, samples, split, arguments, options)
-    outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint)
+    outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint, warnings=audited["warnings"])
     counts = _counts(samples, split)
     _warn_if_below_baseline(outcome.validation, counts[SIDES[VALIDATION]])
     if arguments.process_index == 0:

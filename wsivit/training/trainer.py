@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +20,14 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from wsivit.data import (
-    IndexedSource,
-    OrderOptions,
-    Samples,
-    TileDataset,
-    augmentation,
-    collate,
-    epoch_order,
-    normalise,
-    resize,
-    shards_of,
-)
-from wsivit.errors import WsivitError
+from wsivit.data import IndexedSource, OrderOptions, Samples, TileDataset, augmentation, collate, epoch_order, shards_of
+from wsivit.errors import LimitError, WsivitError
 from wsivit.evaluation import draw_augmented
 from wsivit.inference import keep_freed_memory
-from wsivit.models import Classifier, quiet_transformers
+from wsivit.models import Classifier, fit_tiles, normalise_pictures, quiet_transformers
 from wsivit.training.callbacks import Average, Curves, Progress, epoch_table
 from wsivit.training.checkpoints import CheckpointMarker, reading, writing
+from wsivit.training.health import Health
 from wsivit.training.mixup import mix
 from wsivit.training.optimizer import has_attention, make_optimizer
 
@@ -106,7 +96,7 @@ class TileTrainer(Trainer):
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collate,
-            compute_metrics=_metrics,
+            compute_metrics=self._measure,
             optimizers=(optimizer, None),
         )
         self.loss_is_scaled_for_ga = False
@@ -114,6 +104,7 @@ class TileTrainer(Trainer):
         self.learned, self.held_out = train, validation
         self.augment = augmentation(recipe.augment)
         self.average: Average | None = None
+        self.health = Health(arguments.learning_rate)
         self._step, self._batch = -1, 0
         frequency = train.samples.frequency()
         self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if recipe.balance == "weights" else None
@@ -135,10 +126,10 @@ class TileTrainer(Trainer):
 
     def make_input(self, pixels: Tensor, *, augment: bool) -> Tensor:
         """Make normalised input of uint8 tiles (n, 3, h, w), on their device."""
-        pictures = resize(pixels, self.preprocessing.image_size)
+        pictures = fit_tiles(pixels, self.preprocessing)
         if augment:
             pictures = self.augment(pictures)
-        return normalise(pictures, self.preprocessing.mean, self.preprocessing.std)
+        return normalise_pictures(pictures, self.preprocessing)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Take a step whose chance depends on nothing but the seed and its number.
@@ -178,10 +169,17 @@ class TileTrainer(Trainer):
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         smoothing = self.recipe.label_smoothing
-        return F.cross_entropy(logits, inputs["labels"], weight=weights, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits, inputs["labels"], weight=weights, label_smoothing=smoothing)
+        self.health.see(loss, self.state)
+        return loss
+
+    def _measure(self, found: EvalPrediction) -> dict[str, float]:
+        self.health.check_scores(np.asarray(found.predictions), self.state)
+        return _metrics(found)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Measure on the held-out part, with the averaged weights where they are kept."""
+        self.health.check(self.state)
         if self.average is None:
             return super().evaluate(*args, **kwargs)
         self.average.swap_weights()
@@ -191,6 +189,7 @@ class TileTrainer(Trainer):
             self.average.swap_weights()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.health.check_weights(self.network, self.state)
         with writing(self.args.output_dir or "."):
             super()._save_checkpoint(model, trial)
 
@@ -285,8 +284,13 @@ class TrainingResult:
     codes: NDArray[np.int64]
 
 
-def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None) -> TrainingResult:
-    """Train (or go on from a checkpoint), leave the best weights in the model, and measure it."""
+def run_training(
+    trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None, warnings: Sequence[str] = ()
+) -> TrainingResult:
+    """Train (or go on from a checkpoint), leave the best weights in the model, and measure it.
+
+    The warnings are drawn above the picture of training tiles.
+    """
     if trainer.args.device.type == "cpu":
         keep_freed_memory()
     trainer.remove_callback(PrinterCallback)
@@ -301,7 +305,7 @@ def run_training(trainer: TileTrainer, folder: Path, *, progress: bool, checkpoi
     trainer.add_callback(Progress(progress))
     trainer.add_callback(CheckpointMarker())
     if trainer.is_world_process_zero():
-        _show_batch(trainer, folder / "augmented.png")
+        _show_batch(trainer, folder / "augmented.png", warnings)
     with quiet_transformers(), _plain_errors():
         done = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
@@ -327,17 +331,25 @@ def _plain_errors() -> Iterator[None]:
         if "Original Traceback" not in str(error):
             raise
         raise type(error)(str(error).strip().splitlines()[-1].partition(": ")[2]) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LimitError(
+            f"a process that reads tiles died ({str(error).splitlines()[0].rstrip('. ')}): out of memory, of shared "
+            "memory (docker run --shm-size=2g), or killed. The training resumes from its last checkpoint when the same "
+            "command runs again; with --workers 0 it reads in this process"
+        ) from error
 
 
-def _show_batch(trainer: TileTrainer, path: Path, n: int = 12) -> None:
+def _show_batch(trainer: TileTrainer, path: Path, warnings: Sequence[str], n: int = 12) -> None:
     """Draw some training tiles as they are and as the model gets them, without touching the random state."""
     samples = trainer.learned.samples
     chosen = np.random.default_rng(0).permutation(len(samples))[:n]
     pixels = torch.from_numpy(samples.read_skipping_unreadable(chosen)[1]).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pictures = trainer.augment(resize(pixels, trainer.preprocessing.image_size))
-    draw_augmented(path, pixels.permute(0, 2, 3, 1).numpy(), pictures.permute(0, 2, 3, 1).numpy())
+        pictures = trainer.augment(fit_tiles(pixels, trainer.preprocessing))
+    draw_augmented(path, pixels.permute(0, 2, 3, 1).numpy(), pictures.permute(0, 2, 3, 1).numpy(), warnings)
 
 
 def _memory_mb(device: torch.device) -> float:

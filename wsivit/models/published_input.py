@@ -1,0 +1,253 @@
+"""What a published model's input must be, from its own processor or timm's transform.
+
+The fields of a processor say it in a dozen dialects (``crop_pct`` means three things in three families). So they are
+only read for candidates, and one is taken where it makes of pictures of noise what the processor itself makes of them.
+Where none does, the model is refused: its scores would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+
+from wsivit.errors import UsageError
+from wsivit.models.model_input import model_input
+from wsivit.models.run_folder import Interpolation, Preprocessing
+from wsivit.models.safety import MODEL_LOAD_ERRORS
+
+PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = (PROCESSOR, "processor_config.json")
+_TOLERANCE = 2.0, 0.35
+"""Grey levels that two libraries may differ by, at most and on average: each rounds to bytes in its own way."""
+_INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+RESAMPLE: dict[str, int] = {name: code for code, name in _INTERPOLATIONS.items()}
+"""Pillow's number of each interpolation, as processors have it."""
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
+
+
+def processor_input(name: str, channels: int = 3, native: int | None = None) -> Preprocessing | None:
+    """Read how a transformers model's input is made, and prove it on pictures; None where it has no processor.
+
+    Parameters
+    ----------
+    name : str
+        A folder or hub id.
+    channels : int
+        That the model takes.
+    native : int, optional
+        Side of the model's input by its ``config.json``, for a processor that does not resize.
+
+    Raises
+    ------
+    UsageError
+        It asks for something that cannot be honoured.
+    """
+    if not _has_processor(name):
+        return None
+    processor = _processor(name)
+
+    def transform(picture: Image.Image) -> Tensor:
+        made: Any = processor(picture, return_tensors="pt")["pixel_values"]
+        return torch.as_tensor(made).float()
+
+    return _proven(name, _candidates(processor, name, channels, native), transform)
+
+
+def timm_input(name: str, settings: dict[str, Any]) -> Preprocessing:
+    """Read how a timm model's input is made, and prove it on pictures.
+
+    Parameters
+    ----------
+    name : str
+    settings : dict
+        Its ``pretrained_cfg``.
+
+    Raises
+    ------
+    UsageError
+        It asks for something that cannot be honoured.
+    """
+    try:
+        resolve: Any = resolve_data_config  # untyped
+        config = resolve(pretrained_cfg=settings)
+        transform = create_transform(**config, is_training=False)
+        channels, height, width = map(int, config["input_size"])
+        _require_square(name, height, width)
+        made = Preprocessing(
+            height,
+            _per_channel(config["mean"], channels),
+            _per_channel(config["std"], channels),
+            interpolation=config["interpolation"],
+            resize=int(height / config["crop_pct"]),
+            crop=True,
+            channels=_channels(name, channels, flipped=False),
+        )
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise _refusal(name, str(error)) from error
+    return _proven(name, iter([_simplest(made)]), lambda picture: transform(picture)[None].float())
+
+
+# processors ------------------------------------------------------------------------------------------
+
+
+def _has_processor(name: str) -> bool:
+    if Path(name).is_dir():
+        return any((Path(name) / file).is_file() for file in _PROCESSORS)
+    from transformers.utils.hub import cached_file
+
+    found = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in _PROCESSORS)
+    return any(file is not None for file in found)
+
+
+def _processor(name: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except MODEL_LOAD_ERRORS as error:
+        raise _refusal(name, f"transformers cannot load it ({_first_line(error)})") from error
+
+
+def _candidates(processor: Any, name: str, channels: int, native: int | None) -> Iterator[Preprocessing]:
+    """Everything that a processor's fields may mean."""
+    asked = _Fields(processor, name)
+    mean, std, scale = asked.values(channels)
+    made = Preprocessing(
+        1, mean, std, scale, channels=_channels(name, channels, flipped=bool(asked("do_flip_channel_order")))
+    )
+    cut = asked.side("crop_size") if asked("do_center_crop") else None
+    if not asked("do_resize"):
+        if cut is None and native is None:
+            raise _refusal(name, "it does not resize, and nothing says which size of input the model was made for")
+        yield replace(made, image_size=cut or native or 0, interpolation="none", crop=cut is not None)
+        return
+    made = replace(made, interpolation=_interpolation(name, asked("resample")))
+    side = asked.side("size")
+    if side is None:
+        raise _refusal(name, f"its size is {asked('size')}, not one side of a square")
+    part = asked("crop_pct")
+    for resize in dict.fromkeys([side, int(side / part) if part else side, int(256 / 224 * side)]):
+        # Where nothing else is said of a cut, it is to the size asked for (ConvNeXT).
+        yield _simplest(replace(made, image_size=cut or side, resize=resize, crop=True))
+
+
+class _Fields:
+    """The fields of a processor, also those that only its class says."""
+
+    def __init__(self, processor: Any, name: str) -> None:
+        self._processor, self._name = processor, name
+
+    def __call__(self, field: str) -> Any:
+        return getattr(self._processor, field, None)
+
+    def side(self, field: str) -> int | None:
+        """Side of a square; None where it is given in another way."""
+        given = self(field)
+        get = given.get if hasattr(given, "get") else lambda key: getattr(given, key, None)
+        if isinstance(given, int):
+            return given
+        height, width, shortest = get("height"), get("width"), get("shortest_edge")
+        if height and width:
+            _require_square(self._name, height, width)
+        found = shortest or height
+        return int(found) if found else None
+
+    def values(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+        """Mean, standard deviation and scale of what is done to byte values, all of it."""
+        scales, normalises = bool(self("do_rescale")), bool(self("do_normalize"))
+        given_std = _per_channel(self("image_std") or 1.0, channels)
+        mean = _per_channel(self("image_mean"), channels) if normalises else (0.0,) * channels
+        std = given_std if normalises else (1.0,) * channels
+        if scales and self("rescale_offset"):  # 1 is taken off before the mean is
+            mean = tuple(value + 1 for value in mean)
+        if self("include_top"):  # EfficientNet divides once more
+            std = tuple(one * two for one, two in zip(std, given_std, strict=True))
+        return mean, std, float(self("rescale_factor")) if scales else 1.0
+
+
+def _interpolation(name: str, code: Any) -> Interpolation:
+    found = _INTERPOLATIONS.get(2 if code is None else int(code))
+    if found is None:
+        raise _refusal(name, f"it resizes by Pillow's filter {int(code)}; known are {_INTERPOLATIONS}")
+    return found
+
+
+# both ------------------------------------------------------------------------------------------------
+
+
+def _simplest(made: Preprocessing) -> Preprocessing:
+    """Leave out a cut that cuts nothing."""
+    return replace(made, resize=None, crop=False) if made.resize == made.image_size else made
+
+
+def _channels(name: str, count: int, *, flipped: bool) -> Literal["RGB", "BGR", "L"]:
+    if count not in (1, 3):
+        raise _refusal(name, f"it takes {count} channels; tiles have red, green and blue")
+    return "L" if count == 1 else "BGR" if flipped else "RGB"
+
+
+def _per_channel(values: Any, count: int) -> tuple[float, ...]:
+    listed = [values] if isinstance(values, int | float) else list(values)
+    return tuple(map(float, listed * count if len(listed) == 1 else listed))
+
+
+def _require_square(name: str, height: int, width: int) -> None:
+    if height != width:
+        raise _refusal(name, f"its input is {width} x {height}; tiles are squares")
+
+
+def _refusal(name: str, why: str) -> UsageError:
+    return UsageError(f"model {name}: its input cannot be made as its own processor makes it: {why}")
+
+
+def _proven(name: str, candidates: Iterator[Preprocessing], transform: Transform) -> Preprocessing:
+    """Return the candidate that does to pictures what the model's own transform does."""
+    nearest = ""
+    for made in candidates:
+        difference = _difference(made, transform)
+        if not difference:
+            return made
+        nearest = nearest or difference
+    raise _refusal(name, nearest)
+
+
+def _difference(made: Preprocessing, transform: Transform) -> str:
+    """Say how the input made of pictures differs from the transform's own; empty where it does not."""
+    for picture in _pictures(made):
+        shown = Image.fromarray(picture)
+        try:
+            theirs = transform(shown.convert("L") if made.channels == "L" else shown)
+        except MODEL_LOAD_ERRORS as error:
+            return f"it cannot be run on a picture ({_first_line(error)})"
+        ours = model_input(torch.from_numpy(picture)[None].permute(0, 3, 1, 2), made)
+        if theirs.shape != ours.shape:
+            return f"it makes input of shape {tuple(theirs.shape)[1:]}, expected was {tuple(ours.shape)[1:]}"
+        level = torch.tensor(made.std)[:, None, None].abs() / abs(made.scale)
+        apart = (ours - theirs).abs() * level
+        if not (apart.max() <= _TOLERANCE[0] and apart.mean() <= _TOLERANCE[1]):
+            return f"pixels differ by {apart.mean():.1f} of 255 grey levels on average, so it does something more"
+    return ""
+
+
+def _pictures(made: Preprocessing) -> Iterator[NDArray[np.uint8]]:
+    """Pictures of noise, uint8 (s, s, 3), that are scaled up and down: no filter, cut or channel hides in noise."""
+    size, rng = made.image_size, np.random.default_rng(0)
+    sides = [size * 5 // 8, size * 4 // 3 + 5]
+    if made.interpolation == "none":
+        sides = [size + 37, size + 2] if made.crop else [size]
+    for side in sides:
+        yield rng.integers(0, 256, (side, side, 3), np.uint8)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
