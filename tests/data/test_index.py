@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import fsspec
@@ -16,13 +17,14 @@ from hypothesis import strategies as st
 from support.store_helpers import N, parameters, pictures, write_store
 
 import wsivit
-from wsivit.data import index as index_module
 from wsivit.data.index import labelled_index, shards_of
 from wsivit.data.labelled_tiles import samples_from_stores
 from wsivit.data.loading import load_samples
 from wsivit.data.shard_shuffle import OrderOptions, epoch_order, part_of
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.store import TileStore
+
+index_module = import_module("wsivit.data.index")  # `wsivit.data.index` is the verb
 
 
 @pytest.fixture

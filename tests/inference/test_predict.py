@@ -47,11 +47,13 @@ def test_each_tile_gets_what_the_model_says_of_it_alone(run: Path, tmp_path: Pat
     assert found.logits is not None
     assert np.flatnonzero(np.isnan(found.probabilities).any(axis=1)).tolist() == [3, 17]
     assert np.isnan(found.logits[[3, 17]]).all()
-    model = create_classifier(str(run), CLASSES).model.eval()
+    made, model = RunMetadata.read(run).preprocessing, create_classifier(str(run), CLASSES).model.eval()
     for i in (0, 4, 23):
         pixels = torch.from_numpy(store[i]).permute(2, 0, 1)[None]
         with torch.no_grad():
-            logits = model(pixel_values=normalise(resize(pixels, 32), (0.5,) * 3, (0.5,) * 3)).logits[0]
+            logits = model(
+                pixel_values=normalise(resize(pixels, 32, made.interpolation), (0.5,) * 3, (0.5,) * 3)
+            ).logits[0]
         np.testing.assert_allclose(found.logits[i], logits, atol=1e-4)
         np.testing.assert_allclose(found.probabilities[i], logits.softmax(0), atol=1e-5)
     assert found.attrs["model_fingerprint"] == RunMetadata.read(run).model_fingerprint

@@ -72,7 +72,7 @@ def test_the_repositorys_config_says_which_library_it_is_for(hub: Path, prefix: 
 
 def test_a_timm_encoder_of_the_hub_is_opened_and_trained(hub: Path) -> None:
     model = open_model("hf-hub:lab/encoder")
-    assert model.card.classes == () and model.card.preprocessing.image_size == 32
+    assert model.spec.classes == () and model.spec.preprocessing.image_size == 32
     made = create_classifier("lab/encoder", ["a", "b"])
     theirs = timm.create_model(f"local-dir:{hub / 'lab/encoder'}", pretrained=True)
     assert torch.equal(made.model.timm_model.cls_token, theirs.cls_token)

@@ -103,7 +103,8 @@ def test_a_processor_with_code_is_not_run(tmp_path: Path, proof: Path) -> None:
     hostile = {"auto_map": AUTO_MAP, "image_processor_type": "Evil"}
     (folder / "preprocessor_config.json").write_text(json.dumps(hostile))
     for use in (load_classifier, lambda path: create_classifier(str(path), CLASSES, image_size=32)):
-        use(folder)  # its own settings are used instead: a folder without a processor is a model all the same
+        with pytest.raises(UsageError, match="its input cannot be made as its own processor makes it"):
+            use(folder)
     assert not proof.exists()
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from support.train_helpers import tissue, write_store
-from transformers import AutoImageProcessor, MobileViTConfig, MobileViTForImageClassification
+from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from wsivit.errors import UsageError
 from wsivit.inference.predict import PredictOptions, predict
@@ -191,8 +191,6 @@ def test_what_cannot_be_honoured_is_refused(tmp_path: Path, change: dict[str, An
 
 
 def test_a_processor_that_does_something_unknown_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import ViTImageProcessor
-
     own = ViTImageProcessor.rescale_and_normalize
     monkeypatch.setattr(
         ViTImageProcessor, "rescale_and_normalize", lambda self, images, *rest: own(self, 255 - images, *rest)
@@ -250,26 +248,26 @@ def test_timm_input_that_is_no_square_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def mobilevit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bgr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier with the processor of MobileViT; an untrained MobileViT itself gives one answer to everything."""
     torch.manual_seed(0)
-    config = MobileViTConfig(
-        image_size=64, hidden_sizes=[8, 16, 24], neck_hidden_sizes=[4, 8, 8, 8, 8, 8, 16], num_labels=3
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=64, patch_size=8
     )
-    folder = tmp_path_factory.mktemp("published") / "mobilevit"
-    network = MobileViTForImageClassification(config)
+    network = ViTForImageClassification(config)
     for parameter in network.parameters():
-        parameter.data.normal_(0, 0.3)  # as it is made, its head gives 0 for everything
+        parameter.data.normal_(0, 0.3)
+    folder = tmp_path_factory.mktemp("published") / "bgr"
     network.save_pretrained(folder)
-    processor = PUBLISHED["apple/mobilevit-small"] | {"size": 72, "crop_size": 64}
-    folder_of(folder, processor)
+    folder_of(folder, PUBLISHED["apple/mobilevit-small"] | {"size": 72, "crop_size": 64})
     return folder
 
 
-def test_scores_of_a_bgr_model_are_transformers_own(tmp_path: Path, mobilevit: Path) -> None:
+def test_scores_of_a_bgr_model_are_transformers_own(tmp_path: Path, bgr: Path) -> None:
     store = write_store(tmp_path, "s", columns=4, rows=2).path
-    found = predict(mobilevit, store, options=PredictOptions(device="cpu")).predictions("mobilevit")
-    network = MobileViTForImageClassification.from_pretrained(mobilevit).eval()
-    processor = AutoImageProcessor.from_pretrained(mobilevit)
+    found = predict(bgr, store, options=PredictOptions(device="cpu")).predictions("bgr")
+    network = ViTForImageClassification.from_pretrained(bgr).eval()
+    processor = AutoImageProcessor.from_pretrained(bgr)
     tiles = [Image.fromarray(TileStore(store)[i]) for i in range(8)]
     with torch.no_grad():
         wanted = network(**processor(tiles, return_tensors="pt")).logits.numpy()
@@ -278,8 +276,8 @@ def test_scores_of_a_bgr_model_are_transformers_own(tmp_path: Path, mobilevit: P
     np.testing.assert_allclose(found.logits, wanted, atol=1e-3)
 
 
-def test_a_run_from_a_bgr_model_says_so_to_transformers_too(tmp_path: Path, mobilevit: Path) -> None:
-    made = create_classifier(str(mobilevit), ["a", "b"])
+def test_a_run_from_a_bgr_model_says_so_to_transformers_too(tmp_path: Path, bgr: Path) -> None:
+    made = create_classifier(str(bgr), ["a", "b"])
     assert made.preprocessing == Preprocessing(64, (0.0,) * 3, (1.0,) * 3, channels="BGR")
     save_classifier(made, tmp_path / "run")
     assert load_classifier(tmp_path / "run").preprocessing == made.preprocessing
@@ -289,8 +287,6 @@ def test_a_run_from_a_bgr_model_says_so_to_transformers_too(tmp_path: Path, mobi
 
 
 def test_a_processor_of_another_model_is_refused_before_tiles_are_read(tmp_path: Path) -> None:
-    from transformers import ViTConfig, ViTForImageClassification
-
     config = ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
     )

@@ -251,7 +251,7 @@ PREDICT = Case(
     ["predict", "run", "one.zarr", "-q"],
     _predict_inputs,
     lambda folder: tree_digest(folder / "one.zarr"),
-    "import wsivit.predict, wsivit.models.classifier, wsivit.cli.models\n"
+    "import wsivit.inference.predict, wsivit.models.classifier, wsivit.cli.models\n"
     "import transformers.models.timm_wrapper.modeling_timm_wrapper\n"
     "import wsivit.store.column_writer as b\nb.BLOCK = 32",
 )
@@ -277,7 +277,7 @@ TRAIN = Case(
     ["train", "one.zarr", *LEARN.split(), "--device", "cpu", "-o", "run", "-q"],
     _train_inputs,
     _run_made,
-    "import wsivit.train, wsivit.training.trainer, wsivit.cli.models, sklearn.model_selection, rich.live\n"
+    "import wsivit.training.train, wsivit.training.trainer, wsivit.cli.models, sklearn.model_selection, rich.live\n"
     "import transformers.models.timm_wrapper.modeling_timm_wrapper, PIL.Image, io\n"
     "from transformers.conversion_mapping import get_checkpoint_conversion_mapping as mapping\nmapping('')\n"
     "PIL.Image.preinit()\n"

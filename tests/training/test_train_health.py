@@ -189,7 +189,7 @@ def small_shared_memory(code: str, size: str) -> subprocess.CompletedProcess[str
 PROGRAM = """
 import logging
 logging.basicConfig(level=logging.WARNING)
-from wsivit.train import TrainOptions, train
+from wsivit.training import TrainOptions, train
 from wsivit.errors import WsivitError
 {prepare}
 options = TrainOptions(pretrained=False, image_size=32, epochs=1, workers=2, device="cpu", batch_size=32)

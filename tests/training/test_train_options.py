@@ -107,9 +107,9 @@ def test_the_average_of_weights_is_the_running_one() -> None:
             model.weight.fill_(value)
         average.on_step_end(None, state, None)  # type: ignore[arg-type]
         wanted = 0.9 * wanted + 0.1 * value
-    average.exchange()
+    average.swap_weights()
     assert model.weight.item() == pytest.approx(wanted)
-    average.exchange()
+    average.swap_weights()
     assert model.weight.item() == 5.0
 
 
