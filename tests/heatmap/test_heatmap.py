@@ -197,6 +197,7 @@ def test_file_names_are_safe(tmp_path: Path) -> None:
 
 
 def test_the_module_loads_neither_torch_nor_matplotlib() -> None:
-    code = "import wsivit.heatmap.heatmap, wsivit.heatmap.export, sys; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import wsivit.heatmap.heatmap, wsivit.heatmap.export, sys; "
+    code += "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]
