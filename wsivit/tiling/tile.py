@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsivit.errors import UsageError
-from wsivit.io import Output, display_path, join, local_output, rename_in_place
+from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
 from wsivit.store import StoreWriter, TileStore
 from wsivit.tiling.annotations import Annotation, label_tiles, read_annotations
@@ -124,7 +123,7 @@ class TilingTarget:
 
 @dataclass(frozen=True)
 class Tiler:
-    """The tiling of any slide to any place: at once, or in parts that need not be done by one process.
+    """The tiling of any slide to any place.
 
     Parameters are those of `tile`.
     """
@@ -143,52 +142,13 @@ class Tiler:
         with StoreWriter.open(place.store, layout.parameters, layout.table, overwrite=self.overwrite) as writer:
             todo = [] if writer.done else writer.pending()
             failures = self._fill(writer, slide, layout, todo)
-            resumed = writer.n_shards - len(todo)
+            resumed = len(writer.shards) - len(todo)
         store = TileStore(place.store)
         if regions is not None:
             store.write_labels(LABEL, *label_tiles(regions, layout.boxes()))
         return TilingResult(
             store, _draw(place.preview, store, layout), failures, resumed, count_tile_origins(store, slide)
         )
-
-    def begin(self, slide: Slide, place: TilingTarget, layout: TilingPlan) -> list[range]:
-        """Do all but the shards of a tiling in parts; return the shards that are to be written.
-
-        Raises
-        ------
-        StoreMismatchError
-            The store is there, with other parameters or of another slide, and not to be overwritten.
-        """
-        _warn(slide, layout)
-        with StoreWriter.open(
-            place.store, layout.parameters, layout.table, overwrite=self.overwrite, shared=True
-        ) as writer:
-            if writer.done:
-                return []
-            write_overview(writer, slide, layout)
-            todo = writer.pending()
-        _draw(place.preview, TileStore(place.store, allow_incomplete=True), layout)
-        return todo
-
-    def write(self, slide: Slide, store: str, shards: Sequence[range]) -> dict[int, str]:
-        """Write some shards of a store that was begun; return why tiles failed, by index."""
-        with StoreWriter.join(store) as writer:
-            todo = [shard for shard in shards if shard in writer.pending()]
-            source = TileSource(slide, writer.parameters, writer.table)
-            return write_shards(writer, source, todo, self.on_unreadable_tile, self.progress)
-
-    def finish(self, slide: Slide, store: str, target: str | None = None) -> TileStore:
-        """Complete a store whose shards are written; with a `target`, put it there, in place of what is."""
-        regions = self._regions(slide)
-        with StoreWriter.join(store) as writer:
-            write_blur(writer)
-            writer.finish()
-        if target is not None:
-            rename_in_place(Path(store), Path(target))
-        finished = TileStore(target or store)
-        if regions is not None:
-            finished.write_labels(LABEL, *label_tiles(regions, finished.grid.boxes0(finished.col, finished.row)))
-        return finished
 
     def plan_tiling(self, slide: Slide, place: TilingTarget) -> TilingPlan:
         """Decide which tiles are made, and how."""
