@@ -339,7 +339,7 @@ def test_overwriting_keeps_the_old_store_until_the_new_one_is_whole(tmp_path: Pa
 
 
 def test_where_folders_cannot_be_exchanged_they_are_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsivit.io.files._exchange_names", lambda one, other: False)
+    monkeypatch.setattr("wsivit.io.atomic._exchange_names", lambda one, other: False)
     path, chosen = write_store(tmp_path / "a.zarr"), parameters(shard_tiles=N)
     with StoreWriter.open(path, chosen, table(chosen), overwrite=True) as writer:
         writer.write_shard(range(N), chosen_chunks := chunks(chosen, range(N)))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from wsivit.data.image_folders import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
-from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, writing
+from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, replacing
 from wsivit.slide import TileGrid
 from wsivit.slide_list import CohortSlide, find_slides
 from wsivit.store import TileStore
@@ -126,10 +126,9 @@ def index(
     notes: list[_Entry] = []
     count = {"label": dict[str, int](), "split": dict[str, int]()}
     with local_output(output) as path, ThreadPoolExecutor(8) as pool:
-        temporary = path.with_name(f".tmp-{path.name}")
         how = _How(label, holdout, seed, None if is_url(output) else path.parent.absolute())
         read = map_ordered(pool, how.read, slides, ahead=16)
-        with writing(path, temporary), progress_bar(len(slides), "indexing", "store", show=progress) as advance:
+        with replacing(path) as temporary, progress_bar(len(slides), "indexing", "store", show=progress) as advance:
             writer = parquet.ParquetWriter(temporary, _schema(), compression="zstd")
             with writer:
                 for entry, rows in read:
@@ -141,7 +140,6 @@ def index(
                     advance(1)
                 told = {"format": FORMAT, "label": label, "stores": [asdict(entry) for entry in notes]}
                 writer.add_key_value_metadata({_NOTES: json.dumps(told).encode()})
-            temporary.replace(path)
     tiles = sum(entry.tiles for entry in notes)
     return Indexed(display_path(output), len(notes), tiles, count["label"], count["split"])
 

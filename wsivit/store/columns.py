@@ -100,7 +100,7 @@ def read_labels(files: Files, name: str) -> LabelColumn:
 
 
 def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
-    """Write ``labels/<name>`` into a store, replacing one of the same name; StoreError where it does not fit `n` tiles."""
+    """Write ``labels/<name>`` into a store of `n` tiles, or replace it; StoreError where the column does not fit."""
     key, codes = building_key(files, "labels", name), np.asarray(column.codes, np.int16)
     if codes.shape != (n,) or (n and not -1 <= codes.min() <= codes.max() < len(column.classes)):
         raise StoreError(f"labels for {files.url} must be {n} codes from -1 to {len(column.classes) - 1}, one per tile")

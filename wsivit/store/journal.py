@@ -39,9 +39,9 @@ class JournalEntry:
     sharpness: list[float | None] | None = None
 
     @cached_property
-    def line(self) -> bytes:
+    def line(self) -> str:
         """The entry as it stands in the file."""
-        return json.dumps(asdict(self)).encode() + b"\n"
+        return json.dumps(asdict(self)) + "\n"
 
 
 def read_journal(files: Files) -> dict[int, JournalEntry]:
@@ -64,7 +64,7 @@ def written_shards(files: Files) -> dict[int, JournalEntry]:
 
 def write_journal(files: Files, entries: dict[int, JournalEntry]) -> None:
     """Replace the journal. It is small next to one shard, so writing all of it for each shard costs little."""
-    files.write(JOURNAL, [entries[shard].line for shard in sorted(entries)])
+    files.write(JOURNAL, ["".join(entries[shard].line for shard in sorted(entries)).encode()])
 
 
 class HashingIterator:

@@ -6,7 +6,7 @@
    in the journal. A shard that is not in the journal does not count, whatever is on disk.
 3. `StoreWriter.finish` writes the columns, then the group's document again, which now says ``complete``.
 
-With `overwrite` all of that happens in a folder next to the old store; the two are swapped once the new one is complete.
+With `overwrite` all of that happens in a folder next to the old store; they are swapped when the new one is complete.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
