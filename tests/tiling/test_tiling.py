@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def test_tiles_over_native_ones_of_240_px_decode_none_twice(
         monkeypatch.setattr(JpegTiles, "decode", decode)
         return failures
 
-    monkeypatch.setattr("wsivit.tiling.tile.write_shards", counted)
+    monkeypatch.setattr(import_module("wsivit.tiling.tile"), "write_shards", counted)
     monkeypatch.setattr("wsivit.tiling.tiling_plan.SHARD_BYTES", 1 << 18)  # several shards
     done = tile(path, tmp_path, TileOptions(tile_size=size, tissue="none", **options))  # type: ignore[arg-type]
     assert len(done.store) > done.store.parameters.shard_tiles
