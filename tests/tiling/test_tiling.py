@@ -197,8 +197,8 @@ def test_it_is_told_how_tiles_were_made(slide: Path, tmp_path: Path) -> None:
 
     def made(**options: object) -> TileOrigins:
         done = tile(path, tmp_path / str(options), TileOptions(**everything, **options))  # type: ignore[arg-type]
-        assert tile(path, tmp_path / str(options), TileOptions(**everything, **options)).made == done.made  # type: ignore[arg-type]
-        return done.made
+        assert tile(path, tmp_path / str(options), TileOptions(**everything, **options)).origins == done.origins  # type: ignore[arg-type]
+        return done.origins
 
     # 12 x 10 tiles, of which the last column and the last row reach past the slide, and one was never scanned.
     assert made(tile_size=128) == TileOrigins(copied=11 * 9 - 1, scaled=20 + 1)
@@ -249,7 +249,7 @@ def test_tiles_over_native_ones_of_240_px_decode_none_twice(
     monkeypatch.setattr("wsivit.tiling.tiling_plan.SHARD_BYTES", 1 << 18)  # several shards
     done = tile(path, tmp_path, TileOptions(tile_size=size, tissue="none", **options))  # type: ignore[arg-type]
     assert len(done.store) > done.store.parameters.shard_tiles
-    assert done.made.scaled + done.made.resampled == len(done.store)
+    assert done.origins.scaled + done.origins.resampled == len(done.store)
     assert set(decoded.values()) == {1}
     assert len(decoded) == 13 * 10
 
