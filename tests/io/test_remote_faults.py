@@ -27,7 +27,7 @@ import json, sys
 from pathlib import Path
 import fsspec
 import wsivit
-from wsivit.remote import Remote
+from wsivit.io.remote import Remote
 from wsivit.tiling import layout
 
 layout._shard_tiles = lambda options: 16

@@ -157,7 +157,7 @@ def tile_into(
             failures = write_shards(writer, source, todo, on_unreadable_tile, progress)
             write_blur(writer)
             writer.finish()
-        resumed = writer.n_shards - len(todo)
+        resumed = len(writer.shards) - len(todo)
     store = TileStore(target.store)
     if regions is not None:
         store.write_labels(LABEL, *label_tiles(regions, plan.grid.boxes0(plan.table.col, plan.table.row)))
