@@ -35,7 +35,7 @@ from wsivit.data.loading import load_samples
 from wsivit.data.shard_shuffle import OrderOptions, epoch_order, part_of
 from wsivit.data.splits import official_split, write_split
 from wsivit.slide.grid import TileGrid
-from wsivit.store import StoreParameters, StoreWriter, TileTable
+from wsivit.store import StoreParameters, StoreWriter, TileStore, TileTable
 
 LATENCY = 0.03
 
@@ -107,9 +107,10 @@ def _simulate(folder: Path, stores: int, tiles: int) -> None:
             min_tissue=0.5,
             codec="none",
         )
-        with StoreWriter.open(folder / f"s{k:04}.zarr", parameters, table) as writer:
-            writer.write_labels("region", (col * (k % 7 + 1) + row) % 10 // 9, ("stroma", "tumor"))
+        store = folder / f"s{k:04}.zarr"
+        with StoreWriter.open(store, parameters, table) as writer:
             writer.finish()
+        TileStore(store).write_labels("region", (col * (k % 7 + 1) + row) % 10 // 9, ("stroma", "tumor"))
 
 
 def _memory() -> float:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +150,10 @@ def test_what_was_to_be_replaced_is_so_after_all(slides: Path, tmp_path: Path, m
     out, other = tmp_path / "out", replace(OPTIONS, tile_size=32)
     tile(slides, out)
     with monkeypatch.context() as patch:
-        patch.setattr("wsivit.tiling.tile.write_shards", Breaking(KeyboardInterrupt()))
+        patch.setattr(import_module("wsivit.tiling.tile"), "write_shards", Breaking(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             tile(slides, out, CohortOptions(only="a__1"), other)
-        patch.setattr("wsivit.tiling.tile.write_shards", Breaking(OutputError("no space")))
+        patch.setattr(import_module("wsivit.tiling.tile"), "write_shards", Breaking(OutputError("no space")))
         tile(slides, out, CohortOptions(only="b__1"), other)
     done = tile(slides, out, CohortOptions(only="?__1"), other)
     assert whys(done) == {"a__1": "was not finished", "b__1": "failed before: no space"}
@@ -182,7 +183,7 @@ def test_what_was_broken_off_is_gone_on_with(slides: Path, tmp_path: Path, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsivit.tiling.tile.write_preview", stop)
+        patch.setattr(import_module("wsivit.tiling.tile"), "write_preview", stop)
         with pytest.raises(KeyboardInterrupt):
             tile(slides, tmp_path / "out")
     assert status(tmp_path / "out")["tile"][0].state == "running"
@@ -196,7 +197,7 @@ def test_an_error_of_ours_stops_one_slide_only(slides: Path, tmp_path: Path, mon
         raise ZeroDivisionError("not foreseen")
 
     with monkeypatch.context() as patch:
-        patch.setattr("wsivit.tiling.tile.write_preview", broken)
+        patch.setattr(import_module("wsivit.tiling.tile"), "write_preview", broken)
         done = tile(slides, tmp_path / "out")
     reasons = {record.slide_id: record.reason for record in done.records}
     assert reasons["a__1"] == "ZeroDivisionError: not foreseen"
@@ -272,10 +273,10 @@ def test_a_long_ledger_is_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name in ("a", "b", "c"):
         ledger.write(Record(name, "tile", state="done", tiles=3))
     (tmp_path / ".ledger" / "tile" / "b.json").write_text("{")  # damaged: as good as none
-    ledger.fold(["a", "b", "c"])
+    ledger.write_table(["a", "b", "c"])
     assert (tmp_path / "ledger.csv").read_text().count("\n") == 4
     monkeypatch.setattr("wsivit.cohort.job_log.LONGEST_CSV", 2)
-    ledger.fold(["a", "b", "c"])
+    ledger.write_table(["a", "b", "c"])
     assert not (tmp_path / "ledger.csv").exists()
     table = pq.read_table(tmp_path / "ledger.parquet").to_pylist()
     assert [(row["slide_id"], row["state"], row["tiles"]) for row in table] == [

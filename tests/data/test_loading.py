@@ -14,7 +14,6 @@ from support.train_helpers import tissue, write_store
 from wsivit.data.labelled_tiles import Samples
 from wsivit.data.leakage import audit, warnings_of
 from wsivit.data.loading import load_samples
-from wsivit.data.slide_table import read_cohort
 from wsivit.data.splits import TEST, TRAIN, VALIDATION, official_split, read_split, split_samples
 from wsivit.errors import LimitError, UnreadableTilesError, UsageError
 
@@ -169,11 +168,10 @@ def test_a_cohort_table_labels_whole_slides_and_names_patients(tmp_path: Path) -
         "slide_id,case_id,center,subtype,split\n"
         "s1,p1,north,lepidic,train\ns2,p1,north,lepidic,train\ns3,p2,south,solid,train\ns4,p3,south,,test\n"
     )
-    rows = read_cohort(tmp_path / "cohort.csv")
-    assert [(row.slide, row.patient, row.site, row.side) for row in rows][:2] == [
-        ("s1", "p1", "north", TRAIN), ("s2", "p1", "north", TRAIN),
-    ]  # fmt: skip
     by_slide = load_samples([tmp_path / "cohort.csv"], "subtype")
+    assert [(source.id, source.patient, source.site) for source in by_slide.sources][:2] == [
+        ("s1", "p1", "north"), ("s2", "p1", "north"),
+    ]  # fmt: skip
     assert by_slide.counts() == {"lepidic": 16, "solid": 8}
     assert by_slide.patients.names == ("p1", "p2")
     by_tile = load_samples([tmp_path / "cohort.csv"], "region")

@@ -68,7 +68,7 @@ def test_a_tile_copied_with_damage_inside_gets_no_score_and_is_not_learned_from(
         file.write(bytes(10) + b"\xff\xd9")
     how = TileOptions(tile_size=48, tissue="none")
     copied = tile(slide, tmp_path, how)
-    assert copied.made.copied == 20 and not copied.failures
+    assert copied.origins.copied == 20 and not copied.failures
     with pytest.raises(UnreadableTilesError, match=r"tile 7 of .* is damaged in the slide, .*s\.tiff: .*Corrupt JPEG"):
         copied.store.read([6, 7])
     predicted = predict(run, copied.store, options=CPU)

@@ -113,7 +113,7 @@ def test_a_hole_of_a_level_is_filled_whatever_the_index_says(
     done = store_of(path, tmp_path / "out", 2.0)
     assert len(done.store) == 16 and set(done.store.status) == {Status.OK}
     assert worst(done.store, planes[4]) < 3
-    assert done.store.parameters.filled == 3 and done.made.copied == 13
+    assert done.store.parameters.filled == 3 and done.origins.copied == 13
     assert wsivit.info(path).filled_tiles == (0, 3, 1 if aperio else 0)
 
 
@@ -181,7 +181,7 @@ def test_in_a_process_of_its_own_holes_are_filled_too(planes: dict[int, Picture]
     with wsivit.open_slide(path, isolate=True) as slide:
         done = wsivit.tile(slide, tmp_path / "out", TileOptions(mpp=2.0, tile_size=TILE, tissue="none"))
     assert worst(done.store, planes[4]) < 3
-    assert done.store.parameters.filled == 2 and done.made.copied == 14
+    assert done.store.parameters.filled == 2 and done.origins.copied == 14
 
 
 def test_a_remote_slide_is_filled_too(planes: dict[int, Picture], tmp_path: Path) -> None:

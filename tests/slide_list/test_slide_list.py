@@ -10,8 +10,7 @@ import fsspec
 import pytest
 
 from wsivit.errors import InputNotFoundError, UsageError
-from wsivit.slide_list import find_slides, read_manifest
-from wsivit.slide_list.find import is_one_file
+from wsivit.slide_list import find_slides, is_one_file, read_table
 
 
 def table(folder: Path, text: str, encoding: str = "utf-8") -> str:
@@ -23,10 +22,10 @@ def table(folder: Path, text: str, encoding: str = "utf-8") -> str:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_what_excel_writes_is_read(tmp_path: Path, delimiter: str, encoding: str) -> None:
     text = "Slide_ID,path,Case_ID,MPP,grade\nä,sub/a b.svs,P1,0.25,2\n\nb,,P2,,\n".replace(",", delimiter)
-    first, second = read_manifest(table(tmp_path, text, encoding))
-    assert (first.slide, first.path, first.patient, first.mpp) == ("ä", "sub/a b.svs", "P1", "0.25")
+    first, second = read_table(table(tmp_path, text, encoding))
+    assert (first.id, first.path, first.patient, first.mpp) == ("ä", f"{tmp_path}/sub/a b.svs", "P1", 0.25)
     assert first.values["grade"] == "2"
-    assert (second.slide, second.path, second.values["grade"]) == ("b", "", "")
+    assert (second.id, second.path, second.values["grade"], second.mpp, second.line) == ("b", "", "", None, 4)
 
 
 @pytest.mark.parametrize(
@@ -43,12 +42,12 @@ def test_what_excel_writes_is_read(tmp_path: Path, delimiter: str, encoding: str
 )
 def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, text: str, encoding: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        read_manifest(table(tmp_path, text, encoding))
+        read_table(table(tmp_path, text, encoding))
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        read_manifest(str(tmp_path / "no.csv"))
+        read_table(str(tmp_path / "no.csv"))
 
 
 # Sources

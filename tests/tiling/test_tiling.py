@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,8 @@ def test_it_is_told_how_tiles_were_made(slide: Path, tmp_path: Path) -> None:
 
     def made(**options: object) -> TileOrigins:
         done = tile(path, tmp_path / str(options), TileOptions(**everything, **options))  # type: ignore[arg-type]
-        assert tile(path, tmp_path / str(options), TileOptions(**everything, **options)).made == done.made  # type: ignore[arg-type]
-        return done.made
+        assert tile(path, tmp_path / str(options), TileOptions(**everything, **options)).origins == done.origins  # type: ignore[arg-type]
+        return done.origins
 
     # 12 x 10 tiles, of which the last column and the last row reach past the slide, and one was never scanned.
     assert made(tile_size=128) == TileOrigins(copied=11 * 9 - 1, scaled=20 + 1)
@@ -244,11 +245,11 @@ def test_tiles_over_native_ones_of_240_px_decode_none_twice(
         monkeypatch.setattr(JpegTiles, "decode", decode)
         return failures
 
-    monkeypatch.setattr("wsivit.tiling.tile.write_shards", counted)
+    monkeypatch.setattr(import_module("wsivit.tiling.tile"), "write_shards", counted)
     monkeypatch.setattr("wsivit.tiling.tiling_plan.SHARD_BYTES", 1 << 18)  # several shards
     done = tile(path, tmp_path, TileOptions(tile_size=size, tissue="none", **options))  # type: ignore[arg-type]
     assert len(done.store) > done.store.parameters.shard_tiles
-    assert done.made.scaled + done.made.resampled == len(done.store)
+    assert done.origins.scaled + done.origins.resampled == len(done.store)
     assert set(decoded.values()) == {1}
     assert len(decoded) == 13 * 10
 

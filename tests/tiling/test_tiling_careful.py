@@ -20,8 +20,7 @@ from wsivit.slide import open_slide
 from wsivit.slide.fingerprint import sha256
 from wsivit.store import Status, TileStore
 from wsivit.store.verify import verify
-from wsivit.tiling import TileOptions, tile
-from wsivit.tiling import shard_writer as fill
+from wsivit.tiling import TileOptions, shard_writer, tile
 
 HOW = {"tile_size": 128, "tissue": "none"}
 
@@ -77,7 +76,7 @@ def test_a_slide_is_given_up_after_too_many_bad_tiles_in_a_row(
 ) -> None:
     for index in (3, 6, 7, 8, 9):
         damage(path, index, "zeros")
-    monkeypatch.setattr(fill, "HOPELESS", 4)
+    monkeypatch.setattr(shard_writer, "MAX_CONSECUTIVE_FAILURES", 4)
     with pytest.raises(SlideError, match=r"given up after 4 unreadable tiles in a row.*no JPEG start marker.*skip-all"):
         tile(path, tmp_path, TileOptions(**HOW))
     with pytest.raises(StoreMismatchError):
@@ -86,7 +85,7 @@ def test_a_slide_is_given_up_after_too_many_bad_tiles_in_a_row(
         tile(path, tmp_path, TileOptions(**HOW), on_unreadable_tile="fail", overwrite=True)
     done = tile(path, tmp_path, TileOptions(**HOW), on_unreadable_tile="skip-all")
     assert [i for i, status in enumerate(done.store.status) if status == Status.UNREADABLE] == [3, 6, 7, 8, 9]
-    monkeypatch.setattr(fill, "HOPELESS", 5)
+    monkeypatch.setattr(shard_writer, "MAX_CONSECUTIVE_FAILURES", 5)
     assert len(tile(path, tmp_path / "b", TileOptions(**HOW)).failures) == 5
 
 

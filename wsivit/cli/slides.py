@@ -163,7 +163,7 @@ def _tell_tiling(done: TilingResult) -> str:
 
 
 def _how(done: TilingResult) -> str:
-    parameters, plan, made = done.store.parameters, done.store.parameters.plan, done.made
+    parameters, plan, made = done.store.parameters, done.store.parameters.plan, done.origins
     if not done.store.has_pixels:
         return "coordinates only, pixels stay in the slide"
     level = f"level {plan['level']}" + (f" at 1/{plan['reduce']}" if plan["reduce"] > 1 else "")

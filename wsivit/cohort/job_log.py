@@ -91,7 +91,7 @@ class Record:
 COLUMNS = tuple(
     entry.name
     for entry in fields(Record)
-    if entry.name not in ("passing", "anew", "signature", "parameters", "outputs")
+    if entry.name not in ("retryable", "rebuild", "signature", "parameters", "outputs")
 )
 """What of a record is in the table."""
 

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from wsivit.data.image_folders import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
-from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, writing
+from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, replacing
 from wsivit.slide import TileGrid
-from wsivit.slide_list import CohortSlide, find_slides
+from wsivit.slide_list import SlideRow, find_slides
 from wsivit.store import TileStore
 
 FORMAT = 1
@@ -126,10 +126,9 @@ def index(
     notes: list[_Entry] = []
     count = {"label": dict[str, int](), "split": dict[str, int]()}
     with local_output(output) as path, ThreadPoolExecutor(8) as pool:
-        temporary = path.with_name(f".tmp-{path.name}")
         how = _How(label, holdout, seed, None if is_url(output) else path.parent.absolute())
         read = map_ordered(pool, how.read, slides, ahead=16)
-        with writing(path, temporary), progress_bar(len(slides), "indexing", "store", show=progress) as advance:
+        with replacing(path) as temporary, progress_bar(len(slides), "indexing", "store", show=progress) as advance:
             writer = parquet.ParquetWriter(temporary, _schema(), compression="zstd")
             with writer:
                 for entry, rows in read:
@@ -141,7 +140,6 @@ def index(
                     advance(1)
                 told = {"format": FORMAT, "label": label, "stores": [asdict(entry) for entry in notes]}
                 writer.add_key_value_metadata({_NOTES: json.dumps(told).encode()})
-            temporary.replace(path)
     tiles = sum(entry.tiles for entry in notes)
     return Indexed(display_path(output), len(notes), tiles, count["label"], count["split"])
 
@@ -153,11 +151,11 @@ class _How:
     seed: int
     folder: Path | None
 
-    def read(self, slide: CohortSlide) -> tuple[_Entry, dict[str, Any]]:
+    def read(self, slide: SlideRow) -> tuple[_Entry, dict[str, Any]]:
         """Read what the table needs of one store: its columns, not its pixels."""
         if not slide.store:
             raise UsageError(f"{slide.path} is a slide: tile it first (wsivit tile), and index its store")
-        source = StoreSource(slide.store, slide.patient, slide.site, slide.values.get("scanner", ""))
+        source = StoreSource(slide.store, slide.patient, slide.site, slide.scanner)
         store, parameters, patient = source.store, source.store.parameters, source.patient
         tiles, labels = self._labelled(store, slide)
         entry = _Entry(
@@ -176,7 +174,7 @@ class _How:
         )
         return entry, {"tile": tiles, "label": labels, "split": self._side(slide, patient)}
 
-    def _labelled(self, store: TileStore, slide: CohortSlide) -> tuple[NDArray[np.int64], Any]:
+    def _labelled(self, store: TileStore, slide: SlideRow) -> tuple[NDArray[np.int64], Any]:
         """Tiles, and their values: one for all, or one for each."""
         readable = store.readable
         if self.label is None or self.label in slide.values:
@@ -186,7 +184,7 @@ class _How:
         codes = column.codes[readable]
         return readable[codes >= 0], np.asarray(column.classes, object)[codes[codes >= 0]]
 
-    def _side(self, slide: CohortSlide, patient: str) -> str | None:
+    def _side(self, slide: SlideRow, patient: str) -> str | None:
         if slide.split:
             side = SPLIT_FOLDERS.get(slide.split.lower())
             if side is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from weakref import ref
 
-from wsivit.io.handles import CachedHandle, nothing
+from wsivit.io.handles import READ_ONLY, CachedHandle, nothing, read_at
 
 
 class ByteSource(Protocol):
@@ -45,11 +45,11 @@ class LocalFile:
     def read(self, offset: int, count: int) -> bytes:
         """See `ByteSource.read`."""
         held = self._held() or self._open()
-        return os.pread(held.value, count, offset)
+        return read_at(held.value, count, offset)
 
     def _open(self) -> CachedHandle[int]:
         """Open for this process and those that it forks: pread does not move the file's position."""
-        held = CachedHandle(os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), os.close)
+        held = CachedHandle(os.open(self.path, READ_ONLY), os.close)
         self._held = ref(held)
         return held
 

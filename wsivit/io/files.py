@@ -6,10 +6,7 @@ and rename; elsewhere as one upload, which object stores show only when it is wh
 
 from __future__ import annotations
 
-import ctypes
 import os
-import secrets
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,10 +15,9 @@ from threading import Lock
 from typing import Protocol
 
 from wsivit.errors import OutputError, RemoteError
-from wsivit.io.atomic import writing
+from wsivit.io.atomic import TEMPORARY, remove, sync_folder, temporary_path, writing
+from wsivit.io.handles import READ_ONLY, after_fork, read_at
 from wsivit.io.remote import Range, Remote, coalesce, is_url, local_path
-
-TEMPORARY = ".tmp-"
 
 
 class Files(Protocol):
@@ -72,59 +68,6 @@ def files_at(location: str | os.PathLike[str]) -> Files:
     return RemoteFiles(os.fspath(location)) if is_url(location) else LocalFiles(Path(local_path(location)))
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def replace_directory(new: Path, target: Path) -> None:
-    """Rename a folder to its final name and remove what was there; on Linux, something is there at every moment."""
-    if target.exists() and _exchange_names(new, target):
-        sync_folder(target.parent)
-        shutil.rmtree(new)
-    else:
-        rename_in_place(new, target)
-
-
-def rename_in_place(new: Path, target: Path) -> None:
-    """Do the same in steps of which `recover_replace` can tell which were taken, whoever was killed in between."""
-    old = target.with_name(f".{target.name}.old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    sync_folder(target.parent)
-    LocalFiles(old).remove("")
-
-
-def staging_path(target: Path) -> Path:
-    """Where that is built which is to take the place of something."""
-    return target.with_name(f".{target.name}.new")
-
-
-def recover_replace(target: Path, new: Path) -> None:
-    """Finish a swap that was killed between its two renames (where they were not one)."""
-    old = target.with_name(f".{target.name}.old")
-    if not old.exists():
-        return
-    if not target.exists():
-        (new if new.exists() else old).rename(target)
-        sync_folder(target.parent)
-    LocalFiles(old).remove("")
-
-
-def _exchange_names(one: Path, other: Path) -> bool:
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    working_folder, swap_both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return bool(rename(working_folder, os.fsencode(one), working_folder, os.fsencode(other), swap_both) == 0)
-
-
 class LocalFiles:
     """Files in a folder."""
 
@@ -145,9 +88,9 @@ class LocalFiles:
         handles: dict[str, int] = {}
         try:
             for key in {key for key, _, _ in wanted}:
-                handles[key] = os.open(f"{self.url}/{key}", os.O_RDONLY | os.O_CLOEXEC)
+                handles[key] = os.open(f"{self.url}/{key}", READ_ONLY)
             places = [(handles[key], stop - start, start) for key, start, stop in wanted]
-            yield lambda k: os.pread(*places[k])
+            yield lambda k: read_at(*places[k])
         finally:
             for handle in handles.values():
                 os.close(handle)
@@ -168,8 +111,7 @@ class LocalFiles:
     def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
         """Write a file under a temporary name; calling the answer fsyncs it and renames it."""
         path = self.root / key
-        # Two machines may write one file at once, from processes of the same number.
-        temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+        temporary = temporary_path(path)
 
         def finish() -> None:
             with writing(path, temporary):
@@ -199,11 +141,7 @@ class LocalFiles:
 
     def remove(self, key: str) -> None:
         """Remove a file or a folder with everything in it."""
-        path = self.root / key
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(self.root / key)
 
     def remove_temporaries(self, key: str = "") -> None:
         """Remove half-written files."""
@@ -322,4 +260,4 @@ class FileCache:
 
 
 _kept_files = FileCache(256 << 20)
-os.register_at_fork(after_in_child=_kept_files.clear)
+after_fork(_kept_files.clear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +12,27 @@ from typing import Any, Generic, TypeVar
 MOST = 16
 """Handles that a process keeps open; a reader at work keeps its own besides."""
 
+READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # Windows opens texts by default
+
 T = TypeVar("T")
+
+
+def after_fork(call: Callable[[], object]) -> None:
+    """Have something called in every child that this process forks, where processes fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=call)
+
+
+if hasattr(os, "pread"):
+    read_at = os.pread
+else:
+    _seeking = threading.Lock()
+
+    def read_at(handle: int, count: int, offset: int, /) -> bytes:
+        """Read so many bytes from a place in a file, in any thread; as `os.pread`, which Windows lacks."""
+        with _seeking:
+            os.lseek(handle, offset, os.SEEK_SET)
+            return os.read(handle, count)
 
 
 class PerProcess(Generic[T]):

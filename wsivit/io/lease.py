@@ -16,8 +16,9 @@ from threading import Event, Thread
 from typing import Any, Self
 
 from wsivit.errors import OutputError, RemoteError, StoreLockedError
+from wsivit.io.atomic import has_ended
 from wsivit.io.files import Files, LocalFiles, RemoteFiles
-from wsivit.io.lock import Lock
+from wsivit.io.lock import Lock, this_process
 from wsivit.io.remote import parent_and_name
 
 LEASE = 120.0
@@ -60,8 +61,7 @@ class Lease:
         self._thread.start()
 
     def _text(self) -> bytes:
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "until": time.time() + LEASE, "token": self._token}
-        return json.dumps(holder).encode()
+        return json.dumps({**this_process(), "until": time.time() + LEASE, "token": self._token}).encode()
 
     def _take(self) -> dict[str, Any] | None:
         """Make the lease ours; or return who has it."""
@@ -144,12 +144,9 @@ def _is_over(holder: dict[str, Any]) -> bool:
     if holder.get("host") != socket.gethostname() or holder.get("pid") == os.getpid():
         return False
     try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, ValueError):
+        return has_ended(int(holder["pid"]))
+    except (KeyError, ValueError):
         return False
-    return False
 
 
 def _tell(holder: dict[str, Any]) -> str:

@@ -1,12 +1,18 @@
-"""The threads that decode: one pool per process."""
+"""Threads: one pool per process that decodes, and a map over a stream."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from wsivit.io.handles import after_fork
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 THREADS = os.cpu_count() or 1
 _pool: ThreadPoolExecutor | None = None
@@ -19,7 +25,7 @@ def _forget_pool() -> None:
     _pool, _pool_guard = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_pool)
+after_fork(_forget_pool)
 
 
 def _decoding_threads() -> ThreadPoolExecutor:
@@ -32,22 +38,38 @@ def _decoding_threads() -> ThreadPoolExecutor:
 
 
 def parallel_for(work: Callable[[int], object], n: int, threads: int) -> None:
-    """Call ``work(k)`` for each k below `n`, in this thread and as many others as it takes to be `threads`.
+    """Call ``work(k)`` for each k below `n`, in this thread and as many others as make `threads` together.
 
-    When it returns or raises, no other thread is at it any more.
+    When it returns or raises, no other thread is still working on it.
     """
-    todo = iter(range(n))  # one for all, so that none waits for another
+    todo = iter(range(n))  # one for all threads, so that none waits for another
 
-    def some() -> None:
+    def draw() -> None:
         for k in todo:
             work(k)
 
-    others = [_decoding_threads().submit(some) for _ in range(min(threads, n) - 1)]
+    others = [_decoding_threads().submit(draw) for _ in range(min(threads, n) - 1)]
     try:
-        some()
+        draw()
     finally:
-        deque(todo, maxlen=0)  # nothing is left to begin, if this one was broken off
+        deque(todo, maxlen=0)  # if this thread was interrupted, the others must find nothing left to do
         begun = [other for other in others if not other.cancel()]
-        wrong = [other.exception() for other in begun]
-    for error in filter(None, wrong):
+        errors = [other.exception() for other in begun]
+    for error in filter(None, errors):
         raise error
+
+
+def map_ordered(
+    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], ahead: int = 32
+) -> Iterator[R]:
+    """Map over a stream in threads, in order, with at most `ahead` items under way.
+
+    Unlike ``pool.map`` it does not draw the whole input first, so memory stays bounded.
+    """
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,4 +1,4 @@
-"""Which slides are meant: by path, folder, glob, list, table or URL, each with a name of its own."""
+"""Which slides are meant: by path, folder, glob, list, table or URL, each with an id of its own."""
 
 from wsivit._face import attach
 

@@ -1,12 +1,12 @@
-"""From what was asked for to slides: paths, folders, globs, lists and tables."""
+"""From what the user names to slides: paths, folders, globs, lists, tables and URLs."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,59 +14,24 @@ from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.io import local_path, public
 from wsivit.slide_list.folders import matches_below, slides_below
 from wsivit.slide_list.ids import assign_ids
-from wsivit.slide_list.table import Line, read_manifest, read_text
+from wsivit.slide_list.table import SlideRow, absolute, parent, read_table, read_text, resolve
 
-_NAMED = 5  # how many of many missing files are told
+_LISTED = 5  # of many missing files, so many are named in the message
 _SAFE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,118}[A-Za-z0-9])?")
 TABLES, LISTS = (".csv", ".tsv"), (".txt", ".lst")
 
 
-@dataclass(frozen=True)
-class CohortSlide:
-    """One slide, or tile store, of many.
-
-    Attributes
-    ----------
-    id : str
-        Safe in file names; from the relative path, or the table's own.
-    path : str
-        Absolute path or URL of the slide; empty where only a store is known.
-    store : str
-        Absolute path or URL of a tile store that is there already; else empty.
-    patient, site, split, annotations : str
-        Empty where unknown.
-    mpp : float or None
-        Microns per pixel of the slide, where the table says.
-    values : dict of str to str
-        All columns of the table.
-    """
-
-    id: str
-    path: str = ""
-    store: str = ""
-    patient: str = ""
-    site: str = ""
-    split: str = ""
-    annotations: str = ""
-    mpp: float | None = None
-    values: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def source(self) -> str:
-        """The slide, or else the store."""
-        return self.path or self.store
-
-
 class _Found(NamedTuple):
-    """A slide, and the path that its name is made of; `named`: not just met in a folder."""
+    """A slide, and the relative path from which its id is made."""
 
     relative: str
-    slide: CohortSlide
+    row: SlideRow
     named: bool = True
+    """By the user, so that it must exist; not just met in a folder."""
 
 
-def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, str] = {}) -> list[CohortSlide]:
-    """Find the slides that are meant.
+def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, str] = {}) -> list[SlideRow]:
+    """Find all slides of several sources.
 
     Parameters
     ----------
@@ -74,42 +39,50 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
         Slides, tile stores, folders (with all folders in them), globs, tables (``.csv``, ``.tsv``) and lists
         (``.txt``, one path a line).
     known : mapping of str to str
-        Names given before, by path: they stay.
+        Ids assigned before, by path: they stay.
 
     Returns
     -------
-    list of CohortSlide
-        In order, each slide once.
+    list of SlideRow
+        In order, each slide once, each with a unique id.
 
     Raises
     ------
     UsageError
         If a source holds no slide, or a table cannot be used; the text names the line.
     InputNotFoundError
-        If slides that are named are not there; of what a folder holds, such as a link to nowhere, the verb will tell.
+        If slides that the sources name do not exist. A broken link in a folder is left to the verb to report.
     """
-    found = [one for source in sources for one in _expand(local_path(source))]
-    _check_there(one.slide for one in found if one.named)
-    first = {one.slide.source: one for one in reversed(found)}
-    places = [(one.relative, one.slide) for one in found if one is first[one.slide.source]]
-    unnamed = [(relative, public(slide.source)) for relative, slide in places if not slide.id]
-    named = {public(slide.source): slide.id for _, slide in places if slide.id}
-    ids = dict(zip((path for _, path in unnamed), assign_ids(unnamed, {**known, **named}), strict=True))
-    slides = [slide if slide.id else replace(slide, id=ids[public(slide.source)]) for _, slide in places]
-    if not slides:
+    found = [slide for source in sources for slide in _expand(local_path(source))]
+    _check_exist([slide.row for slide in found if slide.named])
+    unique: dict[str, _Found] = {}
+    for slide in found:
+        unique.setdefault(slide.row.source, slide)
+    if not unique:
         raise UsageError(f"{', '.join(os.fspath(source) for source in sources)}: there is no slide")
-    return slides
+    unnamed = [(slide.relative, public(source)) for source, slide in unique.items() if not slide.row.id]
+    named = {public(source): slide.row.id for source, slide in unique.items() if slide.row.id}
+    ids = dict(zip((path for _, path in unnamed), assign_ids(unnamed, {**known, **named}), strict=True))
+    return [replace(slide.row, id=slide.row.id or ids[public(source)]) for source, slide in unique.items()]
 
 
-def read_slides(table: str) -> list[CohortSlide]:
-    """Read the slides of a table, whether they are there or not.
+def read_slides(table: str) -> list[SlideRow]:
+    """Read the slides of a table, whether they exist or not.
 
     Raises
     ------
     UsageError
-        If the table cannot be used; the text names the line.
+        If the table cannot be used, or names a slide without a path or twice; the text names the line.
     """
-    return [one.slide for one in _from_table(table)]
+    rows = [replace(row, id=_safe_id(row.id) if row.id else "") for row in read_table(table)]
+    first: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if not row.source:
+            raise UsageError(f"{table}, line {row.line}: no path of slide {row.id}: add a column path")
+        for what, value in (("slide", row.id.lower()), ("path", row.source)):
+            if value and (line := first.setdefault((what, value), row.line)) != row.line:
+                raise UsageError(f"{table}, line {row.line}: the same {what} as line {line}: {value}")
+    return rows
 
 
 def is_one_file(source: str) -> bool:
@@ -125,11 +98,10 @@ def is_one_file(source: str) -> bool:
 def _expand(source: str) -> Iterator[_Found]:
     """Yield each slide of a source."""
     if source.lower().endswith(TABLES):
-        yield from _from_table(source)
+        yield from (_Found(_relative(row.source, parent(source)), row) for row in read_slides(source))
     elif source.lower().endswith(LISTS):
-        base = _parent(source)
         lines = (line.strip() for line in read_text(source).splitlines())
-        yield from (_named(line, base) for line in lines if line and not line.startswith("#"))
+        yield from (_named(line, parent(source)) for line in lines if line and not line.startswith("#"))
     elif _is_glob(source):
         yield from _from_glob(source)
     elif _is_folder(source):
@@ -139,28 +111,31 @@ def _expand(source: str) -> Iterator[_Found]:
 
 
 def _from_folder(folder: str) -> Iterator[_Found]:
-    found = [(relative, _slide(_join(folder, relative))) for relative in slides_below(folder)]
-    if not found:
+    below = list(slides_below(folder))
+    if not below:
         raise UsageError(f"{folder}: there is no slide in this folder, nor in the folders in it")
-    for relative, slide in found:
-        yield _Found(relative or posixpath.basename(slide.source), slide, named=False)
+    for relative in below:
+        path = resolve(folder, relative)
+        yield _Found(relative or posixpath.basename(path), _from_path(path), named=False)
 
 
 def _from_glob(pattern: str) -> Iterator[_Found]:
-    fixed = _parent(re.split(r"[*?\[]", _absolute(pattern))[0] + "x")
-    matches = sorted(_matches(fixed, _absolute(pattern)[len(fixed) :].lstrip("/")))
+    pattern = absolute(pattern)
+    fixed = parent(re.split(r"[*?\[]", pattern)[0] + "x")
+    matches = sorted(_matches(fixed, pattern[len(fixed) :].lstrip("/")))
     if not matches:
         raise UsageError(f"{pattern}: nothing matches")
     for match in matches:
-        if _is_folder(_join(fixed, match)):
-            for one in _from_folder(_join(fixed, match)):
-                yield one._replace(relative=_relative(one.slide.source, fixed))
+        folder = resolve(fixed, match)
+        if _is_folder(folder):
+            for slide in _from_folder(folder):
+                yield slide._replace(relative=_relative(slide.row.source, fixed))
         else:
             yield _named(match, fixed)
 
 
 def _matches(folder: str, pattern: str) -> Iterator[str]:
-    """Yield what matches in a folder, relative to it; hidden files do not."""
+    """Yield what matches in a folder, relative to it, but for hidden files."""
     if "://" in folder:
         below = [*matches_below(folder, pattern)]
     else:
@@ -168,58 +143,26 @@ def _matches(folder: str, pattern: str) -> Iterator[str]:
     yield from (path for path in below if not any(part.startswith(".") for part in path.split("/")))
 
 
-def _from_table(path: str) -> Iterator[_Found]:
-    lines, base = read_manifest(path), _parent(path)
-    slides = [_from_line(path, line, base) for line in lines]
-    for what, values in (
-        ("slide", [slide.id.lower() for slide in slides]),
-        ("path", [slide.source for slide in slides]),
-    ):
-        first: dict[str, int] = {}
-        for line, value in zip(lines, values, strict=True):
-            if value and first.setdefault(value, line.number) != line.number:
-                raise UsageError(f"{path}, line {line.number}: the same {what} as line {first[value]}: {value}")
-    yield from (_Found(_relative(slide.source, base), slide) for slide in slides)
-
-
-def _from_line(path: str, line: Line, base: str) -> CohortSlide:
-    if not (line.path or line.store):
-        raise UsageError(f"{path}, line {line.number}: no path of slide {line.slide}: add a column path")
-    try:
-        mpp = float(line.mpp) if line.mpp else None
-    except ValueError:
-        raise UsageError(f"{path}, line {line.number}: {line.mpp!r} is no scale in microns per pixel") from None
-    slide = _slide(_join(base, line.path)) if line.path else CohortSlide("")
-    return replace(
-        slide,
-        id=_id_in_table(line.slide) if line.slide else "",
-        store=_join(base, line.store) if line.store else slide.store,
-        annotations=_join(base, line.annotations) if line.annotations else "",
-        mpp=mpp,
-        **{name: getattr(line, name) for name in ("patient", "site", "split", "values")},
-    )
-
-
-def _id_in_table(given: str) -> str:
-    """Keep what is safe in file names, dots and all: it may be a name that we gave."""
+def _safe_id(given: str) -> str:
+    """Keep an id that is safe in file names, dots included: cohort.csv holds ids that `assign_ids` made."""
     return given if _SAFE.fullmatch(given) else assign_ids([(given, "")], {})[0]
 
 
-def _check_there(slides: Iterable[CohortSlide]) -> None:
-    named = [path for slide in slides for path in (slide.path, slide.annotations) if path and "://" not in path]
+def _check_exist(rows: Sequence[SlideRow]) -> None:
+    named = [path for row in rows for path in (row.path, row.annotations) if path and "://" not in path]
     missing = [path for path in named if not Path(path).exists()]
     if missing:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise InputNotFoundError(f"not there: {', '.join(missing[:_NAMED])}{more}")
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise InputNotFoundError(f"not there: {', '.join(missing[:_LISTED])}{more}")
 
 
-def _named(path: str, base: str) -> _Found:
-    whole = _join(base, path)
-    return _Found(_relative(whole, base), _slide(whole))
+def _named(path: str, folder: str) -> _Found:
+    path = resolve(folder, path)
+    return _Found(_relative(path, folder), _from_path(path))
 
 
-def _slide(whole: str) -> CohortSlide:
-    return CohortSlide("", store=whole) if whole.endswith(".zarr") else CohortSlide("", path=whole)
+def _from_path(path: str) -> SlideRow:
+    return SlideRow(store=path) if path.endswith(".zarr") else SlideRow(path=path)
 
 
 def _is_glob(source: str) -> bool:
@@ -235,20 +178,7 @@ def _is_folder(source: str) -> bool:
     return Path(source).is_dir() and not source.rstrip("/").endswith(".zarr")
 
 
-def _absolute(path: str) -> str:
-    return path.rstrip("/") if "://" in path else os.path.normpath(Path(path).absolute())
-
-
-def _join(base: str, path: str) -> str:
-    path = local_path(path)
-    return _absolute(path if "://" in path else posixpath.join(base, path))
-
-
-def _parent(path: str) -> str:
-    return _absolute(path).rpartition("/")[0] or "/"
-
-
-def _relative(path: str, base: str) -> str:
-    """Return a path relative to a folder; where it lies outside, the last two parts of it."""
-    inside = path.removeprefix(base.rstrip("/") + "/")
+def _relative(path: str, folder: str) -> str:
+    """Return a path relative to a folder; the last two parts of one that lies elsewhere."""
+    inside = path.removeprefix(folder.rstrip("/") + "/")
     return inside if inside != path else "/".join(Path(path.partition("://")[2] or path).parts[-2:])

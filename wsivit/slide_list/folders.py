@@ -1,4 +1,4 @@
-"""The slides in a folder and the folders in it, here or at a URL."""
+"""The slides in a folder and the folders in it, local or at a URL."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from wsivit.io import Remote
 SUFFIXES = frozenset(
     ".bif .btf .czi .dcm .mrxs .ndpi .qptiff .scn .svs .svslide .tf8 .tif .tiff .vms .vmu .zvi".split()  # noqa: SIM905
 )
-"""Endings of whole-slide files; pictures such as PNG, which may be masks or previews, are taken by name only."""
+"""Of whole-slide files. Pictures such as PNG must be named: in a folder they may be masks or previews."""
 LEDGER = ".ledger"
-"""Folder that makes another one the output of a cohort."""
+"""Folder with the records of a cohort; a folder that has one is the output of a cohort."""
 
 Step: TypeAlias = tuple[str, list[str], list[str]]
-"""A folder relative to the root, the folders in it (taken from to prune the walk), the files in it."""
+"""As of `os.walk`: a folder relative to the root, its folders (remove some to prune the walk), its files."""
 
 _SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]+)", re.DOTALL)
 _HEADER = 1 << 16
@@ -28,8 +28,8 @@ _HEADER = 1 << 16
 def slides_below(root: str) -> Iterator[str]:
     """Yield slides and tile stores in a folder, as paths relative to it, in order; ``""`` is the folder itself.
 
-    Hidden files and outputs of cohorts are passed over; what belongs to a slide (the folder beside a ``.mrxs``, the
-    files of a DICOM series) is not taken for slides of its own.
+    Skips hidden files and outputs of cohorts. The folder next to a ``.mrxs`` and the other files of a DICOM series
+    belong to a slide and are no slides themselves.
     """
     remote = "://" in root
     for folder, folders, files in _walk_remote(root) if remote else _walk_local(root):
@@ -53,17 +53,17 @@ def slides_below(root: str) -> Iterator[str]:
 
 
 def _one_of_each_series(folder: Path, names: list[str]) -> list[str]:
-    """Return the first file of each DICOM series; OpenSlide finds the others of it."""
+    """Return the first file of each DICOM series; OpenSlide finds its other files."""
     first: dict[bytes, str] = {}
     for name in names:
-        found = _SERIES.search(_head(folder / name))
-        first.setdefault(found[1] if found else os.fsencode(name), name)
+        match = _SERIES.search(_head(folder / name))
+        first.setdefault(match[1] if match else os.fsencode(name), name)
     return list(first.values())
 
 
 def _head(path: Path) -> bytes:
-    """Read the beginning of a file; nothing where it cannot be read, which is told of when it is its turn."""
-    if not path.is_file():  # a pipe would be waited for
+    """Read the start of a file; nothing where it cannot be read, which the verb reports when it opens the slide."""
+    if not path.is_file():  # reading a pipe would block
         return b""
     try:
         with path.open("rb") as file:
@@ -73,7 +73,7 @@ def _head(path: Path) -> bytes:
 
 
 def _walk_local(root: str) -> Iterator[Step]:
-    seen = set()  # of folders reached by links, which may lead round in circles
+    seen = set()  # links may form cycles
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
@@ -88,9 +88,9 @@ def _walk_remote(root: str) -> Iterator[Step]:
     remote = Remote(root)
 
     def below(folder: str) -> Iterator[Step]:
-        found = remote.entries(folder)
-        folders = [name for name, is_folder in found.items() if is_folder]
-        yield folder, folders, [name for name, is_folder in found.items() if not is_folder]
+        entries = remote.entries(folder)
+        folders = [name for name, is_folder in entries.items() if is_folder]
+        yield folder, folders, [name for name, is_folder in entries.items() if not is_folder]
         for name in folders:
             yield from below(posixpath.join(folder, name))
 
@@ -98,7 +98,7 @@ def _walk_remote(root: str) -> Iterator[Step]:
 
 
 def matches_below(root: str, pattern: str) -> Iterator[str]:
-    """Yield what matches a pattern at a URL, relative to it; the clients' own search passes over what fails."""
+    """Yield what matches a pattern at a URL, relative to it. fsspec's own glob hides folders that fail to list."""
     from fsspec.utils import glob_translate
 
     matcher, depth = re.compile(glob_translate(pattern)), pattern.count("/")

@@ -1,4 +1,4 @@
-"""Names for the slides of a cohort: from where they lie, safe in file names, and no two alike."""
+"""Ids for the slides of a cohort: from their paths, safe in file names, unique."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Mapping, Sequence
 from wsivit.slide import slide_id
 
 
-def assign_ids(places: Sequence[tuple[str, str]], known: Mapping[str, str]) -> list[str]:
-    """Name slides by their relative paths, ``a/b/c.svs`` as ``a__b__c``.
+def assign_ids(paths: Sequence[tuple[str, str]], known: Mapping[str, str]) -> list[str]:
+    """Derive ids from the relative paths of slides, ``a__b__c`` from ``a/b/c.svs``.
 
-    Where two would be called the same (or differ in case only), both have a short hash of the relative path added.
+    Where two would be equal (or differ in case only), both get a short hash of the paths appended.
 
     Parameters
     ----------
-    places : sequence of (str, str)
-        Relative path and whole path of each slide.
+    paths : sequence of (str, str)
+        Relative path and absolute path of each slide.
     known : mapping of str to str
-        Names that were given before, by whole path: they stay.
+        Ids assigned before, by absolute path: they stay.
 
     Returns
     -------
     list of str
     """
-    plain = [slide_id(relative.replace("/", "__")) for relative, _ in places]
+    plain = [slide_id(relative.replace("/", "__")) for relative, _ in paths]
     taken = Counter(name.lower() for name in known.values())
-    taken.update(name.lower() for name, (_, path) in zip(plain, places, strict=True) if path not in known)
+    taken.update(name.lower() for name, (_, path) in zip(plain, paths, strict=True) if path not in known)
     return [
         known[path] if path in known else name if taken[name.lower()] == 1 else f"{name}-{_digest(relative, path)}"
-        for name, (relative, path) in zip(plain, places, strict=True)
+        for name, (relative, path) in zip(plain, paths, strict=True)
     ]
 
 

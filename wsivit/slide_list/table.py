@@ -1,17 +1,20 @@
-"""Tables of slides: which there are, where they are, of whom, and what else is known about each."""
+"""Tables of slides: which there are, where they are, of which patients, and what else is known about each."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
+import os
+import posixpath
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from wsivit.errors import UsageError
-from wsivit.io import files_at
+from wsivit.io import files_at, local_path
 
 ALIASES = {
-    "slide": ("slide_id", "slide", "wsi", "image_id", "filename"),
+    "id": ("slide_id", "slide", "wsi", "image_id", "filename"),
     "path": ("path", "slide_path"),
     "store": ("store", "store_path"),
     "patient": ("patient", "patient_id", "case_id", "case", "submitter_id"),
@@ -21,39 +24,56 @@ ALIASES = {
     "mpp": ("slide_mpp", "mpp"),
     "annotations": ("annotations", "annotation"),
 }
-"""What a column means, and the names that it goes by."""
+"""Each field of a row, and the column names that stand for it."""
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a table; what it does not say is empty.
+class SlideRow:
+    """One slide, or tile store, of many: a row of a table, or a file in a folder.
 
     Attributes
     ----------
-    number : int
-        Of the line in the file, the header being 1.
-    slide, path, store, patient, site, split, scanner, mpp, annotations : str
-        As written.
+    id : str
+        As the table has it. `find_slides` makes it unique and safe in file names.
+    path : str
+        Absolute path or URL of the slide; empty where only a store is known.
+    store : str
+        Absolute path or URL of its tile store; empty where none is known.
+    patient, site, split, scanner : str
+        Empty where unknown.
+    annotations : str
+        Absolute path or URL; empty where there are none.
+    mpp : float or None
+        Microns per level-0 pixel of the slide, where the table says.
     values : dict of str to str
-        All columns, by the names that the table has for them.
+        All columns, under the table's own names.
+    line : int
+        Of the table, whose header is line 1; 0 for a slide that is in no table.
     """
 
-    number: int
-    slide: str = ""
+    id: str = ""
     path: str = ""
     store: str = ""
     patient: str = ""
     site: str = ""
     split: str = ""
     scanner: str = ""
-    mpp: str = ""
     annotations: str = ""
+    mpp: float | None = None
     values: dict[str, str] = field(default_factory=dict)
+    line: int = 0
+
+    @property
+    def source(self) -> str:
+        """The slide, or else the store."""
+        return self.path or self.store
 
 
-def read_manifest(path: str) -> list[Line]:
-    """Read a table of slides: CSV, with commas, semicolons or tabs, in UTF-8 (or UTF-16 with its mark).
+def read_table(path: str) -> list[SlideRow]:
+    """Read a table of slides, whether these exist or not.
+
+    CSV, with commas, semicolons or tabs, in UTF-8 (or UTF-16 with its mark). Relative paths start at its folder.
 
     Raises
     ------
@@ -64,20 +84,41 @@ def read_manifest(path: str) -> list[Line]:
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     try:
-        lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = [(reader.line_num, line) for line in reader]  # blank lines count too
     except csv.Error as error:
         raise UsageError(f"{path}: not a readable CSV: {error}") from error
     if not lines:
-        raise UsageError(f"{path}: the cohort is empty")
-    columns = [column for column in lines[0] if column]
+        raise UsageError(f"{path}: the table is empty")
+    columns = [column for column in lines[0][1] if column]
     names = {key: next((c for c in columns if c.strip().lower() in known), "") for key, known in ALIASES.items()}
-    if not (names["slide"] or names["path"] or names["store"]):
+    if not (names["id"] or names["path"] or names["store"]):
         raise UsageError(f"{path}: needs a column slide_id or path; it has {', '.join(columns)}")
-    return [_line(path, number, line, names) for number, line in enumerate(lines, 2)]
+    return [_row(path, number, line, names) for number, line in lines]
+
+
+def _row(table: str, number: int, line: dict[str, str], names: dict[str, str]) -> SlideRow:
+    where = f"{table}, line {number}"
+    if None in line:
+        raise UsageError(f"{where}: has more cells than the first line has columns")
+    values = {key: (value or "").strip() for key, value in line.items()}
+    cells = {key: values[name] if name else "" for key, name in names.items()}
+    if not (cells["id"] or cells["path"] or cells["store"]):
+        raise UsageError(f"{where}: neither slide nor path")
+    mpp = cells.pop("mpp")
+    try:
+        scale = float(mpp) if mpp else None
+    except ValueError:
+        raise UsageError(f"{where}: {mpp!r} is no scale in microns per pixel") from None
+    folder = parent(table)
+    cells |= {key: resolve(folder, cells[key]) for key in ("path", "store", "annotations") if cells[key]}
+    if cells["path"].endswith(".zarr"):  # a store, in the column of the slides
+        cells |= {"path": "", "store": cells["store"] or cells["path"]}
+    return SlideRow(**cells, mpp=scale, values=values, line=number)
 
 
 def read_text(path: str) -> str:
-    """Read a text file at a path or URL; UsageError where it is not there, or not text."""
+    """Read a text file at a path or URL; UsageError where it is missing, or is not text."""
     folder, _, name = path.rpartition("/")
     try:
         raw = files_at(folder or ("/" if path.startswith("/") else ".")).read(name)
@@ -93,11 +134,17 @@ def read_text(path: str) -> str:
         ) from error
 
 
-def _line(path: str, number: int, line: dict[str, str], names: dict[str, str]) -> Line:
-    if None in line:
-        raise UsageError(f"{path}, line {number}: has more cells than the first line has columns")
-    values = {key: (value or "").strip() for key, value in line.items()}
-    found = Line(number, **{key: values[name] if name else "" for key, name in names.items()}, values=values)
-    if not (found.slide or found.path or found.store):
-        raise UsageError(f"{path}, line {number}: neither slide nor path")
-    return found
+def absolute(path: str) -> str:
+    """Return an absolute path without a slash at its end; a URL keeps its own form."""
+    return path.rstrip("/") if "://" in path else os.path.normpath(Path(path).absolute())
+
+
+def parent(path: str) -> str:
+    """Return the folder that a file is in, as an absolute path or a URL."""
+    return absolute(path).rpartition("/")[0] or "/"
+
+
+def resolve(folder: str, path: str) -> str:
+    """Return an absolute path or URL for a path relative to a folder, a ``file:`` URL or an absolute one."""
+    path = local_path(path)
+    return absolute(path if "://" in path else posixpath.join(folder, path))

@@ -7,6 +7,7 @@ from .codec import pieces_of as pieces_of
 from .columns import LabelColumn as LabelColumn
 from .features import Features as Features
 from .features import FeaturesWriter as FeaturesWriter
+from .journal import read_journal as read_journal
 from .parameters import Status as Status
 from .parameters import StoreParameters as StoreParameters
 from .parameters import TileTable as TileTable
@@ -14,7 +15,6 @@ from .predictions import VIEWS as VIEWS
 from .predictions import Predictions as Predictions
 from .predictions import PredictionsWriter as PredictionsWriter
 from .reader import TileStore as TileStore
-from .schema import read_journal as read_journal
 from .schema import versions as versions
 from .verify import verify as verify
 from .writer import StoreWriter as StoreWriter

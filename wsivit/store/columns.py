@@ -99,22 +99,16 @@ def read_labels(files: Files, name: str) -> LabelColumn:
     return LabelColumn(layout.read_array(files, key).astype(np.int16, copy=False), classes)
 
 
-def write_label_column(files: Files, node: str, column: LabelColumn, n: int) -> None:
-    """Write a label column at a key; StoreError where it does not fit the `n` tiles."""
-    codes = np.asarray(column.codes, np.int16)
+def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
+    """Write ``labels/<name>`` into a store of `n` tiles, or replace it; StoreError where the column does not fit."""
+    key, codes = building_key(files, "labels", name), np.asarray(column.codes, np.int16)
     if codes.shape != (n,) or (n and not -1 <= codes.min() <= codes.max() < len(column.classes)):
         raise StoreError(f"labels for {files.url} must be {n} codes from -1 to {len(column.classes) - 1}, one per tile")
-    layout.write_array(files, node, codes, ("tile",), {"classes": list(column.classes), "none": -1})
-
-
-def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
-    """Write ``labels/<name>`` into a store, in place of one of the same name."""
-    key = building_key(files, "labels", name)
     with lock_column(files, "labels", name):
         files.remove(key)
         try:
             ensure_kind(files, "labels", name)
-            write_label_column(files, key, column, n)
+            layout.write_array(files, key, codes, ("tile",), {"classes": list(column.classes), "none": -1})
             put_column(files, "labels", name)
         except BaseException:
             with suppress(OSError):

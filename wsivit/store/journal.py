@@ -1,78 +1,70 @@
-"""Which shards of a store are written: a file for each, which are put together when the store is complete."""
+"""The journal of a store: which shards are on disk, how long they are, their checksums, and what their tiles are.
+
+zarr reads a missing shard as zeros without an error, so completeness comes from here and from ``status``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
-
+from wsivit.errors import StoreError
 from wsivit.io import Files
-from wsivit.store.schema import JOURNAL, TILES, JournalEntry, parse_journal, read_journal, shard_key
+from wsivit.store.schema import TILES, shard_key
 
-_ENTRY = "entry-"
+JOURNAL = f"{TILES}/journal.jsonl"
 
 
-class Journal:
-    """The shards of a store that are on disk.
-
-    Each goes to a file of its own: no two writers touch one file, and none is written again and again as it grows.
-    :meth:`gather` puts them together.
-
-    Parameters
-    ----------
-    files : Files
+@dataclass(frozen=True)
+class JournalEntry:
+    """One line of the journal: a shard, its size and sha256, and what was found while it was written.
 
     Attributes
     ----------
-    entries : dict of int to JournalEntry
+    shard, bytes : int
+    sha256 : str
+    status : dict of str to int
+        The tiles, by index, whose status changed.
+    sharpness : list of float or None, or None
+        Of each tile, where it was measured.
     """
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
-        self.entries: dict[int, JournalEntry] = {}
+    shard: int
+    bytes: int
+    sha256: str
+    status: dict[str, int]
+    sharpness: list[float | None] | None = None
 
-    def load(self) -> None:
-        """Take up what is written and has its size; StoreError where a journal is damaged."""
-        # Entries first: whoever gathers them writes the journal before they go.
-        found = {entry.shard: entry for key in self._keys() for entry in self._parse(key)}
-        found |= read_journal(self._files)
-        self.entries = {k: entry for k, entry in found.items() if self._files.size(shard_key(k)) == entry.bytes}
+    @cached_property
+    def line(self) -> str:
+        """The entry as it stands in the file."""
+        return json.dumps(asdict(self)) + "\n"
 
-    def enter(self, entry: JournalEntry) -> None:
-        """Record that a shard is on disk."""
-        self.entries[entry.shard] = entry
-        self._files.write(f"{TILES}/{_ENTRY}{entry.shard}.json", [_line(entry)])
 
-    def sharpness(self, n_tiles: int, shard_tiles: int) -> NDArray[np.float32]:
-        """Sharpness of the store's tiles as far as it is on record, NaN where not; float32 (n,)."""
-        values = np.full(n_tiles, np.nan, np.float32)
-        for shard, entry in self.entries.items():
-            known = np.array(entry.sharpness or [], np.float32)
-            values[shard * shard_tiles :][: len(known)] = known
-        return values
+def read_journal(files: Files) -> dict[int, JournalEntry]:
+    """Return the journal's entries by shard; StoreError when it is damaged."""
+    try:
+        raw = files.read(JOURNAL)
+    except FileNotFoundError:
+        return {}
+    try:
+        entries = [JournalEntry(**json.loads(line)) for line in raw.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
+    return {entry.shard: entry for entry in entries}
 
-    def merge(self) -> None:
-        """Put the entries of all writers into the journal."""
-        if self._keys():
-            self._files.write(JOURNAL, [_line(self.entries[shard]) for shard in sorted(self.entries)])
 
-    def cleanup(self) -> None:
-        """Remove the files of single entries, which are in the journal now."""
-        for key in self._keys():
-            self._files.remove(key)
+def written_shards(files: Files) -> dict[int, JournalEntry]:
+    """Return the entries of the shards that are on disk with the size on record; StoreError for a damaged journal."""
+    return {k: entry for k, entry in read_journal(files).items() if files.size(shard_key(k)) == entry.bytes}
 
-    def _keys(self) -> list[str]:
-        return [f"{TILES}/{name}" for name in self._files.list(TILES) if name.startswith(_ENTRY)]
 
-    def _parse(self, key: str) -> list[JournalEntry]:
-        try:
-            return parse_journal(self._files.read(key), f"{self._files.url}/{key}")
-        except FileNotFoundError:  # gathered meanwhile
-            return []
+def write_journal(files: Files, entries: dict[int, JournalEntry]) -> None:
+    """Replace the journal. It is small next to one shard, so writing all of it for each shard costs little."""
+    files.write(JOURNAL, ["".join(entries[shard].line for shard in sorted(entries)).encode()])
 
 
 class HashingIterator:
@@ -88,7 +80,3 @@ class HashingIterator:
             self.digest.update(part)
             self.size += len(part)
             yield part
-
-
-def _line(entry: JournalEntry) -> bytes:
-    return json.dumps(asdict(entry)).encode() + b"\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,7 +12,6 @@ from wsivit.store import zarr_metadata as layout
 from wsivit.store.parameters import FORMAT, Status, StoreParameters
 
 TILES = "tiles"
-JOURNAL = f"{TILES}/journal.jsonl"
 DESCRIPTIONS = {
     "tiles": "RGB pixels of the tiles; a tile whose status is unreadable or missing has none and reads as zeros",
     "col": "column of the tile in the grid",
@@ -68,44 +65,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@dataclass(frozen=True)
-class JournalEntry:
-    """One line of the journal: a shard, its size and sha256, and what was found while it was written.
-
-    Attributes
-    ----------
-    shard, bytes : int
-    sha256 : str
-    status : dict of str to int
-        The tiles, by index, whose status changed.
-    sharpness : list of float or None, or None
-        Of each tile, where it was measured.
-    """
-
-    shard: int
-    bytes: int
-    sha256: str
-    status: dict[str, int]
-    sharpness: list[float | None] | None = None
-
-
-def read_journal(files: Files) -> dict[int, JournalEntry]:
-    """Return the journal's entries by shard; StoreError when it is damaged."""
-    try:
-        raw = files.read(JOURNAL)
-    except FileNotFoundError:
-        return {}
-    return {entry.shard: entry for entry in parse_journal(raw, f"{files.url}/{JOURNAL}")}
-
-
-def parse_journal(raw: bytes, where: str) -> list[JournalEntry]:
-    """Return the entries in a piece of journal; StoreError when it is damaged."""
-    try:
-        return [JournalEntry(**json.loads(line)) for line in raw.splitlines()]
-    except (ValueError, TypeError) as error:
-        raise StoreError(f"{where} is damaged: {error!r}") from error
 
 
 def column_attributes(name: str) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from wsivit.io import files_at
 from wsivit.slide import ReadPlan
 from wsivit.store import zarr_metadata as layout
 from wsivit.store.codec import strip_crc
+from wsivit.store.journal import JOURNAL, read_journal
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
-from wsivit.store.schema import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
+from wsivit.store.schema import TILES, read_root, shard_key, tiles_spec
 from wsivit.store.shard import decode_index, index_size
 
 if TYPE_CHECKING:

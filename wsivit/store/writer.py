@@ -1,4 +1,13 @@
-"""Writing a store: shard by shard, journalled, so that it can be killed at any moment and gone on with."""
+"""Writing a store, from the first shard to the last. It can be killed at any moment and resumed to the same bytes.
+
+1. `StoreWriter.open` locks the store, then resumes what is there or creates it: the document of ``tiles`` and the
+   group's, which says that the store is not complete.
+2. `StoreWriter.write_shard` writes each shard under a temporary name, syncs it to disk, renames it, and then enters it
+   in the journal. A shard that is not in the journal does not count, whatever is on disk.
+3. `StoreWriter.finish` writes the columns, then the group's document again, which now says ``complete``.
+
+With `overwrite` all of that happens in a folder next to the old store; they are swapped when the new one is complete.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError
 from wsivit.io import (
@@ -26,14 +35,12 @@ from wsivit.io import (
 )
 from wsivit.store import zarr_metadata as layout
 from wsivit.store.chunk_batches import Chunk, chunk_batches
-from wsivit.store.columns import LabelColumn, check_name, write_label_column
-from wsivit.store.journal import HashingIterator, Journal
-from wsivit.store.parameters import COLUMNS, FORMAT, Status, StoreParameters, TileTable, mismatch
+from wsivit.store.columns import check_name
+from wsivit.store.journal import JOURNAL, HashingIterator, JournalEntry, write_journal, written_shards
+from wsivit.store.parameters import COLUMNS, FORMAT, StoreParameters, TileTable, mismatch
 from wsivit.store.schema import (
     DESCRIPTIONS,
-    JOURNAL,
     TILES,
-    JournalEntry,
     column_attributes,
     read_root,
     refuse_foreign,
@@ -45,7 +52,7 @@ from wsivit.store.shard import encode_shard
 
 
 class StoreWriter:
-    """A store in the making. Open one with :meth:`open`; close it, or use it as a context manager.
+    """A store that is being written. Open one with :meth:`open`; close it, or use it as a context manager.
 
     Attributes
     ----------
@@ -55,20 +62,25 @@ class StoreWriter:
         Whether the store is complete: there is nothing left to write.
     """
 
-    def __init__(self, files: Files, parameters: StoreParameters, table: TileTable, shared: bool = False) -> None:
+    def __init__(
+        self,
+        files: Files,
+        parameters: StoreParameters,
+        table: TileTable,
+        lock: Lock | Lease,
+        target: Path | None,
+    ) -> None:
         self._files = files
-        self._shared = shared
         self.parameters = parameters
         self.table = table
         self._table_digest = table.digest()
-        self._status = table.status.copy()
-        self._journal = Journal(files)
-        self._versions = versions()
+        self._lock = lock
+        self._target = target
+        """The store that this one replaces when it is complete."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
         self._flushing: Future[None] | None = None
-        self._lock: Lock | Lease | None = None
-        self._place: Path | None = None
-        self.done = False
+        self._closed = self.done = False
+        self._load(versions(), {})
 
     @classmethod
     def open(
@@ -78,9 +90,8 @@ class StoreWriter:
         table: TileTable,
         *,
         overwrite: bool = False,
-        shared: bool = False,
     ) -> Self:
-        """Begin a store, or go on with a half-built one of the same parameters, or with one that lost shards.
+        """Create a store, or resume an incomplete one of the same parameters, or one that lost shards.
 
         Parameters
         ----------
@@ -88,13 +99,10 @@ class StoreWriter:
             Of the store, ``<slide_id>.zarr``.
         parameters : StoreParameters
         table : TileTable
-            The same, row for row, when gone on with.
+            The same, row for row, when the store is resumed.
         overwrite : bool
-            Build a new store beside one that is there, and put it in its place once it is complete.
-        shared : bool
-            Others write this store too, so nothing is locked: each shard must have one writer only. Who writes the last
-            shard calls :meth:`finish`; twice does no harm. A store of other content is refused; with `overwrite` it is
-            removed, so `path` should lie `beside` the one to be replaced.
+            Write a new store next to one that is there, and replace that once the new one is complete. At a URL the
+            old store is removed first, as object stores cannot rename.
 
         Raises
         ------
@@ -105,78 +113,64 @@ class StoreWriter:
         OutputExistsError
             When something that is no tile store is there.
         """
-        files = files_at(path)
-        if shared:
-            refuse_foreign(files)
-            writer = cls(files, parameters, table, shared)
-            writer._begin(discard=overwrite)
-            return writer
+        files, target = files_at(path), None
         lock = exclusive(files)
         try:
-            writer = cls._open_locked(files, parameters, table, overwrite)
+            if isinstance(files, LocalFiles):
+                staging = staging_path(files.root)
+                recover_replace(files.root, staging)
+                refuse_foreign(files)
+                if overwrite and files.list():
+                    target, files = files.root, LocalFiles(staging)
+                else:
+                    LocalFiles(staging).remove("")
+            else:
+                refuse_foreign(files)
+            writer = cls(files, parameters, table, lock, target)
+            writer._resume_or_create(overwrite)
         except BaseException:
             lock.close()
             raise
-        writer._lock = lock
         return writer
 
-    @classmethod
-    def join(cls, path: str | os.PathLike[str]) -> Self:
-        """Write shards of a store that was begun with ``open(…, shared=True)``; its parameters and tiles are there.
-
-        Raises
-        ------
-        StoreError
-            When no such store was begun.
-        """
-        files = files_at(path)
-        parameters = StoreParameters.from_dict(read_root(files)["parameters"])
-        columns = [layout.read_array(files, name) for name in ("col", "row", "tissue_fraction")]
-        return cls.open(path, parameters, TileTable.from_grid(parameters.grid, *columns), shared=True)
-
-    @classmethod
-    def _open_locked(cls, files: Files, parameters: StoreParameters, table: TileTable, overwrite: bool) -> Self:
-        if not isinstance(files, LocalFiles):
-            refuse_foreign(files)
-            writer = cls(files, parameters, table)
-            # Object stores cannot rename: the old store gives way before the new one is written.
-            writer._begin(discard=overwrite)
-            return writer
-        new = staging_path(files.root)
-        recover_replace(files.root, new)
-        refuse_foreign(files)
-        if overwrite and files.list():
-            writer = cls(LocalFiles(new), parameters, table)
-            writer._place = files.root
-        else:
-            LocalFiles(new).remove("")
-            writer = cls(files, parameters, table)
-        writer._begin(discard=overwrite)
-        return writer
-
-    def _begin(self, discard: bool) -> None:
-        """Take up what is there, or create the store; `discard` what is complete or of other content."""
-        there = self._files.size(layout.DOCUMENT) is not None
-        differences = self._inspect_existing(discard) if there else []
-        if there and discard and (differences or self.done):
-            self._files.remove("")
-            self.done, there, differences = False, False, []
-            self._status, self._versions = self.table.status.copy(), versions()
-            self._journal.entries = {}
-        if differences:
-            raise StoreMismatchError(mismatch(self._files.url, differences, read_root(self._files), self.parameters))
-        if not there:
-            self._create()
-        if not (self.done or self._shared):
+    def _resume_or_create(self, overwrite: bool) -> None:
+        existing = self._files.size(layout.DOCUMENT) is not None
+        if existing:
+            try:
+                self._resume(read_root(self._files))
+                replace = overwrite and self.done
+            except StoreError:  # damaged, or of other content
+                if not overwrite:
+                    raise
+                replace = True
+            if replace:
+                self._files.remove("")
+                self.done, existing = False, False
+                self._load(versions(), {})
+        if not existing:
+            if self.parameters.codec != "none":
+                spec = tiles_spec(self.parameters, len(self.table))
+                layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
+            self._write_root(complete=False)
+        if not self.done:
             self._files.remove_temporaries()
 
-    def _create(self) -> None:
-        if self.parameters.codec != "none":
-            spec = tiles_spec(self.parameters, len(self.table))
-            layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
-        if self._shared:  # for those who join
-            self._write_columns()
-        self._write_root(complete=False)
+    def _resume(self, root: dict[str, Any]) -> None:
+        """Load what is written; StoreMismatchError where it is not the store that is asked for."""
+        differences = StoreParameters.from_dict(root["parameters"]).differences(self.parameters)
+        if not differences and root["table_sha256"] != self._table_digest:
+            differences = [f"its {root['tiles']} tiles are not the {len(self.table)} asked for"]
+        if differences:
+            raise StoreMismatchError(mismatch(self._files.url, differences, root, self.parameters))
+        self._load(root["versions"], written_shards(self._files))
+        # A complete store that lost shards is resumed like an incomplete one.
+        self.done = bool(root["complete"]) and not self.pending()
+
+    def _load(self, recorded: dict[str, str], entries: dict[int, JournalEntry]) -> None:
+        self._versions, self._entries = recorded, entries
+        self._status = self.table.status.copy()
+        for entry in entries.values():
+            self._status[[int(tile) for tile in entry.status]] = [*entry.status.values()]
 
     def _write_root(self, complete: bool) -> None:
         attributes = {
@@ -188,60 +182,29 @@ class StoreWriter:
             "versions": self._versions,
         }
         if complete:
-            journal = self._files.read(JOURNAL) if self._journal.entries else b""
+            journal = self._files.read(JOURNAL) if self._entries else b""
             attributes["journal_sha256"] = hashlib.sha256(journal).hexdigest()
             attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name in DESCRIPTIONS]
         layout.write_group(self._files, "", attributes)
 
-    def _inspect_existing(self, discard: bool) -> list[str]:
-        try:
-            return self._resume()
-        except StoreError as error:
-            if discard:
-                return [str(error)]
-            raise
-
-    def _resume(self) -> list[str]:
-        """Go on with the store that is there; or return in what it is not the one asked for."""
-        attributes = read_root(self._files)
-        found = StoreParameters.from_dict(attributes["parameters"]).differences(self.parameters)
-        if not found and attributes["table_sha256"] != self._table_digest:
-            found = [f"its {attributes['tiles']} tiles are not the {len(self.table)} asked for"]
-        if found:
-            return found
-        self._versions = attributes["versions"]
-        self._resume_journal()
-        # A shard that was lost from a complete store is made anew.
-        self.done = bool(attributes["complete"]) and not self.pending()
-        return []
-
-    def _resume_journal(self) -> None:
-        self._journal.load()
-        for entry in self._journal.entries.values():
-            changed = np.array([int(tile) for tile in entry.status], np.int64)
-            self._status[changed] = list(entry.status.values())
-
-    def _shards(self) -> list[range]:
+    @property
+    def shards(self) -> list[range]:
+        """All shards, as ranges of tile indexes; none where the store holds no pixels."""
         n, size = len(self.table), self.parameters.shard_tiles
         if self.parameters.codec == "none":
             return []
         return [range(start, min(n, start + size)) for start in range(0, n, size)]
 
-    @property
-    def n_shards(self) -> int:
-        """Shard files that the store has when it is complete."""
-        return len(self._shards())
-
     def pending(self) -> list[range]:
         """Return the shards not yet written, as ranges of tile indexes."""
         self._flush()
-        return [tiles for shard, tiles in enumerate(self._shards()) if shard not in self._journal.entries]
+        return [tiles for shard, tiles in enumerate(self.shards) if shard not in self._entries]
 
     def write_shard(self, tiles: range, chunks: Iterable[Chunk], sharpness: list[float | None] | None = None) -> None:
         """Write one shard: all of it or nothing.
 
-        It is brought to the disk while the next one is made, and there for good when that is written, or the store is
-        finished or closed; what goes wrong with it is raised then.
+        It is synced to disk while the next one is encoded. It is durable when the next one is written, or the store is
+        finished or closed; those calls raise what goes wrong with it.
 
         Parameters
         ----------
@@ -249,8 +212,8 @@ class StoreWriter:
             One of :meth:`pending`.
         chunks : iterable of bytes, (bytes, ndarray of uint8), Status or None
             Encoded inner chunks without checksum, whole or in two pieces; ``chunks_per_tile`` for each tile, each
-            tile's in C order. None where one could not be read: the whole tile is then ``unreadable`` and none of it is
-            stored; `Status.MISSING` for each of a tile of which nothing was scanned.
+            tile's in C order. None for a chunk that could not be read: the tile is then ``unreadable`` and none of it
+            is stored; `Status.MISSING` for each chunk of a tile that was never scanned.
         sharpness : list of float or None, optional
             Of each tile, where it was measured; may be filled while `chunks` are drawn.
 
@@ -262,55 +225,46 @@ class StoreWriter:
             When it cannot be written.
         """
         shard = tiles.start // self.parameters.shard_tiles
-        if tiles not in self._shards():
+        if tiles not in self.shards:
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
         slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-        runs = chunk_batches(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
-        hashed = HashingIterator(encode_shard(runs, slots))
-        to_disk = self._files.begin(shard_key(shard), hashed)
-        there = slice(tiles.start, tiles.stop)
-        differ = np.flatnonzero(self._status[there] != self.table.status[there]) + tiles.start
+        batches = chunk_batches(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
+        hashed = HashingIterator(encode_shard(batches, slots))
+        sync_and_rename = self._files.begin(shard_key(shard), hashed)
+        span = slice(tiles.start, tiles.stop)
+        differ = np.flatnonzero(self._status[span] != self.table.status[span]) + tiles.start
         changed = {str(i): self._status.item(i) for i in differ.tolist()}
         entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed, sharpness)
         self._flush()
-        self._flushing = self._thread.submit(self._commit_shard, entry, to_disk)
+        # The disk works while the next shard is encoded: a sync takes as long as encoding a good part of a shard.
+        self._flushing = self._thread.submit(self._commit_shard, entry, sync_and_rename)
 
-    def _commit_shard(self, entry: JournalEntry, to_disk: Callable[[], None]) -> None:
-        to_disk()
+    def _commit_shard(self, entry: JournalEntry, sync_and_rename: Callable[[], None]) -> None:
+        sync_and_rename()
         self._check_lease()
-        self._journal.enter(entry)  # written to the same folder, which makes the shard last as well
+        self._entries[entry.shard] = entry
+        # In the same folder as the shards: syncing that folder makes the shard's name durable too.
+        write_journal(self._files, self._entries)
 
     def _check_lease(self) -> None:
         if isinstance(self._lock, Lease):
             self._lock.check()
 
     def _flush(self) -> None:
-        """Wait until the shard before is on disk and in the journal."""
+        """Wait until the last shard is on disk and in the journal."""
         if self._flushing is not None:
-            settling, self._flushing = self._flushing, None
-            settling.result()
-
-    def set_status(self, tiles: ArrayLike, status: Status) -> None:
-        """Set the status of tiles, by index; kept from when their shard is written, so it must come before that."""
-        self._flush()
-        indexes = np.atleast_1d(np.asarray(tiles, np.int64))
-        written = set((indexes // self.parameters.shard_tiles).tolist()) & set(self._journal.entries)
-        if written:
-            raise StoreError(f"shards {sorted(written)} of {self._files.url} are written: their status is fixed")
-        self._status[indexes] = status
-
-    @property
-    def status(self) -> NDArray[np.uint8]:
-        """Status of every tile so far; uint8 (n,)."""
-        return self._status.copy()
+            flushing, self._flushing = self._flushing, None
+            flushing.result()
 
     @property
     def sharpness(self) -> NDArray[np.float32]:
         """Sharpness of every tile, NaN where it is not measured; float32 (n,)."""
         self._flush()
-        if self._shared:  # what others have measured
-            self._journal.load()
-        return self._journal.sharpness(len(self.table), self.parameters.shard_tiles)
+        values = np.full(len(self.table), np.nan, np.float32)
+        for shard, entry in self._entries.items():
+            known = np.array(entry.sharpness or [], np.float32)
+            values[shard * self.parameters.shard_tiles :][: len(known)] = known
+        return values
 
     def write_mask(self, mask: NDArray[np.bool_], downsample: tuple[float, float]) -> None:
         """Write the tissue mask, bool (h, w), with its level-0 pixels per mask pixel."""
@@ -331,12 +285,6 @@ class StoreWriter:
         }
         layout.write_array(self._files, name, values, dimensions, attributes)
 
-    def write_labels(self, name: str, codes: ArrayLike, classes: Iterable[str]) -> None:
-        """Write a label column: int16 (n,) codes into `classes`, -1 for none."""
-        column = LabelColumn(np.asarray(codes, np.int16), tuple(classes))
-        layout.ensure_group(self._files, "labels")
-        write_label_column(self._files, f"labels/{check_name('labels', name)}", column, len(self.table))
-
     def write_qc(self, name: str, values: NDArray[np.float32]) -> None:
         """Write a column of quality control, ``qc/<name>``: float32 (n,), a fraction of each tile, 0 to 1."""
         if values.shape != (len(self.table),):
@@ -349,7 +297,7 @@ class StoreWriter:
         return layout.read_array(self._files, f"qc/{name}") if name in layout.nodes(self._files, "qc") else None
 
     def finish(self) -> None:
-        """Write the columns, then mark the store as complete; with ``overwrite``, put it in its place.
+        """Write the columns, then mark the store as complete; with ``overwrite``, replace the old one.
 
         Raises
         ------
@@ -358,42 +306,30 @@ class StoreWriter:
         """
         if self.done:
             return
-        self._flush()
-        if self._shared:  # what others have written meanwhile
-            self._resume_journal()
         if missing := self.pending():
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
         self._check_lease()
-        self._journal.merge()
-        self._write_columns()
-        self._journal.cleanup()
-        self._write_root(complete=True)
-        if self._shared:  # what was left by writers that were killed
-            self._files.remove_temporaries()
-        if self._place is not None:
-            replace_directory(Path(self._files.url), self._place)
-            self._files, self._place = LocalFiles(self._place), None
-        self.done = True
-
-    def _write_columns(self) -> None:
         for name in COLUMNS:
             values = self._status if name == "status" else getattr(self.table, name)
             layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
+        self._write_root(complete=True)
+        if self._target is not None:
+            replace_directory(Path(self._files.url), self._target)
+            self._files, self._target = LocalFiles(self._target), None
+        self.done = True
 
     def close(self) -> None:
         """Release the store for other writers; what is written stays, complete or not."""
+        if self._closed:
+            return  # what is there now may be another writer's
+        self._closed = True
         try:
             self._flush()
         finally:
             self._thread.shutdown()
-            if not self.done and self._lock is not None:
+            if not self.done:
                 self._files.remove_temporaries()
-            self._unlock()
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
             self._lock.close()
-            self._lock = None
 
     def __enter__(self) -> Self:
         return self

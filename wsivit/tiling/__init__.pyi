@@ -5,10 +5,11 @@ from .options import TileOptions as TileOptions
 from .sanity import store_warnings as store_warnings
 from .shard_writer import OnUnreadableTile as OnUnreadableTile
 from .tile import LABEL as LABEL
-from .tile import Tiler as Tiler
 from .tile import TilingResult as TilingResult
 from .tile import TilingTarget as TilingTarget
 from .tile import tile as tile
+from .tile import tile_into as tile_into
 from .tile_origins import TileOrigins as TileOrigins
 from .tile_source import TileSource as TileSource
 from .tiling_plan import TilingPlan as TilingPlan
+from .tiling_plan import plan_tiling as plan_tiling

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import ScaleError, UsageError
-from wsivit.io import join
 from wsivit.slide import ReadPlan, Slide, TileGrid, plan_downsample
 from wsivit.store import TileTable
 from wsivit.tiling.coordinates import Coordinates, read_coordinates
 from wsivit.tiling.options import TileOptions
-from wsivit.tiling.tile import Tiler, TilingResult, TilingTarget, ensure_open
+from wsivit.tiling.tile import TilingResult, TilingTarget, ensure_open, tile_into
 from wsivit.tiling.tiling_plan import TilingPlan, store_parameters
 from wsivit.tissue import OVERVIEW_MPP, Tissue
 
@@ -102,8 +101,7 @@ def import_tiles(
             layout = _lay_out(at, found, options, identity)
         except (UsageError, ScaleError) as error:
             raise type(error)(f"{source}: {error}") from None
-        place = TilingTarget(join(output, f"{at.id}.zarr"), join(output, f"{at.id}-preview.png"), at.id)
-        return Tiler(overwrite=overwrite).tile(at, place, layout)
+        return tile_into(TilingTarget.in_folder(output, at), at, layout, overwrite=overwrite)
 
 
 def _lay_out(slide: Slide, found: Coordinates, options: ImportOptions, identity: dict[str, str]) -> TilingPlan:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from wsivit.io import writing
+from wsivit.io import replacing
 from wsivit.slide import TileGrid
 from wsivit.tissue import Tissue, TissueClass, running_min
 
@@ -80,16 +80,9 @@ def write_preview(
     if mpp is not None:
         _draw_scale_bar(picture, mpp[0] / scale)
     whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
-    return _save(_with_warnings(whole, warnings), Path(path))
-
-
-def _save(picture: Image.Image, path: Path) -> Path:
-    """Write it whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    with writing(path, temporary):
-        picture.save(temporary, format="PNG", compress_level=1)
-        temporary.replace(path)
-    return path
+    with replacing(Path(path)) as temporary:
+        _with_warnings(whole, warnings).save(temporary, format="PNG", compress_level=1)
+    return Path(path)
 
 
 def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:

@@ -40,10 +40,6 @@ class TilingPlan:
     parameters: StoreParameters
     overview: NDArray[np.uint8] | None = None
 
-    def boxes(self) -> NDArray[np.float64]:
-        """Extents of the chosen tiles, as `TileGrid.boxes0` gives them."""
-        return self.grid.boxes0(self.table.col, self.table.row)
-
 
 def plan_tiling(slide: Slide, options: TileOptions, *, progress: bool = False) -> TilingPlan:
     """Decide which tiles of a slide are made, and how."""
