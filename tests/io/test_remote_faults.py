@@ -27,10 +27,10 @@ import json, sys
 from pathlib import Path
 import fsspec
 import wsivit
-from wsivit.io import Remote
-from wsivit.tiling import layout
+from wsivit.io.remote import Remote
+from wsivit.tiling import tiling_plan
 
-layout._shard_tiles = lambda options: 16
+tiling_plan._shard_tiles = lambda options: 16
 folder, slides = Path(sys.argv[1]), sys.argv[2:]
 system = fsspec.filesystem("s3")
 bucket = Remote("s3://wsivit")
@@ -84,7 +84,7 @@ def test_a_cohort_through_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert paths == [str(tmp_path / "s0.tiff"), "s3://wsivit/in/s0.tiff"]
     # OpenSlide, which reads no URLs, names more sources of the same scale.
     assert [root["parameters"].pop("scale")["mpp_x"] for root in roots] == [0.5, 0.5]
-    assert len({root.pop("seal") for root in roots}) == 2
+    assert len({root.pop("checksum") for root in roots}) == 2
     assert roots[0] == roots[1]
     assert verify(fetched / "far" / "s0.zarr", slide=tmp_path / "s0.tiff") == []
 

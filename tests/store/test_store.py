@@ -487,7 +487,7 @@ def test_stores_of_another_format_are_refused(tmp_path: Path) -> None:
     document = json.loads((path / "zarr.json").read_text())
     document["attributes"]["wsivit"]["format"] = 99
     (path / "zarr.json").write_text(json.dumps(document))
-    with pytest.raises(StoreError, match="store format 99, this wsivit reads 1"):
+    with pytest.raises(StoreError, match="store format 99, this wsivit reads 2"):
         TileStore(path)
 
 

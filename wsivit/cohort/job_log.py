@@ -23,8 +23,9 @@ STATES: tuple[State, ...] = ("not_started", "running", "done", "partial", "faile
 CSV, PARQUET = "ledger.csv", "ledger.parquet"
 LONGEST_CSV = 10_000
 _READERS = 16
-COLUMNS = tuple(
-    ["slide_id", "verb", "run", "state", "reason", "warning", "exit_code", "tiles", "unreadable", "bytes", "seconds", "scale", "worker", "updated", "versions", "fingerprint"]
+COLUMNS = (
+    "slide_id", "verb", "run", "state", "reason", "warning", "exit_code", "tiles", "unreadable", "bytes", "seconds",
+    "scale", "worker", "updated", "versions", "fingerprint",
 )  # fmt: skip
 """What of a record is in the table."""
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wsivit.errors import StoreError
 from wsivit.io import Files
-from wsivit.store import features, predictions
-from wsivit.store import zarr_metadata as layout
-from wsivit.store.column_writer import ColumnLocation
-from wsivit.store.columns import LabelColumn, cleanup_column, read_labels, save_labels
-from wsivit.store.features import Features, FeaturesWriter, read_features
-from wsivit.store.predictions import Kept, Predictions, PredictionsWriter, read_predictions, save_predictions
+from wsivit.store import features, predictions, zarr_metadata
+from wsivit.store.columns import ColumnLocation, LabelColumn, find_column
+from wsivit.store.features import Features, FeaturesWriter
+from wsivit.store.predictions import Kept, Predictions, PredictionsWriter, read_predictions, write_predictions
+
+_LABELS = "labels"
 
 
 class AnnotationColumns:
@@ -26,35 +28,72 @@ class AnnotationColumns:
     @property
     def labels(self) -> list[str]:
         """Names of the label columns."""
-        return layout.nodes(self.files, "labels")
+        return zarr_metadata.nodes(self.files, _LABELS)
 
     def label(self, name: str) -> LabelColumn:
-        """Read a label column; UsageError names the ones that are there."""
-        return read_labels(self.files, name)
+        """Read a label column; UsageError names the existing ones."""
+        key = find_column(self.files, _LABELS, name)
+        classes = tuple(zarr_metadata.attribute(self.files, key, "classes"))
+        return LabelColumn(zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False), classes)
 
-    def write_labels(self, name: str, codes: ArrayLike, classes: tuple[str, ...] | list[str]) -> None:
-        """Write a label column: codes (n,) into `classes`, -1 for none. One of the same name is replaced."""
-        save_labels(self.files, name, LabelColumn(np.asarray(codes, np.int16), tuple(classes)), self._n)
+    def write_labels(self, name: str, codes: ArrayLike, classes: Sequence[str]) -> None:
+        """Write a label column, or replace one of the same name.
+
+        Parameters
+        ----------
+        name : str
+        codes : array-like of int (n,)
+            Index of each tile's class in `classes`; -1 for none.
+        classes : sequence of str
+
+        Raises
+        ------
+        StoreError
+            When the codes are not one per tile, or outside `classes`.
+        """
+        codes = np.asarray(codes, np.int16)
+        if codes.shape != (self._n,) or (self._n and not -1 <= codes.min() <= codes.max() < len(classes)):
+            last = len(classes) - 1
+            raise StoreError(f"labels for {self.files.url} must be {self._n} codes from -1 to {last}, one per tile")
+        column = ColumnLocation(self.files, _LABELS, name, self._n)
+        with column.lock():
+            self.files.remove(column.building_key)
+            try:
+                column.ensure_group()
+                attributes = {"classes": list(classes), "none": -1}
+                zarr_metadata.write_array(self.files, column.building_key, codes, ("tile",), attributes)
+                column.put_in_place()
+            except BaseException:
+                with suppress(OSError):
+                    self.files.remove(column.building_key)
+                raise
 
     @property
     def runs(self) -> list[str]:
-        """Names of the runs whose predictions are here."""
-        return layout.nodes(self.files, predictions.KIND)
+        """Names of the runs whose predictions are in the store."""
+        return zarr_metadata.nodes(self.files, predictions.KIND)
 
     def predictions(self, run: str) -> Predictions:
-        """Read the predictions of a run; UsageError names the ones that are there."""
+        """Read the predictions of a run; UsageError names the existing ones."""
         return read_predictions(self.files, run)
 
     def write_predictions(self, run: str, predictions: Predictions) -> None:
-        """Write the predictions of a run whole. Those of a run of the same name are replaced."""
-        save_predictions(self.files, run, predictions, self._n)
+        """Write all predictions of a run, or replace those of a run of the same name."""
+        write_predictions(ColumnLocation(self.files, "predictions", run, self._n), predictions)
 
     def predictions_writer(
         self, run: str, classes: Sequence[str], attrs: dict[str, Any], keeps: Kept = ()
     ) -> PredictionsWriter:
-        """Begin the predictions of a run, or go on with ones of the same classes and attributes that were broken off.
+        """Start the predictions of a run, or resume interrupted ones of the same classes and attributes.
 
-        `keeps` names what goes with the probabilities: ``logits``, or ``views`` (logits of each view) and ``spread``.
+        Parameters
+        ----------
+        run : str
+        classes : sequence of str
+        attrs : dict
+            What else describes the run; anything JSON can hold.
+        keeps : tuple of str
+            What is kept with the probabilities: ``logits``, or ``views`` (logits of each view) and ``spread``.
 
         Raises
         ------
@@ -63,21 +102,19 @@ class AnnotationColumns:
         """
         return PredictionsWriter(ColumnLocation(self.files, predictions.KIND, run, self._n), classes, attrs, keeps)
 
-    def cleanup(self, kind: str, name: str) -> None:
-        """Clear away what a killed writer of ``<kind>/<name>``, which is there, may have left beside it."""
-        cleanup_column(self.files, kind, name)
-
     @property
     def encoders(self) -> list[str]:
-        """Names of the encoders whose features are here."""
-        return layout.nodes(self.files, features.KIND)
+        """Names of the encoders whose features are in the store."""
+        return zarr_metadata.nodes(self.files, features.KIND)
 
     def features(self, encoder: str) -> Features:
-        """Read the features of an encoder; UsageError names the ones that are there."""
-        return read_features(self.files, encoder)
+        """Read the features of an encoder; UsageError names the existing ones."""
+        key = find_column(self.files, features.KIND, encoder)
+        attrs = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key)).get("attrs", {})
+        return Features(zarr_metadata.read_array(self.files, key), attrs)
 
     def features_writer(self, encoder: str, size: int, attrs: dict[str, Any]) -> FeaturesWriter:
-        """Begin the features of an encoder, `size` numbers per tile, or go on with ones that were broken off.
+        """Start the features of an encoder, `size` numbers per tile, or resume interrupted ones of the same attributes.
 
         Raises
         ------
@@ -85,3 +122,7 @@ class AnnotationColumns:
             When another process is writing features of that encoder.
         """
         return FeaturesWriter(ColumnLocation(self.files, features.KIND, encoder, self._n), size, attrs)
+
+    def cleanup(self, kind: str, name: str) -> None:
+        """Remove what a killed writer of the existing column ``<kind>/<name>`` may have left."""
+        ColumnLocation(self.files, kind, name, self._n).cleanup()

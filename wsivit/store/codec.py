@@ -126,7 +126,7 @@ def decode(
     raise StoreError(f"neither JPEG nor zstd: the chunk begins with {bytes(data[:4])!r}")
 
 
-def decode_sealed_jpeg(data: bytes, out: NDArray[np.uint8]) -> bool:
+def decode_checked_jpeg(data: bytes, out: NDArray[np.uint8]) -> bool:
     """Decode a JPEG with the checksum behind it, in the fewest steps: what two threads do in Python, one waits for.
 
     Parameters

@@ -1,4 +1,8 @@
-"""Labels: one per tile. And how a named column is put into a store that is there."""
+"""Named columns of a store, ``<kind>/<name>``: labels, predictions, features. How one is put into a complete store.
+
+In a folder a column is built under a temporary name and then renamed, so readers see the old one or the new one. Elsewhere it
+is built in its place, and readers see it once its document is there, which is written last.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.errors import StoreError, StoreLockedError, UsageError
+from wsivit.errors import StoreLockedError, UsageError
 from wsivit.io import TEMPORARY, Files, LocalFiles, exclusive, lock_file, replace_directory, sync_folder, writing
-from wsivit.store import zarr_metadata as layout
+from wsivit.store import zarr_metadata
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WAIT = 60.0
+"""Seconds to wait for another writer of the same column."""
 
 
 @dataclass(frozen=True)
@@ -36,81 +41,72 @@ def check_name(kind: str, name: str) -> str:
     """Return a name that can be part of a store; UsageError for others."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{kind} {name!r}: use letters, digits, '.', '_' and '-', at most 100, beginning with one of the first"
+            f"{kind} {name!r}: use at most 100 letters, digits, '.', '_' and '-', and begin with a letter or digit"
         )
     return name
 
 
-def present(files: Files, kind: str, name: str) -> str:
-    """Return the key of a named column; UsageError names the ones that are there."""
-    there = layout.nodes(files, kind)
-    if name not in there:
-        raise UsageError(f"{files.url} has no {kind} {name!r}; it has {', '.join(there) or 'none'}")
+def find_column(files: Files, kind: str, name: str) -> str:
+    """Return the key of an existing column; UsageError names the existing ones."""
+    existing = zarr_metadata.nodes(files, kind)
+    if name not in existing:
+        raise UsageError(f"{files.url} has no {kind} {name!r}; it has {', '.join(existing) or 'none'}")
     return f"{kind}/{name}"
 
 
-def lock_column(files: Files, kind: str, name: str, wait: float = WAIT) -> AbstractContextManager[object]:
-    """Lock a named column of a store."""
-    return exclusive(files, f".{kind}.{name}", wait)
+@dataclass(frozen=True)
+class ColumnLocation:
+    """Where in a store a column of `n` tiles is written.
 
+    Raises
+    ------
+    UsageError
+        For a name that cannot be part of a store.
+    """
 
-def building_key(files: Files, kind: str, name: str) -> str:
-    """Key at which a named column is built: beside its place where it can be renamed, else in its place."""
-    return f"{kind}/{TEMPORARY if isinstance(files, LocalFiles) else ''}{check_name(kind, name)}"
+    files: Files
+    kind: str
+    name: str
+    n: int
 
+    def __post_init__(self) -> None:
+        check_name(self.kind, self.name)
 
-def cleanup_column(files: Files, kind: str, name: str) -> None:
-    """Clear away what a writer left that was killed after its column was put in place."""
-    if not isinstance(files, LocalFiles):
-        return
-    built = files.root / building_key(files, kind, name)
-    lock = lock_file(files.root.with_name(f"{files.root.name}.{kind}.{name}"))
-    if built.exists() or lock.exists():
-        # Whoever writes it now clears up himself; nothing that cannot be written is left by us.
-        with suppress(StoreLockedError, OSError), lock_column(files, kind, name, wait=0):
-            files.remove(building_key(files, kind, name))
+    @property
+    def building_key(self) -> str:
+        """Key at which the column is built: under a temporary name where that can be renamed, else in its place."""
+        return f"{self.kind}/{TEMPORARY if isinstance(self.files, LocalFiles) else ''}{self.name}"
 
+    def lock(self, wait: float = WAIT) -> AbstractContextManager[object]:
+        """Lock the column for one writer; other columns of the store can be written meanwhile."""
+        return exclusive(self.files, f".{self.kind}.{self.name}", wait)
 
-def ensure_kind(files: Files, kind: str, name: str) -> None:
-    """Write the document of a kind's group where there is none, by way of what is built: it is cleared away there."""
-    document = layout.document_key(kind)
-    if files.size(document) is not None:
-        return
-    if not isinstance(files, LocalFiles):
-        layout.write_group(files, kind, {})
-        return
-    built = building_key(files, kind, name)
-    layout.write_group(files, built, {})
-    with writing(files.root / document):
-        (files.root / layout.document_key(built)).replace(files.root / document)
-        sync_folder(files.root / kind)
+    def ensure_group(self) -> None:
+        """Write the document of the kind's group where there is none."""
+        document = zarr_metadata.document_key(self.kind)
+        if self.files.size(document) is not None:
+            return
+        if not isinstance(self.files, LocalFiles):
+            zarr_metadata.write_group(self.files, self.kind, {})
+            return
+        # Written below the building key and moved: a killed writer's temporary files are looked for there only.
+        zarr_metadata.write_group(self.files, self.building_key, {})
+        with writing(self.files.root / document):
+            (self.files.root / zarr_metadata.document_key(self.building_key)).replace(self.files.root / document)
+            sync_folder(self.files.root / self.kind)
 
+    def put_in_place(self) -> None:
+        """Rename the column that was built to its final name, and remove an older one."""
+        if isinstance(self.files, LocalFiles):
+            replace_directory(self.files.root / self.building_key, self.files.root / self.kind / self.name)
 
-def put_column(files: Files, kind: str, name: str) -> None:
-    """Put a column that was built into its place, and away with an older one."""
-    if isinstance(files, LocalFiles):
-        replace_directory(files.root / building_key(files, kind, name), files.root / kind / name)
-
-
-def read_labels(files: Files, name: str) -> LabelColumn:
-    """Read ``labels/<name>``; UsageError names the ones that are there."""
-    key = present(files, "labels", name)
-    classes = tuple(layout.attribute(files, key, "classes"))
-    return LabelColumn(layout.read_array(files, key).astype(np.int16, copy=False), classes)
-
-
-def save_labels(files: Files, name: str, column: LabelColumn, n: int) -> None:
-    """Write ``labels/<name>`` into a store of `n` tiles, or replace it; StoreError where the column does not fit."""
-    key, codes = building_key(files, "labels", name), np.asarray(column.codes, np.int16)
-    if codes.shape != (n,) or (n and not -1 <= codes.min() <= codes.max() < len(column.classes)):
-        raise StoreError(f"labels for {files.url} must be {n} codes from -1 to {len(column.classes) - 1}, one per tile")
-    with lock_column(files, "labels", name):
-        files.remove(key)
-        try:
-            ensure_kind(files, "labels", name)
-            layout.write_array(files, key, codes, ("tile",), {"classes": list(column.classes), "none": -1})
-            put_column(files, "labels", name)
-        except BaseException:
-            with suppress(OSError):
-                files.remove(key)
-            raise
+    def cleanup(self) -> None:
+        """Remove what a writer left that was killed after it had put its column in place."""
+        if not isinstance(self.files, LocalFiles):
+            return
+        root = self.files.root
+        lock = lock_file(root.with_name(f"{root.name}.{self.kind}.{self.name}"))
+        if (root / self.building_key).exists() or lock.exists():
+            # A writer that is at work cleans up itself; in a folder that cannot be written nothing was left by us.
+            with suppress(StoreLockedError, OSError), self.lock(wait=0):
+                self.files.remove(self.building_key)

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.io import Files
-from wsivit.store import zarr_metadata as layout
-from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
-from wsivit.store.columns import present
+from wsivit.store.column_writer import Column, ColumnWriter
+from wsivit.store.columns import ColumnLocation
 
 KIND = "features"
 
@@ -32,18 +30,11 @@ class Features:
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
-def read_features(files: Files, encoder: str) -> Features:
-    """Read ``features/<encoder>``; UsageError names the ones that are there."""
-    node = present(files, KIND, encoder)
-    attrs = layout.attributes_of(layout.read_document(files, node)).get("attrs", {})
-    return Features(layout.read_array(files, node), attrs)
-
-
 class FeaturesWriter(ColumnWriter):
-    """The features of an encoder in the making; of `TileStore.features_writer`. Use it as a context manager."""
+    """Writes the features of an encoder block by block; from `TileStore.features_writer`. Use as a context manager."""
 
-    def __init__(self, place: ColumnLocation, size: int, attrs: dict[str, Any]) -> None:
-        super().__init__(place, {"": Column((size,), ("feature",), "float16")}, {"attrs": attrs})
+    def __init__(self, location: ColumnLocation, size: int, attrs: dict[str, Any]) -> None:
+        super().__init__(location, {"": Column((size,), ("feature",), "float16")}, {"attrs": attrs})
 
     def write(self, tiles: range, values: NDArray[np.float16]) -> None:
         """Write one block of :meth:`pending`, float16 (len(tiles), d); NaN where there is nothing.
@@ -53,4 +44,4 @@ class FeaturesWriter(ColumnWriter):
         StoreError
             When `tiles` is not a block, or the shape does not fit.
         """
-        self.put(tiles, {"": values})
+        self.write_block(tiles, {"": values})

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from wsivit.errors import StoreError
 from wsivit.slide import TileGrid
 
-FORMAT = 1
-_ADDED = {"slide_sha256", "filled"}
+FORMAT = 2
+_ADDED = {"slide_sha256"}
 """Fields that stores written before they were thought of lack."""
 
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
 from wsivit.io import Files
-from wsivit.store import zarr_metadata as layout
-from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
-from wsivit.store.columns import present
+from wsivit.store import zarr_metadata
+from wsivit.store.column_writer import Column, ColumnWriter
+from wsivit.store.columns import ColumnLocation, find_column
 
 KIND = "predictions"
 VIEWS = 8
@@ -48,41 +48,42 @@ class Predictions:
 
     @property
     def columns(self) -> dict[str, NDArray[np.float32]]:
-        """What is there, by name, in the order it is written in."""
+        """The columns by name, in the order they are written in."""
         values = {name: getattr(self, name) for name in _COLUMNS}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def read_predictions(files: Files, run: str) -> Predictions:
-    """Read ``predictions/<run>``; UsageError names the ones that are there."""
-    node = present(files, KIND, run)
-    classes, attrs = (layout.attribute(files, node, name) for name in ("classes", "attrs"))
-    there = {"probabilities", *layout.nodes(files, node)} & set(_COLUMNS)
-    columns = {name: layout.read_array(files, f"{node}/{name}") for name in there}
+    """Read ``predictions/<run>``; UsageError names the existing ones."""
+    node = find_column(files, KIND, run)
+    classes, attrs = (zarr_metadata.attribute(files, node, name) for name in ("classes", "attrs"))
+    existing = {"probabilities", *zarr_metadata.nodes(files, node)} & set(_COLUMNS)
+    columns = {name: zarr_metadata.read_array(files, f"{node}/{name}") for name in existing}
     return Predictions(classes=tuple(classes), attrs=attrs, **columns)
 
 
 class PredictionsWriter(ColumnWriter):
-    """The predictions of a run in the making; of `TileStore.predictions_writer`. Use it as a context manager.
+    """Writes the predictions of a run block by block; from `TileStore.predictions_writer`. Use as a context manager.
 
     Parameters
     ----------
-    place : Place
+    location : ColumnLocation
     classes : sequence of str
     attrs : dict
     keeps : tuple of str
-        What is kept beside the probabilities: ``logits``; ``views`` (the logits of each view) and ``spread``.
-    afresh : bool
+        What is kept with the probabilities: ``logits``; ``views`` (the logits of each view) and ``spread``.
+    restart : bool
+        Start anew whatever is there.
     """
 
     def __init__(
         self,
-        place: ColumnLocation,
+        location: ColumnLocation,
         classes: Sequence[str],
         attrs: dict[str, Any],
         keeps: Kept = (),
         *,
-        afresh: bool = False,
+        restart: bool = False,
     ) -> None:
         each, names = (len(classes),), ("class",)
         columns = {}
@@ -92,8 +93,8 @@ class PredictionsWriter(ColumnWriter):
             columns["logits"] = Column((VIEWS, *each), ("view", *names))
         if "spread" in keeps:
             columns["spread"] = Column(each, names)
-        columns["probabilities"] = Column(each, names)  # the last: a block is there when these are
-        super().__init__(place, columns, {"classes": list(classes), "attrs": attrs}, afresh=afresh)
+        columns["probabilities"] = Column(each, names)  # the last: with them a block is complete
+        super().__init__(location, columns, {"classes": list(classes), "attrs": attrs}, restart=restart)
 
     def write(
         self,
@@ -107,20 +108,20 @@ class PredictionsWriter(ColumnWriter):
         Raises
         ------
         StoreError
-            When `tiles` is not a block, the shapes do not fit, or something is missing or not to be kept.
+            When `tiles` is not a block, the shapes do not fit, or a column is missing or not kept.
         """
-        self.put(tiles, Predictions(probabilities, (), logits=logits, spread=spread).columns)
+        self.write_block(tiles, Predictions(probabilities, (), logits=logits, spread=spread).columns)
 
 
-def save_predictions(files: Files, run: str, predictions: Predictions, n: int) -> None:
-    """Write ``predictions/<run>`` into a store whole, in place of a run of the same name."""
-    whole = predictions.columns
-    kept = tuple("views" if name == "logits" and values.ndim == 3 else name for name, values in whole.items())
-    for values in whole.values():
-        if len(values) != n or values.shape[-1] != len(predictions.classes):
-            raise StoreError(f"predictions for {files.url} must be {(n, len(predictions.classes))}, not {values.shape}")
-    place = ColumnLocation(files, KIND, run, n)
-    with PredictionsWriter(place, predictions.classes, predictions.attrs, kept, afresh=True) as writer:
+def write_predictions(location: ColumnLocation, predictions: Predictions) -> None:
+    """Write all predictions of a run at once, and replace those of a run of the same name."""
+    columns, n, classes = predictions.columns, location.n, predictions.classes
+    keeps = tuple("views" if name == "logits" and values.ndim == 3 else name for name, values in columns.items())
+    for values in columns.values():
+        if len(values) != n or values.shape[-1] != len(classes):
+            url = location.files.url
+            raise StoreError(f"predictions for {url} must be {(n, len(classes))}, not {values.shape}")
+    with PredictionsWriter(location, classes, predictions.attrs, keeps, restart=True) as writer:
         for block in writer.blocks():
-            writer.put(block, {name: values[block.start : block.stop] for name, values in whole.items()})
+            writer.write_block(block, {name: values[block.start : block.stop] for name, values in columns.items()})
         writer.finish()

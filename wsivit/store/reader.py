@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
 from wsivit.slide import ReadPlan, TileGrid
-from wsivit.store import zarr_metadata as layout
+from wsivit.store import zarr_metadata
 from wsivit.store.annotation_columns import AnnotationColumns
-from wsivit.store.codec import decode, decode_sealed_jpeg, strip_crc
-from wsivit.store.dask_array import dask_array
+from wsivit.store.codec import decode, decode_checked_jpeg, strip_crc
+from wsivit.store.dask_array import SliceableTiles, dask_array
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
 from wsivit.store.schema import read_root, shard_key
 from wsivit.store.shard import decode_index, index_size
@@ -78,7 +78,7 @@ class TileStore(AnnotationColumns):
     def is_store(path: str | os.PathLike[str]) -> bool:
         """Whether there is a tile store at a path or URL, complete or not, of whatever format version."""
         try:
-            return "format" in layout.attributes_of(layout.read_document(files_at(path), ""))
+            return "format" in zarr_metadata.attributes_of(zarr_metadata.read_document(files_at(path), ""))
         except StoreError:
             return False
 
@@ -112,7 +112,7 @@ class TileStore(AnnotationColumns):
         return self._n
 
     def _column(self, name: str) -> NDArray[Any]:
-        values = layout.read_array(self.files, name)
+        values = zarr_metadata.read_array(self.files, name)
         if values.shape != (self._n,) or values.dtype != np.dtype(COLUMNS[name]):
             raise StoreError(f"{self.url}/{name} is damaged: {values.shape} {values.dtype}, not {self._n} values")
         values.flags.writeable = False
@@ -168,13 +168,15 @@ class TileStore(AnnotationColumns):
         return self._picture("thumbnail")
 
     def _picture(self, name: str) -> tuple[NDArray[Any], tuple[float, float]]:
-        x, y = layout.attribute(self.files, name, "downsample")
-        return layout.read_array(self.files, name), (x, y)
+        x, y = zarr_metadata.attribute(self.files, name, "downsample")
+        return zarr_metadata.read_array(self.files, name), (x, y)
 
     @property
     def qc(self) -> dict[str, NDArray[np.float32]]:
         """Quality control by name (``pen``, ``blur``, ``fold``, ``fat``): float32 (n,), a fraction of each tile."""
-        return {name: layout.read_array(self.files, f"qc/{name}") for name in layout.nodes(self.files, "qc")}
+        return {
+            name: zarr_metadata.read_array(self.files, f"qc/{name}") for name in zarr_metadata.nodes(self.files, "qc")
+        }
 
     # Pixels
 
@@ -195,7 +197,10 @@ class TileStore(AnnotationColumns):
 
     def dask(self, indexes: ArrayLike | None = None, *, block: int = _BLOCK) -> Any:
         """Return tiles as a dask array, uint8 (k, size, size, 3), in blocks; by default all readable ones."""
-        return dask_array(self, self.readable if indexes is None else self._indexes_of(indexes), block)
+        wanted = self.readable if indexes is None else self._indexes_of(indexes)
+        # dask runs many reads in parallel: each keeps to its own thread.
+        tiles = SliceableTiles(partial(self.read, threads=1), wanted, self.grid.tile_size)
+        return dask_array(tiles, (self.url, self.parameters.to_dict(), wanted), block)
 
     def read(self, indexes: ArrayLike, out: Any = None, *, threads: int | None = None) -> NDArray[np.uint8]:
         """Read tiles, decoded in threads.
@@ -269,7 +274,7 @@ class TileStore(AnnotationColumns):
 
             def work(k: int) -> None:
                 parts = [fetch(k)] if alone else [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
-                if not (alone and decode_sealed_jpeg(parts[0], targets[k])):
+                if not (alone and decode_checked_jpeg(parts[0], targets[k])):
                     self._decode_tile(indexes[k], parts, targets[k])
 
             parallel_for(work, len(indexes), threads)

@@ -8,7 +8,7 @@ from typing import Any
 import wsivit
 from wsivit.errors import OutputExistsError, StoreError
 from wsivit.io import TEMPORARY, Files, LocalFiles
-from wsivit.store import zarr_metadata as layout
+from wsivit.store import zarr_metadata
 from wsivit.store.parameters import FORMAT, Status, StoreParameters
 
 TILES = "tiles"
@@ -28,26 +28,26 @@ _RECORDED = ("numpy", "simplejpeg", "imagecodecs", "tifffile", "openslide-python
 
 def shard_key(shard: int) -> str:
     """Key of a shard file."""
-    return layout.chunk_key(TILES, shard, 0, 0, 0)
+    return zarr_metadata.chunk_key(TILES, shard, 0, 0, 0)
 
 
-def tiles_spec(parameters: StoreParameters, n: int) -> layout.ArraySpec:
+def tiles_spec(parameters: StoreParameters, n: int) -> zarr_metadata.ArraySpec:
     """Return the document of the ``tiles`` array."""
     size, (height, width) = parameters.grid.tile_size, parameters.chunk
     if parameters.codec == "zstd":
-        inner: list[dict[str, Any]] = layout.COMPRESSED
+        inner: list[dict[str, Any]] = zarr_metadata.COMPRESSED
     elif parameters.encoding == "copied":
-        inner = [{"name": "imagecodecs_jpeg"}, layout.CRC]
+        inner = [{"name": "imagecodecs_jpeg"}, zarr_metadata.CRC]
     else:
         settings = {"level": parameters.quality, "subsampling": "444"}
-        inner = [{"name": "imagecodecs_jpeg", "configuration": settings}, layout.CRC]
+        inner = [{"name": "imagecodecs_jpeg", "configuration": settings}, zarr_metadata.CRC]
     sharding = {
         "chunk_shape": [1, height, width, 3],
         "codecs": inner,
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, layout.CRC],
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, zarr_metadata.CRC],
         "index_location": "end",
     }
-    return layout.ArraySpec(
+    return zarr_metadata.ArraySpec(
         shape=(n, size, size, 3),
         chunk_shape=(parameters.shard_tiles, size, size, 3),
         dtype="uint8",
@@ -83,12 +83,12 @@ def read_root(files: Files) -> dict[str, Any]:
     StoreError
         When there is no tile store, or it is of another format version, or its document is damaged.
     """
-    if files.size(layout.DOCUMENT) is None:
+    if files.size(zarr_metadata.DOCUMENT) is None:
         if isinstance(files, LocalFiles) and not files.root.exists():
             raise StoreError(f"{files.url}: there is no such tile store")
-        raise StoreError(f"{files.url} is not a tile store: it has no {layout.DOCUMENT}")
-    document = layout.read_document(files, "")
-    attributes = layout.attributes_of(document)
+        raise StoreError(f"{files.url} is not a tile store: it has no {zarr_metadata.DOCUMENT}")
+    document = zarr_metadata.read_document(files, "")
+    attributes = zarr_metadata.attributes_of(document)
     if "format" not in attributes:
         raise StoreError(f"{files.url} is a zarr group, but not a tile store of wsivit")
     if attributes["format"] != FORMAT:
@@ -96,15 +96,17 @@ def read_root(files: Files) -> dict[str, Any]:
             f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: use the wsivit that"
             f" wrote it ({attributes.get('versions', {}).get('wsivit', 'unknown')}), or make the store anew"
         )
-    if not layout.checksum_matches(document):
-        raise StoreError(f"{files.url}/{layout.DOCUMENT} was changed after it was written: make the store anew")
+    if not zarr_metadata.checksum_matches(document):
+        raise StoreError(f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: make the store anew")
     return attributes
 
 
 def refuse_foreign(files: Files) -> None:
     """Leave alone what is there and is no tile store; OutputExistsError."""
     strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
-    if strangers and layout.DOCUMENT not in strangers and strangers != [TILES]:
+    if strangers and zarr_metadata.DOCUMENT not in strangers and strangers != [TILES]:
         raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
-    if layout.DOCUMENT in strangers and "format" not in layout.attributes_of(layout.read_document(files, "")):
+    if zarr_metadata.DOCUMENT in strangers and "format" not in zarr_metadata.attributes_of(
+        zarr_metadata.read_document(files, "")
+    ):
         raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")

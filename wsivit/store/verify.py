@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wsivit.errors import StoreError, WsivitError
 from wsivit.io import files_at
 from wsivit.slide import ReadPlan
-from wsivit.store import zarr_metadata as layout
+from wsivit.store import zarr_metadata
 from wsivit.store.codec import strip_crc
 from wsivit.store.journal import JOURNAL, read_journal
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
@@ -61,7 +61,7 @@ def verify(
         When there is no tile store at all.
     """
     files = files_at(store)
-    if files.size(layout.DOCUMENT) is None:
+    if files.size(zarr_metadata.DOCUMENT) is None:
         read_root(files)
     try:
         opened = TileStore(store, allow_incomplete=True)
@@ -80,17 +80,17 @@ def verify(
 def _documents(store: TileStore) -> Iterator[str]:
     files = store.files
     root = read_root(files)
-    missing = set(root["arrays"]) - set(layout.nodes(files, ""))
+    missing = set(root["arrays"]) - set(zarr_metadata.nodes(files, ""))
     yield from (f"{store.url}/{name} is missing" for name in sorted(missing))
     groups = [group for group in ("qc", "labels", "predictions", "features") if files.list(group)]
-    columns = [f"{group}/{name}" for group in groups for name in layout.names(files, group)]
+    columns = [f"{group}/{name}" for group in groups for name in zarr_metadata.names(files, group)]
     of_runs = [
-        f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in layout.names(files, run)
+        f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in zarr_metadata.names(files, run)
     ]
     for node in ["", *sorted(set(root["arrays"]) - missing), *groups, *columns, *of_runs]:
         try:
-            if not layout.matches_checksum(files, node):
-                yield f"{store.url}/{layout.document_key(node)} was changed after it was written"
+            if not zarr_metadata.matches_checksum(files, node):
+                yield f"{store.url}/{zarr_metadata.document_key(node)} was changed after it was written"
         except StoreError as error:
             yield str(error)
     if store.has_pixels and TILES not in missing:
@@ -99,12 +99,12 @@ def _documents(store: TileStore) -> Iterator[str]:
 
 def _tiles_document(store: TileStore) -> Iterator[str]:
     try:
-        document = layout.read_document(store.files, TILES)
+        document = zarr_metadata.read_document(store.files, TILES)
     except StoreError:
         return  # reported with the documents
     expected = tiles_spec(store.parameters, len(store)).to_dict()
     if any(document.get(key) != value for key, value in expected.items()):
-        yield f"{store.url}/{layout.document_key(TILES)} does not describe the tiles that the parameters make"
+        yield f"{store.url}/{zarr_metadata.document_key(TILES)} does not describe the tiles that the parameters make"
 
 
 def _columns(store: TileStore) -> Iterator[str]:

@@ -33,7 +33,7 @@ from wsivit.io import (
     replace_directory,
     staging_path,
 )
-from wsivit.store import zarr_metadata as layout
+from wsivit.store import zarr_metadata
 from wsivit.store.chunk_batches import Chunk, chunk_batches
 from wsivit.store.columns import check_name
 from wsivit.store.journal import JOURNAL, HashingIterator, JournalEntry, write_journal, written_shards
@@ -134,7 +134,7 @@ class StoreWriter:
         return writer
 
     def _resume_or_create(self, overwrite: bool) -> None:
-        existing = self._files.size(layout.DOCUMENT) is not None
+        existing = self._files.size(zarr_metadata.DOCUMENT) is not None
         if existing:
             try:
                 self._resume(read_root(self._files))
@@ -150,7 +150,7 @@ class StoreWriter:
         if not existing:
             if self.parameters.codec != "none":
                 spec = tiles_spec(self.parameters, len(self.table))
-                layout.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
+                zarr_metadata.write_document(self._files, TILES, spec.to_dict(), {"description": DESCRIPTIONS[TILES]})
             self._write_root(complete=False)
         if not self.done:
             self._files.remove_temporaries()
@@ -184,8 +184,8 @@ class StoreWriter:
         if complete:
             journal = self._files.read(JOURNAL) if self._entries else b""
             attributes["journal_sha256"] = hashlib.sha256(journal).hexdigest()
-            attributes["arrays"] = [name for name in layout.nodes(self._files, "") if name in DESCRIPTIONS]
-        layout.write_group(self._files, "", attributes)
+            attributes["arrays"] = [name for name in zarr_metadata.nodes(self._files, "") if name in DESCRIPTIONS]
+        zarr_metadata.write_group(self._files, "", attributes)
 
     @property
     def shards(self) -> list[range]:
@@ -283,18 +283,24 @@ class StoreWriter:
             "downsample": [float(d) for d in downsample],
             "mpp": mpp,
         }
-        layout.write_array(self._files, name, values, dimensions, attributes)
+        zarr_metadata.write_array(self._files, name, values, dimensions, attributes)
 
     def write_qc(self, name: str, values: NDArray[np.float32]) -> None:
         """Write a column of quality control, ``qc/<name>``: float32 (n,), a fraction of each tile, 0 to 1."""
         if values.shape != (len(self.table),):
             raise StoreError(f"qc/{name} for {self._files.url} must have {len(self.table)} values, not {values.shape}")
-        layout.ensure_group(self._files, "qc")
-        layout.write_array(self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {})
+        zarr_metadata.ensure_group(self._files, "qc")
+        zarr_metadata.write_array(
+            self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {}
+        )
 
     def read_qc(self, name: str) -> NDArray[np.float32] | None:
         """Return a column of quality control that is written; None where it is not."""
-        return layout.read_array(self._files, f"qc/{name}") if name in layout.nodes(self._files, "qc") else None
+        return (
+            zarr_metadata.read_array(self._files, f"qc/{name}")
+            if name in zarr_metadata.nodes(self._files, "qc")
+            else None
+        )
 
     def finish(self) -> None:
         """Write the columns, then mark the store as complete; with ``overwrite``, replace the old one.
@@ -311,7 +317,7 @@ class StoreWriter:
         self._check_lease()
         for name in COLUMNS:
             values = self._status if name == "status" else getattr(self.table, name)
-            layout.write_array(self._files, name, values, ("tile",), column_attributes(name))
+            zarr_metadata.write_array(self._files, name, values, ("tile",), column_attributes(name))
         self._write_root(complete=True)
         if self._target is not None:
             replace_directory(Path(self._files.url), self._target)

@@ -1,7 +1,7 @@
 """The zarr v3 documents and small arrays of a store, written and read without zarr, so that both are exact.
 
 Writing them ourselves makes a store the same bytes whatever the version of zarr, and each file atomic. Every document
-carries a seal: the sha256 of what it says, so that a flipped bit in it can be found. Small arrays are cut into chunks
+carries a checksum: the sha256 of what it says, so that a flipped bit in it is found. Small arrays are cut into chunks
 along their first axis only, each compressed with zstd and followed by its crc32c.
 """
 
@@ -21,7 +21,7 @@ from wsivit.store.codec import ZSTD_LEVEL, append_crc, decode_bytes, encode_zstd
 
 KEY = "wsivit"
 DOCUMENT = "zarr.json"
-_SEAL = "seal"
+_CHECKSUM = "checksum"
 CRC = {"name": "crc32c"}
 COMPRESSED: list[dict[str, Any]] = [
     {"name": "bytes", "configuration": {"endian": "little"}},
@@ -79,22 +79,23 @@ def document_key(node: str) -> str:
 
 def _digest(document: dict[str, Any]) -> str:
     attributes = document.get("attributes", {})
-    ours = {key: value for key, value in attributes.get(KEY, {}).items() if key != _SEAL}
+    ours = {key: value for key, value in attributes.get(KEY, {}).items() if key != _CHECKSUM}
     # Attributes that others added are theirs to change.
-    sealed = {**{key: value for key, value in document.items() if key != "attributes"}, KEY: ours}
-    return hashlib.sha256(json.dumps(sealed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    ours_only = {**{key: value for key, value in document.items() if key != "attributes"}, KEY: ours}
+    return hashlib.sha256(json.dumps(ours_only, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_document(files: Files, node: str, document: dict[str, Any], attributes: dict[str, Any]) -> None:
-    """Write the document of a group or array, with our attributes and their seal."""
-    whole = {**document, "attributes": {KEY: attributes}}
-    whole["attributes"][KEY] = {**attributes, _SEAL: _digest(whole)}
-    files.write(document_key(node), [_text(whole)])
+    """Write the document of a group or array, with our attributes and their checksum."""
+    complete = {**document, "attributes": {KEY: attributes}}
+    complete["attributes"][KEY] = {**attributes, _CHECKSUM: _digest(complete)}
+    files.write(document_key(node), [_text(complete)])
 
 
 def _text(document: dict[str, Any]) -> bytes:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # JSON's own escape for what is no text in a file name
+    # A file name that is not text has surrogates; this writes them as JSON's own escapes.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_group(files: Files, node: str, attributes: dict[str, Any]) -> None:
@@ -123,26 +124,26 @@ def read_document(files: Files, node: str) -> dict[str, Any]:
 
 
 def attribute(files: Files, node: str, name: str) -> Any:
-    """Return one of our attributes of a node; StoreError when it is not there, or what was written was changed."""
+    """Return one of our attributes of a node; StoreError when it is missing, or the document was changed."""
     document = read_document(files, node)
     attributes = attributes_of(document)
-    if name not in attributes or (_SEAL in document["attributes"][KEY] and not checksum_matches(document)):
+    if name not in attributes or (_CHECKSUM in document["attributes"][KEY] and not checksum_matches(document)):
         raise StoreError(f"{files.url}/{document_key(node)} is damaged, or has no attribute {name!r}")
     return attributes[name]
 
 
 def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
-    """Return our attributes of a document, without the seal; empty where there are none."""
+    """Return our attributes of a document, without the checksum; empty where there are none."""
     attributes = document.get("attributes")
     ours = attributes.get(KEY) if isinstance(attributes, dict) else None
-    return {key: value for key, value in ours.items() if key != _SEAL} if isinstance(ours, dict) else {}
+    return {key: value for key, value in ours.items() if key != _CHECKSUM} if isinstance(ours, dict) else {}
 
 
 def checksum_matches(document: dict[str, Any]) -> bool:
     """Whether a document still says what was written."""
     attributes = document.get("attributes")
     ours = attributes.get(KEY) if isinstance(attributes, dict) else None
-    return isinstance(ours, dict) and ours.get(_SEAL) == _digest(document)
+    return isinstance(ours, dict) and ours.get(_CHECKSUM) == _digest(document)
 
 
 def matches_checksum(files: Files, node: str) -> bool:
@@ -156,7 +157,7 @@ def matches_checksum(files: Files, node: str) -> bool:
 def write_array(
     files: Files, name: str, values: NDArray[Any], dimensions: tuple[str, ...], attributes: dict[str, Any]
 ) -> None:
-    """Write a small array as one chunk; its document comes last, so that a half-written array is none."""
+    """Write a small array as one chunk. Its document comes last: without it a half-written array is not an array."""
     shape = tuple(max(1, side) for side in values.shape)
     spec = ArraySpec(values.shape, shape, values.dtype.name, dimensions, fill=values.dtype.type(0).item())
     if values.size:
@@ -177,7 +178,7 @@ def read_array(files: Files, name: str) -> NDArray[Any]:
     Raises
     ------
     StoreError
-        When its document or a chunk is missing or damaged: nothing is filled in for what is not there.
+        When its document or a chunk is missing or damaged; never fill values in place of what is missing.
     """
     document = read_document(files, name)
     if document.get("codecs") != COMPRESSED:
@@ -217,7 +218,7 @@ def _read_by_zarr(files: Files, name: str) -> NDArray[Any]:
 
 
 def names(files: Files, group: str) -> list[str]:
-    """Names of what is in a group, sorted, whole or not; empty where there is no such group."""
+    """Names of what is in a group, sorted, complete or not; empty where there is no such group."""
     return [name for name in files.list(group) if name != DOCUMENT and not name.startswith(TEMPORARY)]
 
 

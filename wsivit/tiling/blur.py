@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import StrEnum
 from itertools import islice
 
 import numpy as np
@@ -14,10 +15,17 @@ from wsivit.slide import ReadPlan, Slide, TileFailure, TileGrid
 from wsivit.store import StoreWriter
 from wsivit.tissue import blur_scores, line_pairs, sharpness_along
 
-# What ``qc/blur`` holds, as recorded in the parameters:
-MEASURED_BEFORE = "tiles, measured before they were chosen"
-MEASURED_WHILE_MADE = "tiles, measured while they were made"
-SEEN_ON_OVERVIEW = "share of the tile that is blurred on the overview"
+
+class BlurSource(StrEnum):
+    """What ``qc/blur`` holds, as the store's parameters record it in ``tissue["blur"]``."""
+
+    TILES_BEFORE_SELECTION = "tiles-before-selection"
+    """A score of each tile, measured before tiles were selected by it."""
+    TILES_WHILE_TILING = "tiles-while-tiling"
+    """A score of each tile, measured when it was decoded for the store."""
+    OVERVIEW = "overview"
+    """The share of each tile that is blurred on the overview."""
+
 
 TELLING = 0.5
 """Share of a tile that must be tissue before it may tell what is sharp."""
@@ -47,7 +55,7 @@ def measure_blur(
 
 def write_blur(writer: StoreWriter) -> None:
     """Put the blur that was measured while tiles were made in the place of what the overview showed."""
-    if writer.done or writer.parameters.tissue.get("blur") != MEASURED_WHILE_MADE:
+    if writer.done or writer.parameters.tissue.get("blur") != BlurSource.TILES_WHILE_TILING:
         return
     seen = writer.read_qc("blur")
     telling = writer.table.tissue_fraction >= TELLING

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsivit.slide import MISSING, NativeTiles, ReadPlan, Slide, TileFailure, UnreadableBlockError
 from wsivit.store import Encoded, Status, StoreParameters, StoreWriter, TileTable, encode_jpeg, encode_zstd
-from wsivit.tiling.blur import MEASURED_WHILE_MADE, recorded_sharpness
+from wsivit.tiling.blur import BlurSource, recorded_sharpness
 from wsivit.tiling.tiling_plan import TilingPlan
 from wsivit.tissue import line_pairs
 
@@ -80,7 +80,7 @@ class TileSource:
     def __init__(self, slide: Slide, parameters: StoreParameters, table: TileTable) -> None:
         self._slide, self._parameters, self._table = slide, parameters, table
         self._plan = ReadPlan(**parameters.plan)
-        self.measuring = parameters.tissue.get("blur") == MEASURED_WHILE_MADE
+        self.measuring = parameters.tissue.get("blur") == BlurSource.TILES_WHILE_TILING
         self._native = slide.native_tiles(self._plan.level) if parameters.encoding == "copied" else None
 
     def chunks(self, tiles: NDArray[np.int64]) -> Iterator[MadeTiles | TileFailure]:

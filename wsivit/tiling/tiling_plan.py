@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsivit.errors import UsageError
 from wsivit.slide import NativeTiles, OverviewImage, ReadPlan, Slide, TileGrid, check_sha256, plan_read
 from wsivit.store import StoreParameters, TileTable
-from wsivit.tiling.blur import MEASURED_BEFORE, MEASURED_WHILE_MADE, SEEN_ON_OVERVIEW, TELLING, measure_blur
+from wsivit.tiling.blur import TELLING, BlurSource, measure_blur
 from wsivit.tiling.options import TileOptions
 from wsivit.tissue import OVERVIEW_MPP, Tissue, blur_scores, find_tissue, qc_fractions, read_tissue, tissue_fractions
 
@@ -199,11 +199,11 @@ def store_parameters(
     )
 
 
-def _blur_measure(options: TileOptions, copied: bool) -> str:
+def _blur_measure(options: TileOptions, copied: bool) -> BlurSource:
     if options.max_blur < 1:
-        return MEASURED_BEFORE
+        return BlurSource.TILES_BEFORE_SELECTION
     # Copied bytes are not decoded unless that is asked for: it would take many times as long as copying.
-    return SEEN_ON_OVERVIEW if copied or options.codec == "none" else MEASURED_WHILE_MADE
+    return BlurSource.OVERVIEW if copied or options.codec == "none" else BlurSource.TILES_WHILE_TILING
 
 
 def _shard_tiles(options: TileOptions) -> int:
