@@ -20,7 +20,7 @@ from wsivit.cohort.run_on_dask import run_on_dask
 from wsivit.cohort.run_serial import run_serial
 from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import UsageError
-from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions
 from wsivit.inference import PredictOptions
 from wsivit.io import progress_bar
 from wsivit.slide_list import CohortSlide, find_slides
@@ -120,11 +120,11 @@ class Cohort:
         self,
         *,
         run: str | None = None,
-        forms: Sequence[Form] = DEFAULT_FORMS,
+        formats: Sequence[Format] = DEFAULT_FORMATS,
         options: HeatmapOptions = HeatmapOptions(),
     ) -> CohortResult:
         """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
-        return self._run(HeatmapTask(run or "", tuple(forms), options))
+        return self._run(HeatmapTask(run or "", tuple(formats), options))
 
     def verify(self, *, sample: int = 32) -> CohortResult:
         """Check the tiles of each slide; see `wsivit.verify`."""

@@ -14,7 +14,7 @@ from wsivit.cohort.devices import claim_device
 from wsivit.cohort.inputs import document_signature, signature
 from wsivit.cohort.job_log import State
 from wsivit.errors import OutputError, RemoteError, StoreError, UnreadableTilesError, WsivitError
-from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions, heatmap
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, heatmap
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import files_at
 from wsivit.models import CONTRACT
@@ -204,13 +204,13 @@ class HeatmapTask:
     """Draw the predictions of each slide."""
 
     run: str
-    forms: tuple[Form, ...] = DEFAULT_FORMS
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
     options: HeatmapOptions = HeatmapOptions()
     verb: str = "heatmap"
 
     def parameters(self, slide: CohortSlide) -> dict[str, Any]:
         """See `Task`."""
-        return {"forms": list(self.forms), **asdict(self.options)}
+        return {"formats": list(self.formats), **asdict(self.options)}
 
     def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
         """See `Task`."""
@@ -227,7 +227,7 @@ class HeatmapTask:
     def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
         store = _finished(slide, tree)
-        made = heatmap(store, run=self.run or None, output=tree.heatmaps, forms=self.forms, options=self.options)
+        made = heatmap(store, run=self.run or None, output=tree.heatmaps, formats=self.formats, options=self.options)
         outputs = tuple(_below(str(path), tree) for path in made.paths)
         sizes = [tree.files.size(path) or 0 for path in outputs]
         return JobOutcome(tiles=len(store), bytes=sum(sizes), outputs=outputs)
