@@ -47,7 +47,7 @@ def main() -> None:
     )
 
     found = wsivit.evaluate(run.folder, [store.path], options=wsivit.EvaluateOptions(overwrite=True))
-    print(f"{found.n} tiles of the lower part: accuracy {found.figures['accuracy']:.3f}, pictures in {found.folder}")
+    print(f"{found.n} tiles of the lower part: accuracy {found.metrics['accuracy']:.3f}, pictures in {found.folder}")
     wsivit.predict(run.folder, store)
     print(wsivit.heatmap(store, png=OUTPUT / "heatmap.png").png)
 

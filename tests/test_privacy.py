@@ -21,7 +21,7 @@ from support.train_helpers import CLASSES, make_run
 from test_cli import wsivit_
 
 import wsivit
-from wsivit.heatmap.options import Form
+from wsivit.heatmap import Format
 from wsivit.store import TileStore
 from wsivit.tiling import TileOptions, tile
 
@@ -201,7 +201,7 @@ def shows(pixels: NDArray[np.uint8], colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(flat - colour).max(axis=1) < 40).any())
 
 
-FORMS: tuple[Form, ...] = (
+FORMATS: tuple[Format, ...] = (
     "png", "argmax", "side-by-side", "contact", "geojson", "regions", "overlay", "ome-tiff", "ome-zarr", "csv", "h5",
 )  # fmt: skip
 SLIDES: dict[str, Callable[[Path], Path]] = {
@@ -238,8 +238,8 @@ def test_nothing_private_comes_out(
     TileStore(first).write_labels("region", np.arange(len(TileStore(first))) % 2, CLASSES)
     wsivit.predict(run, first)
     small = wsivit.HeatmapOptions(size=400)
-    made = wsivit.heatmap(first, output=out / "pages", forms=FORMS, options=small)
-    assert len(made.files) == len(FORMS)
+    made = wsivit.heatmap(first, output=out / "pages", formats=FORMATS, options=small)
+    assert len(made.files) == len(FORMATS)
     wsivit.aggregate([first], out / "slides.csv")
     assert wsivit.verify(first, slide=slide) == []
     print(wsivit.info(slide), repr(wsivit.open_slide(slide)), repr(store))

@@ -7,9 +7,11 @@ from .data import index as index
 from .demo import demo as demo
 from .doctor import doctor as doctor
 from .errors import WsivitError as WsivitError
+from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
+from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
 from .heatmap import export as export

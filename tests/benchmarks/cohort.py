@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from distributed import Client, LocalCluster
 from support.small_slides import tissue_picture, write_slide
+from wsivit.cohort.run_on_dask import spread
+from wsivit.cohort.run_serial import in_turn
 
 from wsivit.cohort import Cohort, CohortOptions, status
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog
 from wsivit.cohort.jobs import Job, JobRunner
-from wsivit.cohort.run_on_dask import spread
-from wsivit.cohort.run_serial import in_turn
 from wsivit.cohort.tasks import VerifyTask
 from wsivit.slide_list import CohortSlide
 from wsivit.tiling import TileOptions

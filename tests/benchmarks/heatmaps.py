@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-FORMS_WITHOUT_PIXELS = ("contact",)
+NEED_PIXELS = ("contact",)
 
 
 def peak_mb() -> float:
@@ -45,20 +45,20 @@ def make(path: Path, tiles: int) -> None:
 
 def measure(what: str, path: Path) -> None:
     """Run one row and print its seconds, memory and size."""
-    from wsivit.heatmap import HeatmapOptions, read_heatmap_data
-    from wsivit.heatmap.export import _writers, export
+    from wsivit.heatmap import HeatmapOptions, export, read_heatmap_data
+    from wsivit.heatmap.export import export_formats
     from wsivit.store import TileStore
 
-    _writers()
-    heat = read_heatmap_data(TileStore(path))
+    export_formats()
+    data = read_heatmap_data(TileStore(path))
     start = time.perf_counter()
     size = 0
     if what == "stitch":
-        size = read_heatmap_data(heat.store).scores.scores.nbytes
+        size = read_heatmap_data(data.store).scores.scores.nbytes
     elif what == "slide scores":
-        heat.summary(0.5)
+        data.slide_scores(0.5)
     elif what != "nothing":
-        made = export(heat.store, what, options=HeatmapOptions())
+        made = export(data.store, what, options=HeatmapOptions())
         size = sum(p.stat().st_size for p in (made.rglob("*") if made.is_dir() else [made]))
     seconds = time.perf_counter() - start
     print(f"| {what} | {seconds:.2f} | {peak_mb():.0f} | {size / 1e6:.1f} |")
@@ -66,7 +66,7 @@ def measure(what: str, path: Path) -> None:
 
 def main() -> None:
     """Print the table."""
-    from wsivit.heatmap import Form
+    from wsivit.heatmap import Format
 
     if len(sys.argv) > 2:
         measure(sys.argv[1], Path(sys.argv[2]))
@@ -82,7 +82,7 @@ def main() -> None:
             "nothing",
             "stitch",
             "slide scores",
-            *(f for f in get_args(Form) if f not in FORMS_WITHOUT_PIXELS),
+            *(f for f in get_args(Format) if f not in NEED_PIXELS),
         ]:
             subprocess.run([sys.executable, __file__, what, str(path)], check=True)
 

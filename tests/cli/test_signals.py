@@ -82,7 +82,7 @@ def words_of(verb: str, output: Path) -> list[str]:
         "predict": ["predict", "run", "one.zarr", "--name", output.name, "-q"],
         "heatmap": ["heatmap", "one.zarr", "--run", "other", "-o", str(output)],
         "export": ["export", "one.zarr", "csv", "--run", "other", "-o", str(output / "a.csv")],
-        "score-slides": ["score-slides", "one.zarr", "--run", "other", "-o", str(output / "s.csv")],
+        "aggregate": ["aggregate", "one.zarr", "--run", "other", "-o", str(output / "s.csv")],
         "verify": ["verify", "one.zarr"],
         "demo": ["demo", "-o", str(output), "--size", "2048", "-q"],
     }.get(verb, [verb, "--help"])

@@ -316,11 +316,11 @@ def test_heatmaps_of_many(slides: Path, tmp_path: Path) -> None:
     store = TileStore(out / "slides" / "a__1.zarr")
     scores = np.linspace(0, 1, len(store), dtype=np.float32)
     store.write_predictions("vit", Predictions(np.stack([scores, 1 - scores], 1), ("tumor", "normal")))
-    drawn = Cohort(out).heatmap(run="vit", forms=("png",))
+    drawn = Cohort(out).heatmap(run="vit", formats=("png",))
     records = {record.slide_id: record for record in drawn.records}
     assert records["a__1"].state == "done"
     assert [(out / path).read_bytes()[:4] for path in records["a__1"].outputs] == [b"\x89PNG"]
     assert (records["b__1"].state, records["b__1"].exit_code) == ("failed", 2)  # nothing was predicted there
-    assert set(whys(Cohort(out).heatmap(run="vit", forms=("png",)))) == set()
+    assert set(whys(Cohort(out).heatmap(run="vit", formats=("png",)))) == set()
     (out / records["a__1"].outputs[0]).unlink()
-    assert "is missing" in whys(Cohort(out).heatmap(run="vit", forms=("png",)))["a__1"]
+    assert "is missing" in whys(Cohort(out).heatmap(run="vit", formats=("png",)))["a__1"]

@@ -19,7 +19,7 @@ from wsivit.data.labelled_tiles import StoreSource, samples_from_stores
 from wsivit.data.loading import load_samples
 from wsivit.data.slide_tiles import SlideOptions, SlideTiler
 from wsivit.errors import LimitError, StoreMismatchError, UnreadableTilesError, UsageError
-from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
+from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.store import TileStore
 from wsivit.tiling import TileOptions, tile
 from wsivit.tiling.annotations import find_annotations
@@ -99,9 +99,11 @@ def test_train_on_slides_and_measure_on_a_slide(slides: Path, tmp_path: Path) ->
     run = train([one], model="test_vit", output=tmp_path / "run", options=QUICK, slides=at)
     assert run.contract.tile_size == SIDE and run.contract.mpp == 0.5
     assert "/" not in json.dumps(run.contract.data)
-    found = evaluate(tmp_path / "run", [two], options=EvaluateOptions(device="cpu", draws=20))
-    assert found.n > 150 and found.figures["accuracy"] > 0.8
-    again = evaluate(tmp_path / "run", [one], output=tmp_path / "e", options=EvaluateOptions(device="cpu", draws=20))
+    found = evaluate(tmp_path / "run", [two], options=EvaluateOptions(device="cpu", bootstrap_samples=20))
+    assert found.n > 150 and found.metrics["accuracy"] > 0.8
+    again = evaluate(
+        tmp_path / "run", [one], output=tmp_path / "e", options=EvaluateOptions(device="cpu", bootstrap_samples=20)
+    )
     assert again.n == sum(run.counts["validation"].values()), "the tiles trained on are known again"
 
 

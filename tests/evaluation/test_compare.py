@@ -1,9 +1,9 @@
-"""Runs side by side: the same tiles, the same figures as alone, and a test between them."""
+"""Comparing runs: the same tiles, the same metrics as `evaluate`, and a test between them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,10 @@ from PIL import Image
 from support.train_helpers import make_run, write_store
 
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.evaluation.compare import compare
-from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
+from wsivit.evaluation import CompareOptions, EvaluateOptions, compare, evaluate
 from wsivit.models.run_folder import RunMetadata
 
-CPU = EvaluateOptions(device="cpu", draws=50)
+CPU = CompareOptions(device="cpu", bootstrap_samples=50)
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +23,17 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_store(folder, name, columns=6, rows=4, seed=i).path for i, name in enumerate("abc")]
 
 
-def test_each_run_has_the_figures_it_has_alone(stores: list[Path], tmp_path: Path) -> None:
+def test_each_run_has_the_metrics_it_has_alone(stores: list[Path], tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "one"), make_run(tmp_path / "two", seed=1)]
-    found = compare(runs, stores, output=tmp_path / "c", options=CPU)
-    assert (found.n, found.patients) == (3 * 22, 3)
-    for run, entry in zip(runs, found.entries, strict=True):
-        alone = evaluate(run, stores, output=tmp_path / f"e-{run.name}", options=CPU)
-        assert entry.figures == pytest.approx(alone.figures)
+    comparison = compare(runs, stores, output=tmp_path / "c", options=CPU)
+    assert (comparison.n, comparison.patients) == (3 * 22, 3)
+    for run, entry in zip(runs, comparison.entries, strict=True):
+        alone = evaluate(run, stores, output=tmp_path / f"e-{run.name}", options=EvaluateOptions(**asdict(CPU)))
+        assert entry.metrics == pytest.approx(alone.metrics)
         assert entry.intervals == alone.intervals
         assert entry.parameters > 100_000 and entry.images_per_second > 0
-    assert found.entries[0].p_value is None
-    assert 0 < found.entries[1].p_value <= 1
+    assert comparison.entries[0].p_value is None
+    assert 0 < comparison.entries[1].p_value <= 1
     table = (tmp_path / "c" / "comparison.md").read_text()
     assert "| one | `test_vit` |" in table and "66 tiles that no run was trained on" in table
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["patients"] == 3

@@ -1,4 +1,4 @@
-"""Evaluation: the figures are those of the predictions, of tiles that the run has not seen."""
+"""Evaluation: the metrics are those of the predictions, of tiles that the run has not seen."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from support.train_helpers import CLASSES, make_run, write_store
 from wsivit.data.labelled_tiles import Samples, samples_from_stores
 from wsivit.data.splits import split_samples, write_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
-from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
+from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference.predict import PredictOptions, predict
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
 
-CPU = EvaluateOptions(device="cpu", draws=50, examples=8)
+CPU = EvaluateOptions(device="cpu", bootstrap_samples=50, examples=8)
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +36,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run") / "vit", temperature=1.5)
 
 
-def test_the_figures_are_those_of_the_predictions(run: Path, stores: list[TileStore], tmp_path: Path) -> None:
-    found = evaluate(run, [s.path for s in stores], output=tmp_path / "e", options=CPU)
+def test_the_metrics_are_those_of_the_predictions(run: Path, stores: list[TileStore], tmp_path: Path) -> None:
+    result = evaluate(run, [s.path for s in stores], output=tmp_path / "e", options=CPU)
     with (tmp_path / "e" / "predictions.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert len(lines) == found.n == 3 * (8 * 6 - 2)
+    assert len(lines) == result.n == 3 * (8 * 6 - 2)
     truth = np.array([CLASSES.index(line["true"]) for line in lines])
     p = np.array([[float(line[f"p_{name}"]) for name in CLASSES] for line in lines])
-    assert found.figures["accuracy"] == pytest.approx(sk.accuracy_score(truth, p.argmax(1)))
-    assert found.figures["auroc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1]), abs=1e-4)
-    assert found.figures["log_loss"] == pytest.approx(sk.log_loss(truth, p / p.sum(1, keepdims=True)), rel=1e-4)
+    assert result.metrics["accuracy"] == pytest.approx(sk.accuracy_score(truth, p.argmax(1)))
+    assert result.metrics["auroc"] == pytest.approx(sk.roc_auc_score(truth, p[:, 1]), abs=1e-4)
+    assert result.metrics["log_loss"] == pytest.approx(sk.log_loss(truth, p / p.sum(1, keepdims=True)), rel=1e-4)
     report = json.loads((tmp_path / "e" / "metrics.json").read_text())
-    assert report["figures"] == found.figures
+    assert report["metrics"] == result.metrics
     assert report["confusion"] == sk.confusion_matrix(truth, p.argmax(1)).tolist()
     assert set(report["per_slide"]) == {"a", "b", "c"}
     low, high = report["intervals_95"]["accuracy"]
-    assert report["patients"] == 3 and low <= found.figures["accuracy"] <= high
+    assert report["patients"] == 3 and low <= result.metrics["accuracy"] <= high
     for name in ("confusion", "roc", "reliability", "examples"):
         with Image.open(tmp_path / "e" / f"{name}.png") as picture:
             assert min(picture.size) > 300
@@ -67,10 +67,10 @@ def test_tiles_that_were_trained_on_are_left_out(stores: list[TileStore], tmp_pa
     both = [stores[0].path, stores[1].path]
     unseen = evaluate(run, both, output=tmp_path / "unseen", options=CPU)
     assert unseen.n == 46 + (split.side == 1).sum()
-    every = evaluate(run, both, output=tmp_path / "all", options=replace(CPU, part="all"))
+    every = evaluate(run, both, output=tmp_path / "all", options=replace(CPU, subset="all"))
     assert every.n == 92
     write_split(run / "split.csv", samples, replace(split, side=np.zeros_like(split.side)))
-    with pytest.raises(UsageError, match="trained on all of these tiles"):
+    with pytest.raises(UsageError, match="all of these tiles were used to train"):
         evaluate(run, [stores[0].path], output=tmp_path / "none", options=CPU)
 
 
@@ -78,7 +78,9 @@ def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores = [write_store(tmp_path, name, columns=8, rows=6, seed=i) for i, name in enumerate("ab")]
-    afresh = evaluate(run, [s.path for s in stores], output=tmp_path / "afresh", options=replace(CPU, stored=False))
+    afresh = evaluate(
+        run, [s.path for s in stores], output=tmp_path / "afresh", options=replace(CPU, reuse_predictions=False)
+    )
     predict(run, stores[0].path, name="another", options=PredictOptions(device="cpu"))
     predict(make_run(tmp_path / "other", seed=5), stores[1].path, options=PredictOptions(device="cpu"))
     scored: list[int] = []
@@ -89,9 +91,9 @@ def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
         return whole(scorer, samples, **more)
 
     monkeypatch.setattr(sys.modules[evaluate.__module__], "score_samples", counted)
-    found = evaluate(run, [s.path for s in stores], output=tmp_path / "stored", options=CPU)
+    result = evaluate(run, [s.path for s in stores], output=tmp_path / "stored", options=CPU)
     assert scored == [46], "the second store alone, whose predictions are another model's"
-    assert found.figures == pytest.approx(afresh.figures, abs=1e-5)
+    assert result.metrics == pytest.approx(afresh.metrics, abs=1e-5)
     evaluate(run, [stores[0].path], output=tmp_path / "all", options=CPU)
     assert scored == [46], "nothing is left to run"
     report = json.loads((tmp_path / "stored" / "metrics.json").read_text())
@@ -99,8 +101,8 @@ def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
 
 
 def test_one_slide_gives_no_intervals(run: Path, stores: list[TileStore], tmp_path: Path) -> None:
-    found = evaluate(run, [stores[0].path], output=tmp_path / "e", options=CPU)
-    assert (found.intervals, found.patients) == ({}, 1)
+    result = evaluate(run, [stores[0].path], output=tmp_path / "e", options=CPU)
+    assert (result.intervals, result.patients) == ({}, 1)
 
 
 def test_what_cannot_be_measured_is_refused(run: Path, stores: list[TileStore], tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_the_order_of_the_classes_is_the_runs(run: Path, tmp_path: Path) -> None
     """A store that knows only the run's second class, under its first code."""
     store = write_store(tmp_path, "s", columns=4, rows=2)
     store.write_labels("region", np.zeros(8), ["tumor"])
-    found = evaluate(run, [store.path], output=tmp_path / "e", options=CPU)
+    result = evaluate(run, [store.path], output=tmp_path / "e", options=CPU)
     predicted = json.loads((tmp_path / "e" / "metrics.json").read_text())["confusion"]
     assert sum(predicted[1]) == 8 and sum(predicted[0]) == 0
-    assert np.isnan(found.figures["auroc"])
+    assert np.isnan(result.metrics["auroc"])

@@ -9,7 +9,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ from shapely.geometry import shape
 from support.heatmap_helpers import make_store
 
 from wsivit.errors import OutputExistsError, SlideNotFoundError, StoreError, UsageError
-from wsivit.heatmap import CellStatus, HeatmapOptions, stitch
-from wsivit.heatmap.export import aggregate, export
+from wsivit.heatmap import AggregateOptions, CellStatus, Format, HeatmapOptions, aggregate, export, stitch
+from wsivit.heatmap.export import export_formats
 from wsivit.heatmap.geojson import merged_regions
 from wsivit.slide.grid import TileGrid
 from wsivit.store import TileStore
@@ -44,11 +44,15 @@ def ring(x: Any, y: Any) -> Any:
     return np.where((distance > 500) & (distance < 1200), 0.95, 0.02)
 
 
+def test_every_format_has_its_writer() -> None:
+    assert list(export_formats()) == list(get_args(Format))
+
+
 def test_names_and_places(store: TileStore, tmp_path: Path) -> None:
     assert export(store, "csv") == store.path.parent / "S1-run-1.csv"
     assert export(store, "regions", tmp_path) == tmp_path / "S1-run-1-tumor-regions.geojson"
     assert export(store, "geojson", tmp_path / "a" / "b.geojson.gz").is_file()
-    with pytest.raises(UsageError, match="no form 'pdf'; there are png"):
+    with pytest.raises(UsageError, match="unknown export format pdf; choose from png"):
         export(store, "pdf")  # type: ignore[arg-type]
     with pytest.raises(OutputExistsError, match="is a folder"):
         export(store, "csv", store.path)
@@ -190,7 +194,7 @@ def test_ome_zarr_is_valid_and_says_where_it_lies(store: TileStore, tmp_path: Pa
 
 
 def test_ome_zarr_never_takes_the_place_of_a_tile_store(store: TileStore, tmp_path: Path) -> None:
-    with pytest.raises(OutputExistsError, match="no export of scores"):
+    with pytest.raises(OutputExistsError, match="not an export of scores"):
         export(store, "ome-zarr", store.path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine.ome.zarr").write_text("x")
@@ -200,7 +204,7 @@ def test_ome_zarr_never_takes_the_place_of_a_tile_store(store: TileStore, tmp_pa
 
 
 @pytest.mark.parametrize("form", ["argmax", "side-by-side", "uncertainty"])
-def test_further_pictures(tmp_path: Path, form: Any) -> None:
+def test_further_pictures(tmp_path: Path, form: Format) -> None:
     store = make_store(tmp_path / "S.zarr", field=ring, classes=("a $x$", "b", "c"))
     with Image.open(export(store, form, options=SMALL)) as image:
         assert image.width > (800 if form == "side-by-side" else 400)
@@ -302,20 +306,21 @@ def test_slide_scores_of_a_cohort_are_one_table(store: TileStore, tmp_path: Path
 
 
 def test_slide_scores_of_one_class_and_with_thresholds_of_their_own(store: TileStore, tmp_path: Path) -> None:
-    options = HeatmapOptions(class_name="tumor", window="uniform", smoothing=30)
-    with aggregate([store], tmp_path / "a.csv", thresholds={"tumor": 0.95}, options=options).open() as file:
+    options = AggregateOptions(class_name="tumor", thresholds={"tumor": 0.95}, window="uniform", smoothing=30)
+    with aggregate([store], tmp_path / "a.csv", options=options).open() as file:
         (row,) = csv.DictReader(file)
     assert (row["class_name"], row["threshold"], row["window"]) == ("tumor", "0.95", "uniform")
     assert float(row["smoothing_um"]) == pytest.approx(30)
     assert float(row["area_fraction"]) == 0
-    with aggregate([store], tmp_path / "b.csv", thresholds={"tumor": 0.95}).open() as file:
+    options = AggregateOptions(thresholds={"tumor": 0.95})
+    with aggregate([store], tmp_path / "b.csv", options=options).open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["class_name"], row["threshold"]) for row in rows] == [("normal", "0.5"), ("tumor", "0.95")]
     assert float(rows[0]["area_fraction"]) == pytest.approx(0.5, abs=0.01)
-    with pytest.raises(UsageError, match="no slide has a class cyst"):
-        aggregate([store], tmp_path / "c.csv", thresholds={"cyst": 0.5})
+    with pytest.raises(UsageError, match="a threshold for cyst, which is a class of none of the slides"):
+        aggregate([store], tmp_path / "c.csv", options=AggregateOptions(thresholds={"cyst": 0.5}))
     with pytest.raises(UsageError, match=r"must be in \[0, 1\], not 2"):
-        aggregate([store], tmp_path / "c.csv", thresholds={"tumor": 2})
+        aggregate([store], tmp_path / "c.csv", options=AggregateOptions(thresholds={"tumor": 2}))
 
 
 # Uncertainty

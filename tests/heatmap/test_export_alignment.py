@@ -20,8 +20,7 @@ from PIL import Image
 from shapely.geometry import shape
 from support.small_slides import write_slide
 
-from wsivit.heatmap import HeatmapOptions
-from wsivit.heatmap.export import export
+from wsivit.heatmap import HeatmapOptions, export
 from wsivit.slide import Slide
 from wsivit.store import Predictions, TileStore
 from wsivit.tiling import TileOptions, tile

@@ -16,8 +16,7 @@ from PIL import Image
 from support.heatmap_helpers import make_store
 
 from wsivit.errors import OutputError, StoreError, UsageError
-from wsivit.heatmap.figure import nice_length
-from wsivit.heatmap.heatmap import HeatmapOptions, heatmap
+from wsivit.heatmap import HeatmapOptions, heatmap
 from wsivit.store import Predictions, TileStore
 
 SMALL = HeatmapOptions(size=400)
@@ -62,7 +61,7 @@ def test_the_same_again_replaces_it_byte_for_byte(store: TileStore, tmp_path: Pa
 
 def test_colours_are_absolute_and_where_they_belong(store: TileStore, tmp_path: Path) -> None:
     options = HeatmapOptions(size=512, alpha=1, interpolation="nearest")
-    picture, frame = read_picture(heatmap(store, output=tmp_path, forms=["png"], options=options).png)
+    picture, frame = read_picture(heatmap(store, output=tmp_path, formats=["png"], options=options).png)
     assert frame["level0_per_pixel"] == [8, 8] and frame["class"] == "tumor"
     for x, y, p in [(100, 100, 0.9), (250, 300, 0.9), (262, 100, 0.1), (450, 350, 0.1)]:
         expected = np.round(np.array(colormaps["coolwarm"](np.float32(p))[:3]) * 255)
@@ -74,7 +73,7 @@ def test_unpredicted_tissue_is_left_as_it_is_and_unreadable_tiles_are_hatched(tm
     found = store.predictions("run-1")
     found.probabilities[9] = np.nan
     store.write_predictions("run-1", found)
-    picture, _ = read_picture(heatmap(store, forms=["png"], options=HeatmapOptions(size=512)).png)
+    picture, _ = read_picture(heatmap(store, formats=["png"], options=HeatmapOptions(size=512)).png)
     unpredicted = picture[8:20, 9 * 32 + 8 : 10 * 32 - 8]
     assert (unpredicted == (230, 190, 215)).all()
     hatched = picture[8:20, 5 * 32 + 8 : 6 * 32 - 8].reshape(-1, 3)
@@ -84,16 +83,16 @@ def test_unpredicted_tissue_is_left_as_it_is_and_unreadable_tiles_are_hatched(tm
 def test_class_can_be_chosen_and_the_main_one_is_not_normal(tmp_path: Path) -> None:
     one = HeatmapOptions(size=400, class_name="normal")
     store = make_store(tmp_path / "S.zarr")
-    assert heatmap(store, forms=["png"], options=one).png.name == "S-run-1-normal.png"
+    assert heatmap(store, formats=["png"], options=one).png.name == "S-run-1-normal.png"
     found = store.predictions("run-1")
     store.write_predictions("run-1", Predictions(found.probabilities, ("adenoma", "normal")))
-    assert heatmap(store, forms=["png"], options=SMALL).class_name == "adenoma"
+    assert heatmap(store, formats=["png"], options=SMALL).class_name == "adenoma"
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".jpg", "JPEG"), (".webp", "WEBP"), (".png", "PNG")])
 def test_picture_formats(store: TileStore, tmp_path: Path, suffix: str, kind: str) -> None:
     path = tmp_path / "new" / f"x{suffix}"
-    outputs = heatmap(str(store.path), png=path, output=tmp_path, forms=[], options=HeatmapOptions(size=300))
+    outputs = heatmap(str(store.path), png=path, output=tmp_path, formats=[], options=HeatmapOptions(size=300))
     assert outputs.paths == (path,)
     with Image.open(path) as image:
         assert image.format == kind
@@ -121,14 +120,14 @@ def test_options_out_of_range(options: dict) -> None:
 
 
 def test_bad_input_is_told(store: TileStore, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no finished predictions of a run 'run-9'.*run-1"):
+    with pytest.raises(UsageError, match=r"no finished predictions of run 'run-9'.*run-1"):
         heatmap(store, run="run-9")
-    with pytest.raises(UsageError, match="no class 'cyst'; it has normal, tumor"):
+    with pytest.raises(UsageError, match="no class 'cyst'; its classes are normal, tumor"):
         heatmap(store, options=HeatmapOptions(class_name="cyst"))
     with pytest.raises(UsageError, match="no colormap 'pink-ish'"):
         heatmap(store, options=HeatmapOptions(cmap="pink-ish"))
-    with pytest.raises(UsageError, match="no form pdf; there are png"):
-        heatmap(store, forms=["pdf"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="unknown export format pdf; choose from png"):
+        heatmap(store, formats=["pdf"])  # type: ignore[list-item]
     with pytest.raises(UsageError, match=r"x\.pdf: a picture is written as"):
         heatmap(store, png=tmp_path / "x.pdf")
     with pytest.raises(StoreError):
@@ -155,7 +154,7 @@ def test_predictions_that_were_broken_off_are_not_taken_for_whole(tmp_path: Path
     with store.predictions_writer("half", ("a", "b"), {}) as writer:
         tiles = next(iter(writer.pending()))
         writer.write(tiles, np.full((len(tiles), 2), 0.5, np.float32), None)
-    with pytest.raises(UsageError, match=r"no finished predictions of a run 'half'"):
+    with pytest.raises(UsageError, match=r"no finished predictions of run 'half'"):
         heatmap(store, run="half")
 
 
@@ -166,11 +165,11 @@ def test_the_picture_tells_how_many_tiles_were_predicted(tmp_path: Path, monkeyp
     store.write_predictions("run-1", found)
     told: list[str] = []
     monkeypatch.setattr("matplotlib.figure.Figure.text", lambda self, x, y, text, **_: told.append(text))
-    heatmap(store, forms=["png"], options=SMALL)
+    heatmap(store, formats=["png"], options=SMALL)
     assert "98 of 192 tiles predicted" in told[-1] and "2 unreadable (hatched)" in told[-1]
 
 
-@pytest.mark.parametrize(("value", "says"), [(np.nan, "no number"), (3.5, "no probabilities")])
+@pytest.mark.parametrize(("value", "says"), [(np.nan, "no prediction"), (3.5, "no probabilities")])
 def test_predictions_that_are_none(tmp_path: Path, value: float, says: str) -> None:
     store = make_store(tmp_path / "S.zarr")
     store.write_predictions("run-1", Predictions(np.full((len(store), 2), value, np.float32), ("a", "b")))
@@ -179,25 +178,18 @@ def test_predictions_that_are_none(tmp_path: Path, value: float, says: str) -> N
 
 
 def test_ome_tiff_says_the_same_as_the_picture(store: TileStore, tmp_path: Path) -> None:
-    path = heatmap(store, output=tmp_path, forms=["ome-tiff"]).paths[0]
+    path = heatmap(store, output=tmp_path, formats=["ome-tiff"]).paths[0]
     grid = tifffile.imread(path)
     assert grid.dtype == np.float32 and grid.shape == (5, 12, 16)
     np.testing.assert_allclose(grid[1, :, :8][np.isfinite(grid[1, :, :8])], 0.9)
 
 
-def test_scale_bars_are_round() -> None:
-    assert nice_length(1234) == (1000, "1 mm")
-    assert nice_length(999) == (500, "500 µm")
-    assert nice_length(2.3) == (2, "2 µm")
-
-
 def test_file_names_are_safe(tmp_path: Path) -> None:
     store = make_store(tmp_path / "S 1é.zarr", classes=("normal", "Tumor: Positive/…"))
-    assert heatmap(store, forms=["png"], options=SMALL).png.name == "S_1é-run-1-Tumor_Positive.png"
+    assert heatmap(store, formats=["png"], options=SMALL).png.name == "S_1é-run-1-Tumor_Positive.png"
 
 
 def test_the_module_loads_neither_torch_nor_matplotlib() -> None:
-    code = "import wsivit.heatmap.heatmap, wsivit.heatmap.export, sys; "
-    code += "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    code = "import wsivit.heatmap.export, sys; print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["False", "False"]

@@ -27,8 +27,8 @@ def test_predictions_and_pictures_at_urls(tmp_path: Path) -> None:
     direct = predict(run, "memory://results/s.tiff", output="memory://results/direct")
     assert direct.url == "memory://results/direct/s.zarr"
     assert TileStore(direct.url).runs == ["run"]
-    made = heatmap(far.url, forms=("png", "geojson", "ome-zarr"), output="memory://results/maps")
-    ours = heatmap(near, forms=("png", "geojson"), output=tmp_path / "maps")
+    made = heatmap(far.url, formats=("png", "geojson", "ome-zarr"), output="memory://results/maps")
+    ours = heatmap(near, formats=("png", "geojson"), output=tmp_path / "maps")
     assert memory.cat_file(str(made.files["geojson"])) == Path(ours.files["geojson"]).read_bytes()
     assert str(made.png).startswith("memory://results/maps/s-run")
     assert memory.cat_file(str(made.png))[:4] == b"\x89PNG"

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from PIL import Image
 from support.small_slides import tissue_picture, write_slide
+from wsivit.cohort.run_on_dask import spread
 
 from wsivit.cohort import Cohort, CohortOptions
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.jobs import Job, JobRunner
-from wsivit.cohort.run_on_dask import spread
 from wsivit.cohort.tasks import JobOutcome, VerifyTask
 from wsivit.slide_list import CohortSlide
 from wsivit.tiling import TileOptions

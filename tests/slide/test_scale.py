@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsivit.errors import ScaleError
-from wsivit.slide import Level, ScaleSource, SlideScale, plan_read, resolve_scale, scale_sources
+from wsivit.slide import Level, ScaleSource, SlideScale, plan_read, resolve_scale, round_length, scale_sources
 
 APERIO = {"aperio.MPP": "0.4990", "aperio.AppMag": "20", "openslide.mpp-x": "0.499", "openslide.mpp-y": "0.499"}
 
@@ -212,3 +212,9 @@ def test_every_plan_keeps_its_promises(mpp0, ratio, tolerance, width, height, fa
 def test_a_source_without_values_is_kept_for_the_record() -> None:
     sources = (ScaleSource("aperio.MPP", None, None, "'x': not a length per pixel"),)
     assert resolve_scale(sources, given=0.5).sources == sources
+
+
+def test_scale_bars_are_round() -> None:
+    assert round_length(1234) == (1000, "1 mm")
+    assert round_length(999) == (500, "500 µm")
+    assert round_length(2.3) == (2, "2 µm")

@@ -12,7 +12,7 @@ from PIL import Image
 from support.small_slides import tissue_picture, write_slide
 
 from wsivit.errors import UsageError
-from wsivit.heatmap.export import export
+from wsivit.heatmap import export
 from wsivit.tiling import TileOptions, tile
 from wsivit.tissue import read_tissue, tissue_geojson
 

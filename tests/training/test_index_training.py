@@ -12,7 +12,7 @@ import wsivit
 from wsivit import TrainOptions, train
 from wsivit.data.loading import load_samples
 from wsivit.data.shard_shuffle import OrderOptions
-from wsivit.evaluation.evaluate import evaluate
+from wsivit.evaluation import evaluate
 from wsivit.training.trainer import ShardSampler
 
 index_module = import_module("wsivit.data.index")  # `wsivit.data.index` is the verb

@@ -17,7 +17,7 @@ from support.train_helpers import tissue, write_store
 from transformers import AutoModelForImageClassification
 
 from wsivit.errors import OutputExistsError, StoreError, UsageError
-from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
+from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference.predict import predict
 from wsivit.models.classifier import load_classifier, weights_fingerprint
 from wsivit.models.run_folder import RunMetadata
@@ -297,9 +297,9 @@ def test_pictures_in_folders_go_through_the_same_code(tmp_path: Path) -> None:
     result = train([tmp_path / "set"], model="test_vit", output=tmp_path / "run", options=options)
     assert result.counts["test"] == {"few": 8, "many": 8}
     assert result.contract.mpp is None
-    found = evaluate(tmp_path / "run", [tmp_path / "set"], options=EvaluateOptions(device="cpu", draws=50))
+    found = evaluate(tmp_path / "run", [tmp_path / "set"], options=EvaluateOptions(device="cpu", bootstrap_samples=50))
     assert found.n == 16, "the test part alone is unseen"
-    assert found.figures["accuracy"] > 0.8
+    assert found.metrics["accuracy"] > 0.8
 
 
 def test_a_class_that_is_only_held_out_is_refused(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ VERBS = {
     "predict": ("models", "Run a trained model over a store or a slide."),
     "heatmap": ("results", "Draw a run's predictions over the slide, and export them."),
     "export": ("results", "Write a run's predictions in the form of another tool."),
-    "aggregate": ("results", "Sum slides up in one table."),
+    "aggregate": ("results", "Aggregate tile scores into slide-level scores."),
     "status": ("cohorts", "Tell how far a cohort is, slide by slide."),
     "index": ("stores", "Write one table of the tiles of many stores, to train over a whole cohort."),
     "verify": ("stores", "Check a store against its journal and checksums."),

@@ -14,7 +14,7 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
-from wsivit.evaluation import EvaluateOptions
+from wsivit.evaluation import CompareOptions, EvaluateOptions
 from wsivit.inference import Agreement, PredictOptions, Predictor
 from wsivit.store import TileStore
 from wsivit.training import TrainOptions
@@ -32,7 +32,7 @@ def train(
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
-    return Report(f"held out {_tell_figures(done.held_out)}\nrun      {done.folder}")
+    return Report(f"held out {_format_metrics(done.held_out)}\nrun      {done.folder}")
 
 
 @documented_by(_evaluate)
@@ -45,18 +45,18 @@ def evaluate(
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
-    whose = "one patient or slide: no intervals" if done.patients == 1 else f"{done.patients} patients or slides"
-    lines = [f"{done.n} tiles of {whose}"]
-    if done.of_slides_learned_from:
-        lines.append(f"{done.of_slides_learned_from} of them are of slides that the run was trained on elsewhere")
-    if done.scores["stored"]:
-        lines.append(f"{done.scores['stored']} scored by wsivit predict before, {done.scores['computed']} now")
-    if done.scores["unreadable"]:
-        lines.append(f"{done.scores['unreadable']} more cannot be read and are left out")
-    lines.append(f"measured {_tell_figures(done.figures)}")
-    lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in done.intervals.items()]
-    return Report("\n".join([*lines, f"wrote    {done.folder}"]))
+    result = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
+    patients = "one patient or slide: no intervals" if result.patients == 1 else f"{result.patients} patients or slides"
+    lines = [f"{result.n} tiles of {patients}"]
+    if result.tiles_of_training_slides:
+        lines.append(f"{result.tiles_of_training_slides} of them are from slides that other tiles were trained on")
+    if result.scores["stored"]:
+        lines.append(f"{result.scores['stored']} scores from wsivit predict, {result.scores['computed']} computed now")
+    if result.scores["unreadable"]:
+        lines.append(f"{result.scores['unreadable']} more are unreadable and left out")
+    lines.append(f"measured {_format_metrics(result.metrics)}")
+    lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in result.intervals.items()]
+    return Report("\n".join([*lines, f"wrote    {result.folder}"]))
 
 
 @documented_by(_compare)
@@ -65,12 +65,14 @@ def compare(
     *,
     data: Annotated[list[str], MANY],
     output: Annotated[str, OUTPUT] = "comparison",
-    options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
+    options: Annotated[CompareOptions, FLAT] = CompareOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
-    return Report((done.folder / "comparison.md").read_text().rstrip() + f"\nwrote    {done.folder}")
+    result = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
+    return Report(
+        (result.folder / "comparison.md").read_text(encoding="utf-8").rstrip() + f"\nwrote    {result.folder}"
+    )
 
 
 @documented_by(_predict)
@@ -104,5 +106,5 @@ def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> s
     return "\n".join(lines)
 
 
-def _tell_figures(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+def _format_metrics(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())

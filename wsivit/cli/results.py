@@ -1,4 +1,4 @@
-"""``wsivit heatmap``, ``export`` and ``score-slides``."""
+"""``wsivit heatmap``, ``export`` and ``aggregate``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsivit import aggregate as _score_slides
+from wsivit import aggregate as _aggregate
 from wsivit import export as _export
 from wsivit import heatmap as _heatmap
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, documented_by
 from wsivit.cohort import CohortOptions
-from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMATS, AggregateOptions, Format, HeatmapOptions
 
-FORMS = Parameter(name="--form", negative=(), consume_multiple=False)
+FORMATS = Parameter(name="--format", negative=(), consume_multiple=False)
 
 
 @documented_by(_heatmap)
@@ -25,37 +25,34 @@ def heatmap(
     run: str | None = None,
     png: str | None = None,
     output: Annotated[str | None, OUTPUT] = None,
-    forms: Annotated[tuple[Form, ...], FORMS] = DEFAULT_FORMS,
+    formats: Annotated[tuple[Format, ...], FORMATS] = DEFAULT_FORMATS,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
 ) -> Report:
     if cohort := many_slides(store, output, many, quiet=True, png=png):
-        return format_report(cohort.heatmap(run=run, forms=forms, options=options))
-    made = _heatmap(store[0], run=run, png=png, output=output, forms=forms, options=options)
-    return Report("\n".join([f"class    {made.class_name}", *(f"wrote    {path}" for path in made.paths)]))
+        return format_report(cohort.heatmap(run=run, formats=formats, options=options))
+    outputs = _heatmap(store[0], run=run, png=png, output=output, formats=formats, options=options)
+    return Report("\n".join([f"class    {outputs.class_name}", *(f"wrote    {path}" for path in outputs.paths)]))
 
 
 @documented_by(_export)
 def export(
     store: str,
-    form: Form,
+    format: Format,
     *,
     output: Annotated[str | None, OUTPUT] = None,
     run: str | None = None,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
 ) -> Report:
-    return Report(f"wrote    {_export(store, form, output, run=run, options=options)}")
+    return Report(f"wrote    {_export(store, format, output, run=run, options=options)}")
 
 
-@documented_by(_score_slides)
+@documented_by(_aggregate)
 def aggregate(
     stores: Annotated[list[str], MANY],
     *,
     output: Annotated[str, OUTPUT] = "slide_scores.csv",
     run: str | None = None,
-    top_k: int = 10,
-    thresholds: dict[str, float] | None = None,
-    options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
+    options: Annotated[AggregateOptions, FLAT] = AggregateOptions(),
 ) -> Report:
-    made = _score_slides(stores, output, run=run, top_k=top_k, thresholds=thresholds, options=options)
-    return Report(f"wrote    {made}")
+    return Report(f"wrote    {_aggregate(stores, output, run=run, options=options)}")

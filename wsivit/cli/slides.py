@@ -17,14 +17,13 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAG, FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.slide import OtherPicture, SlideInfo
+from wsivit.slide import MICRONS_AT_1X, OtherPicture, SlideInfo
 from wsivit.store import Status, TileStore
 from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
 
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
 FORCE = Parameter(negative=(), help="Make the store again, and replace one with other parameters or of another slide.")
-MICRONS_AT_1X = 10.0
 
 
 @documented_by(_info)

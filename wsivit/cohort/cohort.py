@@ -18,7 +18,7 @@ from wsivit.cohort.result import CohortResult
 from wsivit.cohort.run_jobs import run_jobs
 from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import UsageError
-from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import progress_bar
 from wsivit.slide_list import SlideRow, find_slides
@@ -111,11 +111,11 @@ class Cohort:
         self,
         *,
         run: str | None = None,
-        forms: Sequence[Form] = DEFAULT_FORMS,
+        formats: Sequence[Format] = DEFAULT_FORMATS,
         options: HeatmapOptions = HeatmapOptions(),
     ) -> CohortResult:
         """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
-        return self._run(HeatmapTask(tuple(forms), options, run=run or ""))
+        return self._run(HeatmapTask(tuple(formats), options, run=run or ""))
 
     def verify(self, *, sample: int = 32) -> CohortResult:
         """Check the tiles of each slide; see `wsivit.verify`."""

@@ -15,7 +15,7 @@ from wsivit.cohort.devices import claim_device
 from wsivit.cohort.job_log import JobOutcome
 from wsivit.cohort.signatures import document_signature, signature
 from wsivit.errors import StoreError, UnreadableTilesError
-from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions, heatmap
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, heatmap
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import files_at
 from wsivit.models import CONTRACT
@@ -157,12 +157,12 @@ class HeatmapTask(Task):
     """Draw the predictions of each slide."""
 
     verb = "heatmap"
-    forms: tuple[Form, ...] = DEFAULT_FORMS
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
     options: HeatmapOptions = HeatmapOptions()
 
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
-        return {"forms": list(self.forms), **asdict(self.options)}
+        return {"formats": list(self.formats), **asdict(self.options)}
 
     def signature(self, slide: SlideRow, layout: CohortLayout) -> str:
         """See `Task`."""
@@ -173,7 +173,7 @@ class HeatmapTask(Task):
     def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
         store = _open_store(slide, layout)
-        drawn = heatmap(store, run=self.run or None, output=layout.heatmaps, forms=self.forms, options=self.options)
+        drawn = heatmap(store, run=self.run or None, output=layout.heatmaps, formats=self.formats, options=self.options)
         outputs = tuple(layout.relative(str(path)) for path in drawn.paths)
         return JobOutcome(
             tiles=len(store), bytes=sum(layout.files.size(path) or 0 for path in outputs), outputs=outputs

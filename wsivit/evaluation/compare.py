@@ -1,4 +1,4 @@
-"""Two or more runs side by side, on the same data."""
+"""Compare two or more runs on the same data."""
 
 from __future__ import annotations
 
@@ -6,29 +6,23 @@ import csv
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from wsivit.data import Samples, SlideOptions, SlideTiler
+from wsivit.data import Samples, SlideOptions
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.evaluation.evaluate import (
-    EvaluateOptions,
-    check_data_compatibility,
-    finite,
-    labelled_truth,
-    scored_mask,
-    tiler_for,
-    unseen_by,
-)
+from wsivit.evaluation.evaluate import finite
+from wsivit.evaluation.evaluation_data import load_evaluation_data, scored_mask
 from wsivit.evaluation.figures import draw_comparison
 from wsivit.evaluation.metrics import Measurement, bootstrap, paired_test
+from wsivit.evaluation.options import CompareOptions
 from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax
 from wsivit.models import RunMetadata, finished_run, open_run, run_name
 
-PathLike = str | os.PathLike[str]
 TABLE = "comparison.md"
 
 
@@ -40,8 +34,8 @@ class Entry:
     ----------
     run, model : str
     parameters : int
-    figures : dict of str to float
-        As :func:`wsivit.evaluation.evaluate.evaluate` gives them.
+    metrics : dict of str to float
+        As `Evaluation.metrics`.
     intervals : dict of str to (float, float)
         95 %, over patients; empty with one patient.
     images_per_second : float
@@ -49,15 +43,15 @@ class Entry:
     seconds_per_epoch : float or None
         Of its training.
     memory_mb : float or None
-        Most that its training took: on the GPU, or of the whole process on a CPU.
+        Peak of its training: on the GPU, or of the process on a CPU.
     p_value : float or None
-        That it is as often right as the first run; None for the first, and where there is one patient only.
+        Of equal accuracy with the first run; None for the first, and with one patient.
     """
 
     run: str
     model: str
     parameters: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     images_per_second: float
     seconds_per_epoch: float | None
@@ -67,16 +61,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
+    """What was measured.
 
     Attributes
     ----------
     folder : Path
-        Holds ``comparison.md``, ``comparison.json`` and ``comparison.png``.
+        Contains ``comparison.md``, ``comparison.json`` and ``comparison.png``.
     entries : tuple of Entry
         In the order of the runs.
     patients, n : int
-        How many patients and tiles were measured.
+        Number of patients and of tiles.
     """
 
     folder: Path
@@ -86,29 +80,29 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[PathLike],
-    data: Sequence[PathLike],
+    runs: Sequence[str | os.PathLike[str]],
+    data: Sequence[str | os.PathLike[str]],
     *,
-    output: PathLike = "comparison",
-    options: EvaluateOptions = EvaluateOptions(),
+    output: str | os.PathLike[str] = "comparison",
+    options: CompareOptions = CompareOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
 ) -> Comparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.
 
-    Only tiles that none of the runs was trained on are taken. Whether two runs differ is tested by swapping them per
-    patient.
+    Only tiles that none of the runs was trained on count. A permutation test, which swaps the runs per patient, tells
+    whether two of them differ. Stored predictions are not reused: the models' speed is measured too.
 
     Parameters
     ----------
     runs : sequence of path
-        Run folders with the same classes; the first is what the others are tested against.
+        Run folders with the same classes; the first is the one that the others are tested against.
     data : sequence of path
-        Labelled data, of any kind that ``train`` takes.
+        Labelled data, of any kind that ``train`` accepts.
     output : path
-        Folder to make.
-    options : EvaluateOptions
-        As for ``evaluate``; the models are always run, since their speed is measured.
+        Folder for the results.
+    options : CompareOptions
+        Which tiles and label, number of bootstrap samples.
     slides : SlideOptions
         How slides are opened, where the data are slides; their scale and tile size are those of the first run.
     progress : bool
@@ -123,94 +117,96 @@ def compare(
     UsageError
         There are fewer than two runs, their classes differ, or no tile is left.
     OutputExistsError
-        The output is there already.
+        The output exists.
     """
     folder = Path(output)
     if (folder / TABLE).exists() and not options.overwrite:
-        raise OutputExistsError(f"{folder}: holds a comparison already; choose another output, or --overwrite it")
-    contracts = dict(zip(map(Path, runs), _alike(runs), strict=True))
-    tiler = tiler_for(next(iter(contracts.values())), folder, slides)
-    samples = _common(contracts, data, options, tiler)
-    scored = [_score(run, contract, samples, options, progress) for run, contract in contracts.items()]
-    good = scored_mask(*(one.logits for one in scored))
-    entries = _entries([replace(one, logits=one.logits[good]) for one in scored], samples.take(good), options)
-    found = Comparison(folder, entries, samples.patients.count(good), int(good.sum()))
-    _write(found, [_curve(run) for run in contracts])
-    return found
+        raise OutputExistsError(f"{folder}: contains a comparison; choose another output, or --overwrite it")
+    metadata = _read_metadata([Path(run) for run in runs])
+    samples = load_evaluation_data(metadata, data, folder, options, slides)
+    scores = [_score(run, of_run, samples, options, progress) for run, of_run in metadata.items()]
+    # The same tiles for every run: one that a single run could not score counts for none.
+    scored = scored_mask(*(score.logits for score in scores))
+    samples = samples.take(scored)
+    entries = _entries(scores, scored, samples, options)
+    comparison = Comparison(folder, entries, samples.patients.count(), len(samples))
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_comparison(
+        folder / "comparison.png",
+        {entry.run: _read_curves(run) for entry, run in zip(entries, metadata, strict=True)},
+        [(entry.run, entry.metrics["accuracy"], entry.intervals.get("accuracy")) for entry in entries],
+    )
+    report = {"tiles": comparison.n, "patients": comparison.patients, "runs": [asdict(entry) for entry in entries]}
+    (folder / "comparison.json").write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
+    # Last: it marks the folder as a complete comparison.
+    (folder / TABLE).write_text(_table(comparison, options.subset), encoding="utf-8")
+    return comparison
 
 
-def _common(
-    contracts: Mapping[Path, RunMetadata], data: Sequence[PathLike], options: EvaluateOptions, tiler: SlideTiler
-) -> Samples:
-    """Collect the labelled tiles that no run was trained on."""
-    samples = labelled_truth(next(iter(contracts.values())), data, options, tiler)
-    keep = np.ones(len(samples), bool)
-    for run, contract in contracts.items():
-        check_data_compatibility(contract, samples, allow=options.allow_mismatch)
-        if options.part != "all":
-            keep &= unseen_by(run, contract, samples)
-    if not keep.any():
-        raise UsageError("each tile was trained on by one of the runs: give others, or measure --part all")
-    return samples.take(keep)
+def _read_metadata(runs: Sequence[Path]) -> dict[Path, RunMetadata]:
+    """Read the metadata of two or more runs with the same classes."""
+    if len(runs) < 2:
+        raise UsageError("a comparison needs two runs")
+    metadata = {run: finished_run(run) for run in runs}
+    first = metadata[runs[0]].classes
+    for run, of_run in metadata.items():
+        if of_run.classes != first:
+            raise UsageError(
+                f"{run} has the classes {', '.join(of_run.classes)}, {runs[0]} has {', '.join(first)}: only runs with the "
+                "same classes can be compared"
+            )
+    return metadata
 
 
 @dataclass(frozen=True, eq=False)
-class _Scored:
-    """What one model said, and how fast."""
+class _Scores:
+    """Logits of one run, and how fast they were computed."""
 
     run: Path
-    contract: RunMetadata
+    metadata: RunMetadata
     parameters: int
     logits: Floats
     images_per_second: float
 
-    def measure(self, samples: Samples) -> Measurement:
-        return Measurement(softmax(self.logits / self.contract.temperature), samples.code)
+
+def _score(run: Path, metadata: RunMetadata, samples: Samples, options: CompareOptions, progress: bool) -> _Scores:
+    runner = ModelRunner(open_run(run, metadata), ScoringOptions(options.batch_size, options.device))
+    start = time.perf_counter()
+    logits = score_samples(runner, samples, progress=progress)
+    return _Scores(run, metadata, runner.parameters, logits, len(samples) / (time.perf_counter() - start))
 
 
-def _score(run: Path, contract: RunMetadata, samples: Samples, options: EvaluateOptions, progress: bool) -> _Scored:
-    scorer = ModelRunner(open_run(run, contract), ScoringOptions(options.batch_size, options.device))
-    begun = time.perf_counter()
-    logits = score_samples(scorer, samples, progress=progress)
-    return _Scored(run, contract, scorer.parameters, logits, len(samples) / (time.perf_counter() - begun))
-
-
-def _entries(scored: Sequence[_Scored], samples: Samples, options: EvaluateOptions) -> tuple[Entry, ...]:
+def _entries(
+    scores: Sequence[_Scores], scored: NDArray[np.bool_], samples: Samples, options: CompareOptions
+) -> tuple[Entry, ...]:
     """Measure every run on the same tiles, and test each against the first."""
-    measured = [one.measure(samples) for one in scored]
-    right = [m.predicted == m.codes for m in measured]
-    several = samples.patients.count() > 1
-    return tuple(
-        Entry(
-            run=run_name(one.run),
-            model=one.contract.model,
-            parameters=one.parameters,
-            figures=m.figures(),
-            intervals=bootstrap(m, samples.patients.code, draws=options.draws, seed=options.seed).bounds,
-            images_per_second=one.images_per_second,
-            seconds_per_epoch=one.contract.validation.get("seconds_per_epoch"),
-            memory_mb=one.contract.validation.get("memory_mb"),
-            p_value=paired_test(right[0], r, samples.patients.code, seed=options.seed) if several and number else None,
-        )
-        for number, (one, m, r) in enumerate(zip(scored, measured, right, strict=True))
-    )
-
-
-def _alike(runs: Sequence[PathLike]) -> list[RunMetadata]:
-    if len(runs) < 2:
-        raise UsageError("a comparison needs two runs")
-    contracts = [finished_run(run) for run in runs]
-    for run, contract in zip(runs, contracts, strict=True):
-        if contract.classes != contracts[0].classes:
-            raise UsageError(
-                f"{run} tells {', '.join(contract.classes)}, {runs[0]} tells {', '.join(contracts[0].classes)}: "
-                "only runs with the same classes can be compared"
+    patients, entries = samples.patients, []
+    first_right = None
+    for score in scores:
+        measured = Measurement(softmax(score.logits[scored] / score.metadata.temperature), samples.code)
+        right, p_value = measured.predicted == measured.truth, None
+        if first_right is None:
+            first_right = right
+        elif patients.count() > 1:
+            p_value = paired_test(first_right, right, patients.code, seed=options.seed)
+        entries.append(
+            Entry(
+                run=run_name(score.run),
+                model=score.metadata.model,
+                parameters=score.parameters,
+                metrics=measured.metrics(),
+                intervals=bootstrap(measured, patients.code, samples=options.bootstrap_samples, seed=options.seed),
+                images_per_second=score.images_per_second,
+                seconds_per_epoch=score.metadata.validation.get("seconds_per_epoch"),
+                memory_mb=score.metadata.validation.get("memory_mb"),
+                p_value=p_value,
             )
-    return contracts
+        )
+    return tuple(entries)
 
 
-def _curve(run: Path) -> list[dict[str, float]]:
-    """Read a run's curves; empty where the table is gone."""
+def _read_curves(run: Path) -> list[dict[str, float]]:
+    """Read a run's metrics per epoch; empty where the table is gone."""
     try:
         with (run / "metrics.csv").open(newline="") as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
@@ -218,42 +214,31 @@ def _curve(run: Path) -> list[dict[str, float]]:
         return []
 
 
-def _write(found: Comparison, curves: list[list[dict[str, float]]]) -> None:
-    found.folder.mkdir(parents=True, exist_ok=True)
-    names = [entry.run for entry in found.entries]
-    draw_comparison(
-        found.folder / "comparison.png",
-        dict(zip(names, curves, strict=True)),
-        [(e.run, e.figures["accuracy"], e.intervals.get("accuracy")) for e in found.entries],
-    )
-    report = {"tiles": found.n, "patients": found.patients, "runs": [asdict(e) for e in found.entries]}
-    (found.folder / "comparison.json").write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
-    (found.folder / TABLE).write_text(comparison_table(found), encoding="utf-8")
-
-
-def comparison_table(found: Comparison) -> str:
-    """Lay the comparison out as a Markdown table."""
+def _table(comparison: Comparison, subset: str) -> str:
+    """Format the comparison as a Markdown table."""
     lines: list[str] = []
-    for e in found.entries:
+    for e in comparison.entries:
         row = {"run": e.run, "model": f"`{e.model}`"}
         row |= {name.replace("_", " "): _with_interval(e, name) for name in ("accuracy", "balanced_accuracy", "auroc")}
-        row |= {"log loss": f"{e.figures['log_loss']:.3f}", "calibration error": f"{e.figures['ece']:.3f}"}
+        row |= {"log loss": f"{e.metrics['log_loss']:.3f}", "calibration error": f"{e.metrics['ece']:.3f}"}
         row |= {"p": _or_blank(e.p_value, ".3g"), "parameters": f"{e.parameters:,}"}
         row |= {"images/s": f"{e.images_per_second:.0f}", "s/epoch": _or_blank(e.seconds_per_epoch, ".1f")}
         row |= {"memory, MB": _or_blank(e.memory_mb, ",.0f")}
         lines += [] if lines else [" | ".join(row), "|".join("---" for _ in row)]
         lines.append(" | ".join(row.values()))
-    over = f"intervals over {found.patients} patients" if found.patients > 1 else "one patient, so no intervals"
     table = "\n".join(f"| {line} |" for line in lines)
-    return f"{table}\n\n{found.n:,} tiles that no run was trained on; {over}.\n"
+    count = comparison.patients
+    intervals = f"intervals over {count} patients" if count > 1 else "one patient, so no intervals"
+    tiles = "tiles that no run was trained on" if subset == "unseen" else "tiles, some of which may be training data"
+    return f"{table}\n\n{comparison.n:,} {tiles}; {intervals}.\n"
 
 
-def _or_blank(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _or_blank(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def _with_interval(entry: Entry, name: str) -> str:
-    text = f"{entry.figures[name]:.3f}"
+    text = f"{entry.metrics[name]:.3f}"
     if name in entry.intervals:
         low, high = entry.intervals[name]
         text += f" ({low:.3f}–{high:.3f})"

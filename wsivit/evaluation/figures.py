@@ -1,4 +1,4 @@
-"""Pictures of a run, worth putting in a paper. matplotlib is imported when the first is drawn."""
+"""Figures of a run, fit for a paper. matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
     figure, (left, right) = new_figure(9, 3.6, 2)
     epochs = [row["epoch"] for row in rows]
     accuracies = {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}
-    for axis, lines, name, free in (
+    for axis, lines, name, loc in (
         (left, {"train_loss": "training", "validation_loss": "held out"}, "loss", "upper right"),
         (right, accuracies, "held out", "lower right"),
     ):
@@ -47,7 +47,7 @@ def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
             axis.plot(epochs, [row.get(key) for row in rows], marker="o", markersize=3, label=text)
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.25)
-        axis.legend(loc=free, frameon=False)  # searching for the best place takes long, and warns of it
+        axis.legend(loc=loc, frameon=False)  # searching for the best place takes long, and warns of it
     right.set_ylim(top=1.01)
     figure.savefig(Path(path), dpi=DPI)
 
@@ -78,14 +78,14 @@ def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> N
     shown = [1] if len(classes) == 2 else list(range(len(classes)))
     grid = np.linspace(0, 1, 501)
     curves = []
-    for code in shown:
-        area = measured.auroc(code)
+    for index in shown:
+        area = measured.auroc(index)
         if np.isnan(area):
             continue
-        false, true = measured.roc(code)
+        false, true = measured.roc(index)
         curves.append(np.interp(grid, false, true))
         if len(shown) <= 12:
-            axis.plot(false, true, label=f"{classes[code]}  {area:.3f}")
+            axis.plot(false, true, label=f"{classes[index]}  {area:.3f}")
     if len(shown) > 12 and curves:
         axis.plot(grid, np.mean(curves, axis=0), label=f"mean of {len(curves)} classes")
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
@@ -110,20 +110,20 @@ def draw_reliability(path: PathLike, measured: Measurement) -> None:
     # A bin of few tiles says little: its dot is as small.
     axis.scatter(sure[full], right[full], s=8 + 120 * weight[full] / weight.sum(), label="accuracy", zorder=3)
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    axis.set_title(f"calibration error {measured.figures(areas=False)['ece']:.3f}", fontsize=10)
+    axis.set_title(f"calibration error {measured.metrics(areas=False)['ece']:.3f}", fontsize=10)
     axis.legend(frameon=False, loc="upper left")
     figure.savefig(Path(path), dpi=DPI)
 
 
-def draw_examples(path: PathLike, pictures: NDArray[np.uint8], captions: Sequence[tuple[str, bool]]) -> None:
-    """Draw pictures (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not."""
-    columns = min(6, max(1, len(pictures)))
-    rows = -(-len(pictures) // columns)
+def draw_examples(path: PathLike, tiles: NDArray[np.uint8], captions: Sequence[tuple[str, bool]]) -> None:
+    """Draw tiles (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not."""
+    columns = min(6, max(1, len(tiles)))
+    rows = -(-len(tiles) // columns)
     figure, axes = new_figure(2.0 * columns, 2.25 * rows, columns, rows)
     for axis in np.ravel(axes):
         axis.set_axis_off()
-    for axis, picture, (text, right) in zip(np.ravel(axes), pictures, captions, strict=False):
-        axis.imshow(picture)
+    for axis, tile, (text, right) in zip(np.ravel(axes), tiles, captions, strict=False):
+        axis.imshow(tile)
         axis.set_title(text, fontsize=8, color="#1a7f37" if right else "#c1121f")
     figure.savefig(Path(path), dpi=DPI)
 
@@ -131,17 +131,17 @@ def draw_examples(path: PathLike, pictures: NDArray[np.uint8], captions: Sequenc
 def draw_augmented(
     path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32], warnings: Sequence[str] = ()
 ) -> None:
-    """Draw tiles as they are above what augmentation made of them (0 to 1), so that a person can judge it.
+    """Draw tiles above their augmented versions (0 to 1), so that a person can judge the augmentation.
 
-    What is suspicious about the pictures stands above them.
+    Warnings about the pictures stand above them.
     """
     n = len(before)
     figure, axes = new_figure(1.5 * n, 3.3, n, 2)
     for axis in np.ravel(axes):
         axis.set_axis_off()
-    for column, (one, other) in enumerate(zip(before, after, strict=True)):
-        np.reshape(axes, (2, n))[0, column].imshow(one)
-        np.reshape(axes, (2, n))[1, column].imshow(other)
+    for column, (tile, augmented) in enumerate(zip(before, after, strict=True)):
+        np.reshape(axes, (2, n))[0, column].imshow(tile)
+        np.reshape(axes, (2, n))[1, column].imshow(augmented)
     if warnings:
         lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", max(40, 16 * n))]
         figure.suptitle("\n".join(lines), color="#B00020", weight="bold", fontsize=9)
@@ -155,7 +155,7 @@ def draw_comparison(
 ) -> None:
     """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
     figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
-    for axis, key, name, free in (
+    for axis, key, name, loc in (
         (left, "validation_loss", "held-out loss", "upper right"),
         (middle, "validation_accuracy", "held-out accuracy", "lower right"),
     ):
@@ -163,7 +163,7 @@ def draw_comparison(
             axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.25)
-        axis.legend(loc=free, frameon=False)
+        axis.legend(loc=loc, frameon=False)
     for place, (_, value, interval) in enumerate(accuracies):
         low, high = interval or (value, value)
         error = [[max(0.0, value - low)], [max(0.0, high - value)]]

@@ -1,25 +1,21 @@
-"""The strongest and the weakest tiles of a class on one sheet: what the model took for it, and what not."""
+"""The highest and the lowest tiles of a class on one sheet: what the model takes for it, and what not."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from wsivit.heatmap.figure import check_picture_path
+from wsivit.heatmap.colors import INK
+from wsivit.heatmap.figure import PICTURE_FORMATS, check_picture_path
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
-from wsivit.io import replacing
+from wsivit.io import label_font, replacing
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-
-_COLUMNS, _ROWS, _CELL, _GAP, _HEAD = 6, 2, 256, 12, 56
+_COLUMNS, _ROWS, _TILE, _GAP, _CAPTION, _HEAD = 6, 2, 256, 12, 30, 56
 
 
-def draw_contact_sheet(heat: HeatmapData, options: HeatmapOptions, path: Path) -> None:
+def draw_contact_sheet(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
     """Draw the twelve highest and the twelve lowest tiles of a class, each with its probability and place.
 
     The pixels come from the store, or through it from the slide.
@@ -29,54 +25,30 @@ def draw_contact_sheet(heat: HeatmapData, options: HeatmapOptions, path: Path) -
     SlideNotFoundError
         If the store has no pixels and the slide is gone.
     """
+    from PIL import Image, ImageDraw
+
     check_picture_path(path)
-    index = heat.class_index(options.class_name)
-    order = heat.predicted[np.argsort(-heat.probabilities[heat.predicted, index], kind="stable")]
-    count = min(_COLUMNS * _ROWS, (len(order) + 1) // 2)
-    sheet = _Sheet(f"{heat.classes[index]}   ·   {heat.slide_id}   ·   run {heat.run}")
-    sheet.block("strongest", heat, index, order[:count])
-    sheet.block("weakest", heat, index, order[len(order) - min(count, len(order) - count) :][::-1])
-    sheet.save(path)
+    index = data.class_index(options.class_name)
+    order = data.predicted[np.argsort(-data.probabilities[data.predicted, index], kind="stable")]
+    # With fewer than 24 tiles no tile is on the sheet twice: the highest take the odd one.
+    highest = min(_COLUMNS * _ROWS, (len(order) + 1) // 2)
+    lowest = min(highest, len(order) - highest)
+    block = _HEAD + _ROWS * (_TILE + _GAP + _CAPTION)
+    sheet = Image.new("RGB", (_COLUMNS * (_TILE + _GAP) + _GAP, _HEAD + 2 * block), "white")
+    draw = ImageDraw.Draw(sheet)
 
+    def write(x: int, y: int, text: str, size: int) -> None:
+        draw.text((x, y), text, fill=INK, font=label_font(size))
 
-class _Sheet:
-    def __init__(self, title: str) -> None:
-        from PIL import Image, ImageDraw
-
-        self._width = _COLUMNS * (_CELL + _GAP) + _GAP
-        self._block = _HEAD + _ROWS * (_CELL + _GAP + 30)
-        self._image = Image.new("RGB", (self._width, _HEAD + 2 * self._block), "white")
-        self._draw = ImageDraw.Draw(self._image)
-        self._y = _HEAD
-        self._text(_GAP, 14, title, 28)
-
-    def _text(self, x: int, y: int, text: str, size: int) -> None:
-        self._draw.text((x, y), text, fill=(26, 26, 26), font=_font(size))
-
-    def block(self, title: str, heat: HeatmapData, index: int, tiles: NDArray[np.int64]) -> None:
-        """Add the tiles under a headline, in reading order."""
-        from PIL import Image
-
-        self._text(_GAP, self._y + 16, title, 24)
-        for place, (tile, pixels) in enumerate(zip(tiles.tolist(), heat.store.read(tiles), strict=True)):
-            x = _GAP + place % _COLUMNS * (_CELL + _GAP)
-            y = self._y + _HEAD + place // _COLUMNS * (_CELL + _GAP + 30)
-            self._image.paste(Image.fromarray(pixels).resize((_CELL, _CELL), Image.Resampling.LANCZOS), (x, y))
-            where = f"{heat.store.x0[tile]}, {heat.store.y0[tile]}"
-            self._text(x, y + _CELL + 6, f"{heat.probabilities[tile, index]:.3f}   at {where}", 16)
-        self._y += self._block
-
-    def save(self, path: Path) -> None:
-        """Write the sheet, whole or not at all."""
-        from PIL import Image
-
-        kind = Image.registered_extensions()[path.suffix.lower()]
-        with replacing(path) as temporary:
-            self._image.save(temporary, format=kind)
-
-
-def _font(size: int) -> FreeTypeFont:
-    from matplotlib import get_data_path
-    from PIL import ImageFont
-
-    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    write(_GAP, 14, f"{data.classes[index]}   ·   {data.slide_id}   ·   run {data.run}", 28)
+    blocks = (("strongest", order[:highest]), ("weakest", order[len(order) - lowest :][::-1]))
+    for top, (title, tiles) in zip((_HEAD, _HEAD + block), blocks, strict=True):
+        write(_GAP, top + 16, title, 24)
+        for place, (tile, pixels) in enumerate(zip(tiles.tolist(), data.store.read(tiles), strict=True)):
+            x = _GAP + place % _COLUMNS * (_TILE + _GAP)
+            y = top + _HEAD + place // _COLUMNS * (_TILE + _GAP + _CAPTION)
+            sheet.paste(Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.LANCZOS), (x, y))
+            where = f"{data.store.x0[tile]}, {data.store.y0[tile]}"
+            write(x, y + _TILE + 6, f"{data.probabilities[tile, index]:.3f}   at {where}", 16)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format=PICTURE_FORMATS[path.suffix.lower()])

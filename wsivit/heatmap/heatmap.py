@@ -1,23 +1,19 @@
-"""Predictions as something to look at: the picture, and beside it the same as data."""
+"""Predictions as a picture and, next to it, as data."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from wsivit.errors import UsageError
-from wsivit.heatmap.export import beside, file_name, write
+from wsivit.heatmap.export import check_formats, file_name, folder_of, write
 from wsivit.heatmap.heatmap_data import read_heatmap_data
-from wsivit.heatmap.options import Form, HeatmapOptions
+from wsivit.heatmap.options import Format, HeatmapOptions
 from wsivit.heatmap.slide_score import SlideScore
 from wsivit.io import Output, join
 from wsivit.store import TileStore
 
-__all__ = ["DEFAULT_FORMS", "HeatmapOptions", "HeatmapOutputs", "heatmap"]
-
-DEFAULT_FORMS: tuple[Form, ...] = ("png", "geojson", "regions", "ome-tiff")
+DEFAULT_FORMATS: tuple[Format, ...] = ("png", "geojson", "regions", "ome-tiff")
 
 
 @dataclass(frozen=True)
@@ -30,15 +26,15 @@ class HeatmapOutputs:
     class_name : str
         The class that was drawn; several are joined by commas.
     files : dict of str to Path or str
-        Where each form is: a path, or a URL without credentials.
+        Where each format is: a path, or a URL without credentials.
     scores : tuple of SlideScore
-        The slide summed up, one per class of the run.
+        Scores of the slide, one per class of the run.
     """
 
     slide_id: str
     run: str
     class_name: str
-    files: dict[Form, Output]
+    files: dict[Format, Output]
     scores: tuple[SlideScore, ...]
 
     @property
@@ -58,27 +54,27 @@ def heatmap(
     run: str | None = None,
     png: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
-    forms: Sequence[Form] = DEFAULT_FORMS,
+    formats: Sequence[Format] = DEFAULT_FORMATS,
     options: HeatmapOptions = HeatmapOptions(),
 ) -> HeatmapOutputs:
     """Draw a run's predictions over the slide, and export them for QuPath and image tools.
 
     The slide itself is not needed: its thumbnail is in the store. Colours are absolute: the same probability has the
-    same colour in every picture. Outputs of an earlier call are replaced.
+    same colour in every picture. Existing outputs are replaced.
 
     Parameters
     ----------
     store : path, URL or TileStore
         A tile store with predictions.
     run : str, optional
-        Which predictions; may be left out where there is one run only.
+        Which predictions. Default: the only run of the store.
     png : path or URL, optional
         Where the picture goes; ``.png``, ``.jpg`` or ``.webp``.
     output : path or URL, optional
-        Folder for everything else, named ``<slide_id>-<run>-…``. Default: beside the store.
-    forms : sequence of str
-        What is written: ``png``, ``argmax``, ``side-by-side``, ``contact`` (pictures), ``geojson``, ``regions``,
-        ``overlay`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
+        Folder for all other files, named ``<slide_id>-<run>-…``. Default: the one that contains the store.
+    formats : sequence of str
+        What is written: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact`` (pictures), ``geojson``,
+        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
     options : HeatmapOptions
         Class, threshold, colours, blending.
 
@@ -89,19 +85,18 @@ def heatmap(
     Raises
     ------
     UsageError
-        Without predictions, for an unknown run, class or form, or for an option out of its range.
+        Without predictions, for an unknown run, class or format, or for an option out of its range.
     StoreError
-        If the store or its predictions are damaged, or hold not a single number.
+        If the store or its predictions are damaged, or if no tile has a prediction.
     OutputError
         If something cannot be written.
     """
-    if unknown := set(forms) - set(get_args(Form)):
-        raise UsageError(f"no form {', '.join(sorted(unknown))}; there are {', '.join(get_args(Form))}")
-    heat = read_heatmap_data(store, run, options.window, options.smoothing)
-    folder = beside(heat.store) if output is None else os.fspath(output)
-    paths: dict[Form, str] = {} if png is None else {"png": os.fspath(png)}
-    for form in forms:
-        paths.setdefault(form, join(folder, file_name(heat, form, options)))
-    files = {form: write(heat, form, path, options) for form, path in paths.items()}
-    names = ", ".join(heat.classes[k] for k in heat.chosen(options.class_name))
-    return HeatmapOutputs(heat.slide_id, heat.run, names, files, tuple(heat.summary(options.threshold)))
+    check_formats(formats)
+    data = read_heatmap_data(store, run, options.window, options.smoothing)
+    folder = folder_of(data.store) if output is None else os.fspath(output)
+    paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
+    for format in formats:
+        paths.setdefault(format, join(folder, file_name(data, format, options)))
+    files = {format: write(data, format, path, options) for format, path in paths.items()}
+    names = ", ".join(data.classes[k] for k in data.chosen(options.class_name))
+    return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(data.slide_scores(options.threshold)))

@@ -1,4 +1,4 @@
-"""The score grid as an OME-TIFF pyramid: float32 channels per class, coverage, uncertainty and status."""
+"""OME-TIFF: the score map as a pyramid of float32 channels, or the colours alone as an overlay."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.heatmap.colors import score_colors
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
-from wsivit.heatmap.overlay import sample, score_colours, slide_background
+from wsivit.heatmap.slide_background import SlideBackground
 from wsivit.io import replacing
 
 Pair: TypeAlias = tuple[float, float]
 
 _TILE = 256
-_SMALLEST = 256
 
 
-def write_scores(heat: HeatmapData, path: Path) -> None:
-    """Write all channels of a run at stride resolution, with half-size levels below where it is large.
+def write_scores(data: HeatmapData, path: Path) -> None:
+    """Write all channels of a run at stride resolution, with half-size levels where it is large.
 
     Pixel ``(i, j)`` covers level-0 pixels ``[j * step_x, (j + 1) * step_x)`` of the whole slide and the same along y.
     The physical size of a pixel is exact, and its position follows the rule that a slide's first pixel has its
     centre at 0: the first cell's centre is ``(step - 1) / 2`` level-0 pixels away from there.
     """
-    names, channels = score_channels(heat)
-    size, position = physical_frame(heat.scores.downsample0, heat.slide_mpp)
-    metadata = _metadata(heat, size, position) | {"axes": "CYX", "Channel": {"Name": names}}
+    names, channels = score_channels(data)
+    size, position = physical_frame(data.scores.downsample0, data.slide_mpp)
+    metadata = _metadata(data, size, position) | {"axes": "CYX", "Channel": {"Name": names}}
     metadata["Plane"] = {key: [value] * len(names) for key, value in metadata["Plane"].items()}
     _write(path, list(pyramid(channels)), size, metadata, photometric="minisblack", predictor=True)
 
 
-def write_overlay(heat: HeatmapData, options: HeatmapOptions, path: Path) -> None:
+def write_overlay(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
     """Write the colours alone as an RGBA image over the whole slide, transparent where there are none."""
-    canvas = slide_background(heat, options.size)
-    index = heat.class_index(options.class_name)
-    field = sample(heat.scores, heat.scores.scores[..., index], canvas, options.interpolation)
-    shown = np.isfinite(field) & canvas.tissue
-    rgba = np.dstack([score_colours(field, options), np.full(shown.shape, round(255 * options.alpha), np.uint8)])
+    background = SlideBackground.read(data.store, options.size)
+    index = data.class_index(options.class_name)
+    field = background.sample(data.scores, data.scores.scores[..., index], options.interpolation)
+    shown = np.isfinite(field) & background.tissue
+    colors = score_colors(field, options.cmap, options.vmin, options.vmax)
+    rgba = np.dstack([colors, np.full(shown.shape, round(255 * options.alpha), np.uint8)])
     rgba[~shown] = 0
-    size, position = physical_frame(canvas.scale0, heat.slide_mpp)
-    metadata = _metadata(heat, size, position) | {"axes": "YXS"}
+    size, position = physical_frame(background.scale0, data.slide_mpp)
+    metadata = _metadata(data, size, position) | {"axes": "YXS"}
     _write(path, [rgba], size, metadata, photometric="rgb", extrasamples=["unassalpha"])
 
 
-def _metadata(heat: HeatmapData, size: Pair, position: Pair) -> dict[str, Any]:
+def _metadata(data: HeatmapData, size: Pair, position: Pair) -> dict[str, Any]:
     plane = {f"Position{axis}": value for axis, value in zip("XY", position, strict=True)}
     physical = {f"PhysicalSize{axis}": value for axis, value in zip("XY", size, strict=True)}
     units = {f"{name}Unit": "µm" for name in physical}
     plane_units = {f"{name}Unit": "µm" for name in plane}
-    about = {"Name": f"{heat.slide_id} {heat.run}", "Description": json.dumps(heat.facts, ensure_ascii=False)}
+    about = {"Name": f"{data.slide_id} {data.run}", "Description": json.dumps(data.facts, ensure_ascii=False)}
     return {**about, **physical, **units, "Plane": plane | plane_units}
 
 
@@ -75,15 +76,15 @@ def _write(path: Path, levels: Sequence[NDArray[Any]], size: Pair, metadata: dic
             )
 
 
-def score_channels(heat: HeatmapData) -> tuple[list[str], NDArray[np.float32]]:
-    """All bands of the score grid, float32 (classes + 3, h, w), and their names."""
-    scores = heat.scores
+def score_channels(data: HeatmapData) -> tuple[list[str], NDArray[np.float32]]:
+    """Names and values, float32 (classes + 3, h, w), of all bands of the score map."""
+    scores = data.scores
     bands = [*np.moveaxis(scores.scores, -1, 0), scores.coverage, scores.uncertainty, scores.status]
-    return [*heat.classes, "coverage", "uncertainty", "status"], np.stack(bands).astype(np.float32)
+    return [*data.classes, "coverage", "uncertainty", "status"], np.stack(bands).astype(np.float32)
 
 
 def physical_frame(step0: Pair, slide_mpp: Pair, depth: int = 0) -> tuple[Pair, Pair]:
-    """Where pixels that cover `step0` level-0 pixels lie, halved `depth` times.
+    """Physical size and position of pixels that cover `step0` level-0 pixels, halved `depth` times.
 
     Returns
     -------
@@ -99,10 +100,10 @@ def physical_frame(step0: Pair, slide_mpp: Pair, depth: int = 0) -> tuple[Pair, 
 def pyramid(channels: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
     """Yield the channels (c, h, w), then each level halved, until it fits a tile.
 
-    Means leave out what is NaN. The last channel holds codes and is taken, not averaged.
+    Means leave out NaN. The last channel, the status, holds codes: of four cells the first is taken, not the mean.
     """
     yield channels
-    while max(channels.shape[1:]) > _SMALLEST:
+    while max(channels.shape[1:]) > _TILE:
         channels = _halve(channels)
         yield channels
 

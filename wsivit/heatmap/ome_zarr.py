@@ -1,4 +1,4 @@
-"""The score grid as OME-Zarr 0.5: the channels and levels of the OME-TIFF, for tools that read zarr."""
+"""OME-Zarr 0.5: the score map with the channels and levels of the OME-TIFF, for tools that read zarr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsivit.io import replacing
 _CHUNK = 256
 
 
-def write_ome_zarr(heat: HeatmapData, path: Path) -> None:
+def write_ome_zarr(data: HeatmapData, path: Path) -> None:
     """Write all channels of a run as an image pyramid with exact scale and translation.
 
     As in the OME-TIFF, the first pixel of the slide has its centre at 0.
@@ -23,16 +23,17 @@ def write_ome_zarr(heat: HeatmapData, path: Path) -> None:
     Raises
     ------
     OutputExistsError
-        If a folder is there that is not such an export: a tile store is a ``.zarr`` too.
+        If the folder exists and is not such an export: a tile store is a ``.zarr`` too.
     """
     import zarr
 
-    if path.exists() and not _is_ours(path):
-        raise OutputExistsError(f"{path} is there and is no export of scores; give another name")
-    names, channels = score_channels(heat)
+    if path.exists() and not _is_score_export(path):
+        raise OutputExistsError(f"{path} exists and is not an export of scores; choose another name")
+    names, channels = score_channels(data)
     levels = list(pyramid(channels))
     with replacing(path, folder=True) as temporary:
-        attributes = {"ome": _metadata(heat, names, len(levels)), "wsivit": _about(heat)}
+        about = {"kind": "scores", "version": wsivit.__version__, **data.facts}
+        attributes = {"ome": _metadata(data, names, len(levels)), "wsivit": about}
         group = zarr.create_group(temporary, zarr_format=3, attributes=attributes)
         for depth, level in enumerate(levels):
             group.create_array(
@@ -44,39 +45,35 @@ def write_ome_zarr(heat: HeatmapData, path: Path) -> None:
             )
 
 
-def _metadata(heat: HeatmapData, names: list[str], levels: int) -> dict[str, Any]:
+def _metadata(data: HeatmapData, names: list[str], levels: int) -> dict[str, Any]:
     axes = [{"name": "c", "type": "channel"}]
     axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
     datasets = []
     for depth in range(levels):
-        size, position = physical_frame(heat.scores.downsample0, heat.slide_mpp, depth)
+        size, position = physical_frame(data.scores.downsample0, data.slide_mpp, depth)
         scale = {"type": "scale", "scale": [1.0, size[1], size[0]]}
         translation = {"type": "translation", "translation": [0.0, position[1], position[0]]}
         datasets.append({"path": str(depth), "coordinateTransformations": [scale, translation]})
-    multiscale = {"name": f"{heat.slide_id} {heat.run}", "axes": axes, "datasets": datasets, "type": "mean"}
-    return {"version": "0.5", "multiscales": [multiscale], "omero": {"channels": _channels(heat, names)}}
+    multiscale = {"name": f"{data.slide_id} {data.run}", "axes": axes, "datasets": datasets, "type": "mean"}
+    return {"version": "0.5", "multiscales": [multiscale], "omero": {"channels": _channels(data, names)}}
 
 
-def _channels(heat: HeatmapData, names: list[str]) -> list[dict[str, Any]]:
-    """How viewers show the channels: each class in its colour from 0 to 1, the main one switched on."""
-    colours = ["{:02X}{:02X}{:02X}".format(*rgb) for rgb in heat.colours] + ["FFFFFF"] * 3
+def _channels(data: HeatmapData, names: list[str]) -> list[dict[str, Any]]:
+    """Display settings of the channels: each class in its colour from 0 to 1, the main one switched on."""
+    colors = ["{:02X}{:02X}{:02X}".format(*rgb) for rgb in data.class_colors] + ["FFFFFF"] * 3
     tops = [1] * (len(names) - 1) + [255]
     return [
         {
             "label": name,
             "color": colour,
-            "active": k == heat.main_class,
+            "active": k == data.main_class,
             "window": {"min": 0, "max": top, "start": 0, "end": top},
         }
-        for k, (name, colour, top) in enumerate(zip(names, colours, tops, strict=True))
+        for k, (name, colour, top) in enumerate(zip(names, colors, tops, strict=True))
     ]
 
 
-def _about(heat: HeatmapData) -> dict[str, Any]:
-    return {"kind": "scores", "version": wsivit.__version__, **heat.facts}
-
-
-def _is_ours(path: Path) -> bool:
+def _is_score_export(path: Path) -> bool:
     try:
         document = json.loads((path / "zarr.json").read_bytes())
         return bool(document["attributes"]["wsivit"]["kind"] == "scores")

@@ -1,4 +1,4 @@
-"""What can be exported, and how it is drawn."""
+"""Options of the verbs that read predictions: which class, how tiles are blended, how pictures look."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from wsivit.errors import UsageError
+from wsivit.heatmap.colors import CMAP
 from wsivit.heatmap.score_map import Window
 from wsivit.heatmap.slide_score import check_threshold
 
-Form: TypeAlias = Literal[
+Format: TypeAlias = Literal[
     "png",
     "argmax",
     "side-by-side",
@@ -24,21 +25,43 @@ Form: TypeAlias = Literal[
     "h5",
     "tissue",
 ]
+"""Export formats; `wsivit.heatmap.export.export_formats` has one entry for each."""
 
 
 @dataclass(frozen=True)
-class HeatmapOptions:
-    """How predictions are stitched, drawn and cut into regions.
+class StitchOptions:
+    """Which class is meant, from which probability on, and how tiles are blended.
 
     Parameters
     ----------
     class_name : str, optional
-        The class to show. Left out: of two classes the one that is not called "normal" or the like, else the
-        last; of three and more, all of them (the picture is then a map of the most probable class).
+        Class to show. Default: of two classes the one that is not called "normal" or the like; of three and more,
+        all of them (the picture is then a map of the most probable class).
     threshold : float
-        Probability from which tissue belongs to a region: the line in the picture, the regions for QuPath.
+        Probability from which tissue belongs to a region: contour line, QuPath regions, area fraction.
+    window : {"hann", "uniform", "max"}
+        How overlapping tiles are blended.
+    smoothing : float
+        Standard deviation in microns of a Gaussian over the score map. 0 for none; recorded in every output.
+    """
+
+    class_name: str | None = None
+    threshold: float = 0.5
+    window: Window = "hann"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+
+@dataclass(frozen=True)
+class HeatmapOptions(StitchOptions):
+    """How predictions are stitched, drawn and exported.
+
+    Parameters
+    ----------
     cmap : str
-        A colormap of matplotlib. The default is even to the eye and neutral at 0.5.
+        A matplotlib colormap. The default is perceptually even and neutral at 0.5.
     alpha : float
         Opacity of the colours, 0 to 1.
     vmin : float
@@ -48,29 +71,21 @@ class HeatmapOptions:
     size : int
         Longer side of the slide in the picture, in pixels.
     interpolation : {"linear", "nearest"}
-        Colours run smoothly between the centres of tiles, or each tile has one colour.
-    window : {"hann", "uniform", "max"}
-        How overlapping tiles are blended.
-    smoothing : float
-        Standard deviation of a Gaussian over the score grid, in microns. 0 for none; noted in every export.
+        Interpolate between tile centres, or draw each tile in one colour.
     encoder : str, optional
-        Whose features go into an ``h5``; may be left out where the store has those of one encoder only.
+        Encoder whose features ``h5`` contains; required only if the store has features of several.
     """
 
-    class_name: str | None = None
-    threshold: float = 0.5
-    cmap: str = "coolwarm"
+    cmap: str = CMAP
     alpha: float = 0.5
     vmin: float = 0.0
     vmax: float = 1.0
     size: int = 1800
     interpolation: Literal["linear", "nearest"] = "linear"
-    window: Window = "hann"
-    smoothing: float = 0.0
     encoder: str | None = None
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        super().__post_init__()
         if not 0 <= self.alpha <= 1:
             raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
         if not 0 <= self.vmin < self.vmax <= 1:

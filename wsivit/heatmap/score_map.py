@@ -1,8 +1,8 @@
-"""From tile scores to a score grid. Pure.
+"""From tile scores to a score map. Pure functions.
 
-The score grid has one cell per tile stride and spans the whole slide from its corner: cell ``i`` of an axis
+The score map has one cell per tile stride and spans the whole slide from its corner: cell ``i`` of an axis
 covers ``[i * step, (i + 1) * step)`` of the target plane. Without overlap a cell is a tile; with overlap each
-tile lies over several cells and speaks for each with the weight that its window has there.
+tile covers several cells and contributes to each with the weight that its window has there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ _RANKED = np.array(
     np.uint8,
 )
 _RANK = np.array([list(_RANKED).index(code) for code in range(5)], np.uint8)
-_WITHOUT_PIXELS = (CellStatus.UNREADABLE, CellStatus.MISSING)
 
 
 @dataclass(frozen=True)
@@ -67,22 +66,19 @@ class ScoreMap:
         `CellStatus` of each cell.
     downsample0 : (float, float)
         Level-0 pixels per cell, ``x, y``; exact.
-    origin0 : (float, float)
-        Level-0 position of the corner of cell (0, 0).
     size0 : (float, float)
         Level-0 extent ``width, height`` of the slide; the last cells may reach past it.
     window : {"hann", "uniform", "max"}
     smoothing0 : float
         Standard deviation in level-0 pixels of the Gaussian that was applied; 0 for none.
     spread : float32 (h, w), optional
-        How far the views of the tiles are apart, blended like the scores; where tiles were looked at in several.
+        Standard deviation over the views of the tiles, blended like the scores; only with several views.
     """
 
     scores: FloatGrid
     coverage: FloatGrid
     status: NDArray[np.uint8]
     downsample0: tuple[float, float]
-    origin0: tuple[float, float]
     size0: tuple[float, float]
     window: Window = "hann"
     smoothing0: float = 0.0
@@ -94,24 +90,30 @@ class ScoreMap:
         return self.coverage.shape[0], self.coverage.shape[1]
 
     @property
+    def best_class(self) -> FloatGrid:
+        """Index of the highest class of each cell, float32 (h, w); NaN where nothing was predicted."""
+        known = self.coverage > 0
+        best = np.where(known[..., None], self.scores, 0).argmax(axis=-1)
+        return np.where(known, best, np.nan).astype(np.float32)
+
+    @property
     def uncertainty(self) -> FloatGrid:
         """The spread where there is one, else `entropy` of each cell's scores; float32 (h, w) in [0, 1]."""
         return entropy(self.scores) if self.spread is None else self.spread
 
     @property
-    def uncertainty_is(self) -> Literal["spread", "entropy"]:
-        """What `uncertainty` is."""
+    def uncertainty_kind(self) -> Literal["spread", "entropy"]:
+        """Which of the two `uncertainty` is."""
         return "entropy" if self.spread is None else "spread"
 
     def cell_areas(self, mpp: tuple[float, float]) -> NDArray[np.float64]:
         """Area of each cell on the slide in mm², float64 (h, w); `mpp` is of level 0, ``x, y``."""
-        sides = []
-        for count, step, start, size, scale in zip(
-            reversed(self.shape), self.downsample0, self.origin0, self.size0, mpp, strict=True
-        ):
-            edges = np.minimum(start + np.arange(count + 1) * step, size)
-            sides.append(np.diff(edges) * scale / 1000)
-        return np.outer(sides[1], sides[0])
+        x, y = (
+            # The last cell may reach past the slide: only what is on it counts.
+            np.diff(np.minimum(np.arange(count + 1) * step, size)) * scale / 1000
+            for count, step, size, scale in zip(reversed(self.shape), self.downsample0, self.size0, mpp, strict=True)
+        )
+        return np.outer(y, x)
 
 
 def stitch(
@@ -126,7 +128,7 @@ def stitch(
     """Blend the scores of tiles, in any order, into one grid of cells at stride resolution.
 
     Each cell is the mean of the tiles over it, weighted by the window's integral over the cell and divided by
-    the weights that are there: a constant field comes out constant, at edges and beside gaps too. The window
+    the weights that are there: a constant field stays constant, also at edges and next to gaps. The window
     ``"max"`` takes the highest score of each class instead.
 
     Parameters
@@ -140,7 +142,7 @@ def stitch(
         Tile status (`wsivit.store.parameters.Status`); all readable when left out.
     window : {"hann", "uniform", "max"}
     spread : array_like (n,), optional
-        How far the views of each tile are apart.
+        Standard deviation over the views of each tile.
 
     Returns
     -------
@@ -153,7 +155,7 @@ def stitch(
     """
     if window not in get_args(Window):
         raise UsageError(f"window must be one of {', '.join(get_args(Window))}, not {window!r}")
-    # The spread is blended as one more class, and taken off again.
+    # The spread is blended as one more class: it then fits the scores cell by cell.
     values = scores if spread is None else np.column_stack([scores, spread])
     tiles = _Tiles.checked(grid, col, row, values, status)
     height, width = -(-grid.plane_height // grid.step), -(-grid.plane_width // grid.step)
@@ -162,7 +164,6 @@ def stitch(
         np.empty((height, width), np.float32),
         np.empty((height, width), np.uint8),
         grid.stride0,
-        (0.0, 0.0),
         (grid.plane_width * grid.downsample_x, grid.plane_height * grid.downsample_y),
         window,
     )
@@ -190,8 +191,8 @@ def entropy(probabilities: FloatGrid) -> FloatGrid:
     return np.clip(result / np.float32(math.log(p.shape[-1])), 0, 1, out=result)
 
 
-def smooth(heat: ScoreMap, sigma0: float) -> ScoreMap:
-    """Blur the scores with a Gaussian of `sigma0` level-0 pixels, normalised beside gaps; gaps stay gaps.
+def smooth(score_map: ScoreMap, sigma0: float) -> ScoreMap:
+    """Blur the scores with a Gaussian of `sigma0` level-0 pixels, normalised next to gaps; gaps stay gaps.
 
     Raises
     ------
@@ -203,18 +204,18 @@ def smooth(heat: ScoreMap, sigma0: float) -> ScoreMap:
     if not (sigma0 >= 0 and math.isfinite(sigma0)):
         raise UsageError(f"the smoothing must be a length of at least 0, not {sigma0}")
     if sigma0 == 0:
-        return heat
-    sigma = sigma0 / heat.downsample0[1], sigma0 / heat.downsample0[0]
-    known = np.isfinite(heat.scores[..., 0])
+        return score_map
+    sigma = sigma0 / score_map.downsample0[1], sigma0 / score_map.downsample0[0]
+    known = np.isfinite(score_map.scores[..., 0])
     weight = gaussian_filter(known.astype(np.float64), sigma, mode="constant")
 
     def blur(band: FloatGrid) -> FloatGrid:
         blurred = gaussian_filter(np.where(known, band, 0).astype(np.float64), sigma, mode="constant")
         return np.where(known, blurred / np.where(known, weight, 1), np.nan).astype(np.float32)
 
-    scores = np.stack([blur(band) for band in np.moveaxis(heat.scores, -1, 0)], axis=-1)
-    spread = None if heat.spread is None else blur(heat.spread)
-    return replace(heat, scores=scores, spread=spread, smoothing0=math.hypot(heat.smoothing0, sigma0))
+    scores = np.stack([blur(band) for band in np.moveaxis(score_map.scores, -1, 0)], axis=-1)
+    spread = None if score_map.spread is None else blur(score_map.spread)
+    return replace(score_map, scores=scores, spread=spread, smoothing0=math.hypot(score_map.smoothing0, sigma0))
 
 
 def _window_weights(grid: TileGrid, window: Window) -> NDArray[np.float64]:
@@ -243,68 +244,56 @@ class _Tiles:
         states = np.zeros(len(cols), np.uint8) if status is None else np.asarray(status, np.uint8)
         if values.ndim != 2 or not len(cols) == len(rows) == len(values) == len(states):
             shapes = ", ".join(str(a.shape) for a in (cols, rows, values, states))
-            raise UsageError(f"col, row, scores and status must hold one entry per tile, not {shapes}")
+            raise UsageError(f"col, row, scores and status must have one entry per tile, not {shapes}")
         inside = (cols >= 0) & (cols < grid.n_cols) & (rows >= 0) & (rows < grid.n_rows)
         if not inside.all():
             outside = np.count_nonzero(~inside)
             raise UsageError(f"{outside} tiles lie outside the grid of {grid.n_cols} x {grid.n_rows}")
-        without = np.isin(states, _WITHOUT_PIXELS)
-        predicted = np.isfinite(values).all(axis=1) & ~without
-        rank = _RANK[np.where(predicted | without, states, CellStatus.UNPREDICTED)]
+        # A score of a tile without pixels is a model's answer to a blank image: it does not count.
+        without_pixels = np.isin(states, (CellStatus.UNREADABLE, CellStatus.MISSING))
+        predicted = np.isfinite(values).all(axis=1) & ~without_pixels
+        rank = _RANK[np.where(predicted | without_pixels, states, CellStatus.UNPREDICTED)]
         order = np.argsort(rows, kind="stable")
         return cls(cols[order], rows[order], values[order], predicted[order], rank[order])
 
 
-@dataclass(frozen=True)
-class _Lattice:
-    """Some rows of the tile lattice, dense: `scores` (rows, n_cols, c), zero or -inf where not predicted."""
-
-    scores: NDArray[np.float64]
-    predicted: NDArray[np.bool_]
-    rank: NDArray[np.uint8]
-
-    @classmethod
-    def of(cls, tiles: _Tiles, n_cols: int, rows: slice, absent: float) -> _Lattice:
-        part = slice(*np.searchsorted(tiles.row, (rows.start, rows.stop)))
-        place = tiles.row[part] - rows.start, tiles.col[part]
-        shape = rows.stop - rows.start, n_cols
-        predicted, rank = np.zeros(shape, np.bool_), np.zeros(shape, np.uint8)
-        predicted[place], rank[place] = tiles.predicted[part], tiles.rank[part]
-        scores = np.full((*shape, tiles.scores.shape[1]), absent)
-        scores[place] = np.where(tiles.predicted[part, None], tiles.scores[part], absent)
-        return cls(scores, predicted, rank)
-
-
 def _blend_band(tiles: _Tiles, grid: TileGrid, out: ScoreMap, band: slice) -> None:
-    """Fill the cell rows `band` of `out`."""
+    """Fill the cell rows `band` of `out` from the tile rows that reach into them, as a dense lattice."""
     highest = out.window == "max"
     weights = _window_weights(grid, out.window)
     first = min(max(0, band.start - len(weights) + 1), grid.n_rows)
-    rows = slice(first, max(first, min(grid.n_rows, band.stop)))
-    lattice = _Lattice.of(tiles, grid.n_cols, rows, -np.inf if highest else 0.0)
-    width = out.shape[1]
+    last = max(first, min(grid.n_rows, band.stop))
+    part = slice(*np.searchsorted(tiles.row, (first, last)))
+    place = tiles.row[part] - first, tiles.col[part]
+    shape = last - first, grid.n_cols
+    predicted, rank = np.zeros(shape, np.bool_), np.zeros(shape, np.uint8)
+    predicted[place], rank[place] = tiles.predicted[part], tiles.rank[part]
+    absent = -np.inf if highest else 0.0
+    scores = np.full((*shape, tiles.scores.shape[1]), absent)
+    scores[place] = np.where(tiles.predicted[part, None], tiles.scores[part], absent)
 
-    def spread(values: NDArray[Any], taps: NDArray[Any], join: np.ufunc) -> NDArray[Any]:
-        along_x = _spread(values.swapaxes(0, 1), taps, 0, slice(0, width), join)
-        return _spread(along_x.swapaxes(0, 1), taps, rows.start, band, join)
+    def over_cells(lattice: NDArray[Any], taps: NDArray[Any], combine: np.ufunc) -> NDArray[Any]:
+        # The window is a product of one along x and one along y: two passes instead of one per pair of taps.
+        along_x = _accumulate(lattice.swapaxes(0, 1), taps, 0, slice(0, out.shape[1]), combine)
+        return _accumulate(along_x.swapaxes(0, 1), taps, first, band, combine)
 
-    weight = spread(lattice.predicted.astype(np.float64), weights, np.add)
-    possible = spread(np.ones(lattice.predicted.shape), weights, np.add)
-    alike = np.ones(len(weights), np.uint8)
-    total = spread(lattice.scores, alike, np.maximum) if highest else spread(lattice.scores, weights, np.add)
+    weight = over_cells(predicted.astype(np.float64), weights, np.add)
+    possible = over_cells(np.ones(shape), weights, np.add)
+    equal = np.ones(len(weights), np.uint8)
+    total = over_cells(scores, equal, np.maximum) if highest else over_cells(scores, weights, np.add)
     divisor = np.where(weight > 0, 1.0 if highest else weight, np.nan)
     out.scores[band] = total / divisor[..., None]
     out.coverage[band] = weight / np.where(possible > 0, possible, 1.0)
-    out.status[band] = _RANKED[spread(lattice.rank, alike, np.maximum)]
+    out.status[band] = _RANKED[over_cells(rank, equal, np.maximum)]
 
 
-def _spread(values: NDArray[Any], taps: NDArray[Any], first: int, band: slice, join: np.ufunc) -> NDArray[Any]:
-    """Lay `values`, rows from `first` on, over the rows `band`: ``r`` speaks for ``r + k`` by ``taps[k]``."""
-    start = -np.inf if join is np.maximum and values.dtype.kind == "f" else 0
-    out = np.full((band.stop - band.start, *values.shape[1:]), start, values.dtype)
+def _accumulate(tiles: NDArray[Any], taps: NDArray[Any], first: int, band: slice, combine: np.ufunc) -> NDArray[Any]:
+    """Combine the tile rows, from row `first` on, into the cell rows `band`: tile ``r`` covers cells ``r + k``."""
+    start = -np.inf if combine is np.maximum and tiles.dtype.kind == "f" else 0
+    out = np.full((band.stop - band.start, *tiles.shape[1:]), start, tiles.dtype)
     for k, tap in enumerate(taps):
-        low, high = max(band.start, first + k), min(band.stop, first + k + len(values))
+        low, high = max(band.start, first + k), min(band.stop, first + k + len(tiles))
         if low < high:
             target = out[low - band.start : high - band.start]
-            join(target, values[low - first - k : high - first - k] * tap, out=target)
+            combine(target, tiles[low - first - k : high - first - k] * tap, out=target)
     return out

@@ -1,12 +1,12 @@
-"""From tile scores to a score of the whole slide. Pure."""
+"""From tile scores to a score of the slide. Pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from wsivit.errors import UsageError
 from wsivit.heatmap.score_map import ScoreMap
@@ -14,7 +14,7 @@ from wsivit.heatmap.score_map import ScoreMap
 
 @dataclass(frozen=True)
 class SlideScore:
-    """How much of one class a slide shows, by five measures.
+    """Five measures of how much of one class a slide shows.
 
     Attributes
     ----------
@@ -24,14 +24,15 @@ class SlideScore:
     top_k_mean : float
         Mean of the `top_k` highest tiles.
     noisy_or : float
-        Probability that any tile is positive, were tiles independent: ``1 - prod(1 - p)``. Grows with tissue.
+        Probability that any tile is positive, were tiles independent: ``1 - prod(1 - p)``. Grows with the
+        number of tiles.
     area_fraction : float
         Share of the predicted area at or over `threshold`.
     largest_focus_mm2 : float
         Area of the largest connected region (8 neighbours) at or over `threshold`.
     threshold : float
     top_k : int
-        How many tiles `top_k_mean` is of: fewer than asked for on a slide with fewer.
+        Number of tiles in `top_k_mean`; fewer than requested on a slide with fewer.
     n_tiles : int
         Predicted tiles.
     """
@@ -49,50 +50,51 @@ class SlideScore:
 
 def slide_scores(
     probabilities: ArrayLike,
-    classes: Sequence[str] | Mapping[str, float],
-    heat: ScoreMap,
+    thresholds: Mapping[str, float],
+    scores: ScoreMap,
     mpp: tuple[float, float],
     *,
-    threshold: float = 0.5,
     top_k: int = 10,
 ) -> list[SlideScore]:
-    """Sum a slide up, one `SlideScore` per class.
+    """Aggregate tile scores, one `SlideScore` per class.
 
     Parameters
     ----------
     probabilities : array_like (n, c)
         Of the tiles; rows with a NaN are left out.
-    classes : sequence of str, or dict of str to float
-        In the order of the probabilities; each with a threshold of its own, if it is a dict.
-    heat : ScoreMap
-        Stitched from the same tiles: areas are measured on it, so that nothing is counted twice.
+    thresholds : dict of str to float
+        Of each class, in the order of the probabilities.
+    scores : ScoreMap
+        Stitched from the same tiles: areas are measured on it, so that overlap is not counted twice.
     mpp : (float, float)
         Microns per level-0 pixel, ``x, y``.
-    threshold : float, default 0.5
     top_k : int, default 10
 
     Raises
     ------
     UsageError
-        For a `threshold` outside [0, 1], a `top_k` below 1, or without a single predicted tile.
+        For a threshold outside [0, 1], a `top_k` below 1, or without a single predicted tile.
     """
-    thresholds = [*classes.values()] if isinstance(classes, Mapping) else [threshold] * len(classes)
-    for each in thresholds:
-        check_threshold(each)
+    from scipy.ndimage import label
+
+    for threshold in thresholds.values():
+        check_threshold(threshold)
     if top_k < 1:
         raise UsageError(f"top_k must be at least 1, not {top_k}")
     p = np.asarray(probabilities, np.float64)
     p = p[np.isfinite(p).all(axis=1)]
     if not len(p):
-        raise UsageError("no tile has a prediction; there is nothing to sum up")
-    areas = heat.cell_areas(mpp)
-    known = np.isfinite(heat.scores[..., 0])
+        raise UsageError("no tile has a prediction: there is nothing to aggregate")
+    areas = scores.cell_areas(mpp)
+    known = np.isfinite(scores.scores[..., 0])
     k = min(top_k, len(p))
+    # In logarithms: a product over 100,000 tiles would lose all digits. log1p(-1) is -inf, as it should be.
     with np.errstate(divide="ignore"):
         any_positive = -np.expm1(np.log1p(-np.clip(p, 0, 1)).sum(axis=0))
     result = []
-    for i, (name, least) in enumerate(zip(classes, thresholds, strict=True)):
-        over = known & (heat.scores[..., i] >= least)
+    for i, (name, threshold) in enumerate(thresholds.items()):
+        over = known & (scores.scores[..., i] >= threshold)
+        foci, _ = label(over, structure=np.ones((3, 3)))
         result.append(
             SlideScore(
                 class_name=name,
@@ -100,8 +102,8 @@ def slide_scores(
                 top_k_mean=float(np.partition(p[:, i], -k)[-k:].mean()),
                 noisy_or=float(any_positive[i]),
                 area_fraction=float(areas[over].sum() / areas[known].sum()),
-                largest_focus_mm2=_largest_focus(over, areas),
-                threshold=least,
+                largest_focus_mm2=float(np.bincount(foci[over], weights=areas[over]).max(initial=0.0)),
+                threshold=threshold,
                 top_k=k,
                 n_tiles=len(p),
             )
@@ -113,10 +115,3 @@ def check_threshold(threshold: float) -> None:
     """Raise UsageError unless `threshold` is a probability."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")
-
-
-def _largest_focus(over: NDArray[np.bool_], areas: NDArray[np.float64]) -> float:
-    from scipy.ndimage import label
-
-    foci, _ = label(over, structure=np.ones((3, 3)))
-    return float(np.bincount(foci[over], weights=areas[over]).max(initial=0.0))

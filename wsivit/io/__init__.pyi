@@ -18,6 +18,7 @@ from .handles import CachedHandle as CachedHandle
 from .handles import PerProcess as PerProcess
 from .handles import nothing as nothing
 from .images import PICTURE_ERRORS as PICTURE_ERRORS
+from .images import label_font as label_font
 from .images import open_picture as open_picture
 from .lease import Lease as Lease
 from .lease import exclusive as exclusive

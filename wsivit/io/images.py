@@ -1,11 +1,13 @@
-"""Opening pictures, whatever their names say."""
+"""Opening pictures, whatever their names say, and the font of labels in pictures."""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from PIL import Image
+from PIL import Image, ImageFont
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What Pillow decodes by itself: on PostScript it would have Ghostscript run."""
@@ -32,3 +34,12 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
             picture.close()
             raise ValueError(f"a JPEG of {scans:,} scans")
     return picture
+
+
+@cache
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return matplotlib's own font, which has a µ (Pillow's has not), without the time that importing it takes."""
+    package = find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)

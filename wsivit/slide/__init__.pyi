@@ -20,11 +20,13 @@ from .read_plan import ReadPlan as ReadPlan
 from .read_plan import plan_downsample as plan_downsample
 from .read_plan import plan_read as plan_read
 from .readers.native import NativeTiles as NativeTiles
+from .scale import MICRONS_AT_1X as MICRONS_AT_1X
 from .scale import MPP_RANGE as MPP_RANGE
 from .scale import Confidence as Confidence
 from .scale import ScaleSource as ScaleSource
 from .scale import SlideScale as SlideScale
 from .scale import resolve_scale as resolve_scale
+from .scale import round_length as round_length
 from .scale import scale_sources as scale_sources
 from .slide import Slide as Slide
 from .slide_id import slide_id as slide_id

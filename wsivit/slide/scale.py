@@ -15,6 +15,9 @@ Confidence: TypeAlias = Literal["given", "high", "medium", "low"]
 MPP_RANGE = (0.05, 20.0)
 """Microns per level-0 pixel that a slide scanner can mean; anything else is taken for a wrong or lost unit."""
 
+MICRONS_AT_1X = 10.0
+"""Microns per pixel at magnification 1, as other tools count: 40x is 0.25."""
+
 ANISOTROPIC = 1.01
 """From this ratio of x and y on, pixels count as not square."""
 
@@ -267,3 +270,10 @@ def _refusal(sources: Iterable[ScaleSource]) -> str:
     what = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file says it"])
     looked = ", ".join(absent)
     return f"no usable scale: {what} (looked for {looked}). Give the microns per level-0 pixel with --slide-mpp"
+
+
+def round_length(longest_um: float) -> tuple[float, str]:
+    """Return the largest 1, 2 or 5 times a power of ten within a length in microns, and its label: for scale bars."""
+    power = 10.0 ** math.floor(math.log10(longest_um))
+    length = max(factor * power for factor in (1, 2, 5) if factor * power <= longest_um)
+    return length, f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
-from wsivit.io import replacing
-from wsivit.slide import TileGrid
+from wsivit.io import label_font, replacing
+from wsivit.slide import TileGrid, round_length
 from wsivit.tissue import Tissue, TissueClass, running_min
 
 # Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
@@ -134,25 +131,18 @@ def _paint_outline(picture: Image.Image, tissue: Tissue) -> None:
 
 def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:
     """Draw a bar of about a fifth of the width; `mpp` is the picture's."""
-    length_um = _round_length(picture.width * mpp / 5)
-    label = f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+    length_um, label = round_length(picture.width * mpp / 5)
     right, bottom = picture.width * 0.97, picture.height * 0.97
     left, draw = right - length_um / mpp, ImageDraw.Draw(picture)
     draw.rectangle((left - 3, bottom - 8, right + 3, bottom + 3), fill="white")
     draw.rectangle((left, bottom - 5, right, bottom), fill="black")
     middle = ((left + right) / 2, bottom - 12)
-    draw.text(middle, label, "black", _font(), anchor="mb", stroke_width=3, stroke_fill="white")
-
-
-def _round_length(about: float) -> float:
-    """Round down to 1, 2 or 5 times a power of ten."""
-    unit = 10.0 ** math.floor(math.log10(about))
-    return max(step * unit for step in (1, 2, 5) if step * unit <= about)
+    draw.text(middle, label, "black", label_font(24), anchor="mb", stroke_width=3, stroke_fill="white")
 
 
 def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: str) -> Image.Image:
     """Put a strip below the picture that names its colours; lines are shown as frames, areas as filled."""
-    font, draw = _font(), ImageDraw.Draw(picture)
+    font, draw = label_font(24), ImageDraw.Draw(picture)
     widths = [draw.textlength(text, font) for _, text in entries]
     needed = round(draw.textlength(title, font) + sum(widths) + 64 * len(entries) + 32)
     whole = Image.new("RGB", (max(picture.width, needed), picture.height + LEGEND_HEIGHT), "white")
@@ -170,7 +160,7 @@ def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: st
 
 def _with_warnings(picture: Image.Image, warnings: Sequence[str]) -> Image.Image:
     """Put a red strip above the picture with what is suspicious about the tiles."""
-    font = _font()
+    font = label_font(24)
     per_line = max(20, int((picture.width - 32) / font.getlength("n")))
     lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", per_line)]
     if not lines:
@@ -182,12 +172,3 @@ def _with_warnings(picture: Image.Image, warnings: Sequence[str]) -> Image.Image
     for number, line in enumerate(lines):
         draw.text((16, 8 + WARNING_LINE * (number + 0.5)), line, "white", font, anchor="lm")
     return whole
-
-
-@cache
-def _font() -> ImageFont.FreeTypeFont:
-    """Matplotlib's own font, which has a µ (Pillow's has not), found without importing matplotlib."""
-    package = find_spec("matplotlib")
-    assert package is not None
-    assert package.origin is not None
-    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 24)
