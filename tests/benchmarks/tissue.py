@@ -31,7 +31,6 @@ LEFT_OUT = {
     "test3-TRITC-2-560.ndpi",  # fluorescence: no peer means to read it
     "cmu-1-small-region-dicom",  # the same tissue as CMU-1-Small-Region.svs
 }
-MISREAD = {"sarcoma-liver-10x.tiff": "rgb"}  # its tiles hold RGB under a YCbCr label
 COARSE = "multiframe_camelyon_challenge_image.dcm"  # its only level is coarser than a slide may be
 
 
@@ -55,7 +54,7 @@ def real_cases() -> Iterator[Case]:
         if not path.exists():
             continue
         mpp = min(drawn.mpp, 14.0) if name == COARSE else drawn.mpp
-        with open_slide(path, mpp=mpp, jpeg_color=MISREAD.get(name, "auto")) as slide:
+        with open_slide(path, mpp=mpp) as slide:
             view, large = slide.overview(max(8.0, mpp)), slide.thumbnail(2000)
         yield Case(name, view, drawn.raster_um, drawn.mpp, drawn.raster(), drawn.raster_um, large)
 

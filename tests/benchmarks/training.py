@@ -1,6 +1,6 @@
 """Feed a training: batches from a store against the same tiles kept otherwise, and steps with real data against none.
 
-    python tests/benchmarks/training.py SLIDE [--mpp 0.5] [--slide-mpp 1.0] [--jpeg-color rgb] [--json training.json]
+    python tests/benchmarks/training.py SLIDE [--mpp 0.5] [--slide-mpp 1.0] [--json training.json]
 
 The slide is tiled into a scratch folder with its left half labelled one way and its right half the other. Every loader
 is a torch ``DataLoader`` with as many workers over the same random batches; they take turns, and the table has medians.
@@ -87,7 +87,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> TileStore:
 
     from wsivit.store.codec import encode_jpeg
 
-    with open_slide(options.slide, mpp=options.slide_mpp, jpeg_color=options.jpeg_color) as slide:
+    with open_slide(options.slide, mpp=options.slide_mpp) as slide:
         store = tile(slide, folder, TileOptions(mpp=options.mpp, tile_size=options.tile_size)).store
     store.write_labels("half", (store.x0 > np.median(store.x0)).astype(np.int16), ["left", "right"])
     whole = store.parameters.chunks_per_tile == 1
@@ -206,7 +206,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mpp", type=float, default=0.5)
     parser.add_argument("--tile-size", type=int, default=256)
     parser.add_argument("--slide-mpp", type=float)
-    parser.add_argument("--jpeg-color", default="auto")
     parser.add_argument("--workers", type=int, default=min(16, os.cpu_count() or 1) if cuda else 1)
     parser.add_argument("--batch-size", type=int, default=128 if cuda else 32)
     parser.add_argument("--batches", type=int, default=100 if cuda else 40)

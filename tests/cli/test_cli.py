@@ -28,7 +28,7 @@ SHELL_ONLY = {"mag", "quiet", "as_json", "opening", "many"}
 `many` is how many slides are run, in Python `Cohort`."""
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
-PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "max_pixels", "isolate"}
+PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "isolate"}
 
 
 def wsivit_(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,7 @@ def test_imagenet_weights_beat_none_on_few_tiles(real_slide: Callable[[str], Pat
     The regions were drawn by eye on a thumbnail, not by a pathologist.
     """
     weights = convert(tmp_path)
-    with open_slide(real_slide("sarcoma-liver-10x.tiff"), mpp=1.0, jpeg_color="rgb") as slide:
+    with open_slide(real_slide("sarcoma-liver-10x.tiff"), mpp=1.0) as slide:
         store = tile(
             slide,
             tmp_path,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -271,9 +270,9 @@ def test_a_native_reader_of_other_sizes_steps_back(tmp_path: Path, monkeypatch: 
     path = write_jpeg_slide(tmp_path / "a.tif", PICTURE, levels=(1, 2))
     init = NativeBackend.__init__
 
-    def one_pixel_wider(self, *args):  # type: ignore[no-untyped-def]
-        init(self, *args)
-        self.tiled[1].level = replace(self.tiled[1].level, width=self.tiled[1].level.width + 1)
+    def one_pixel_wider(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        init(self, *args, **kwargs)
+        self.tiled[1].size = (self.tiled[1].size[0] + 1, self.tiled[1].size[1])
 
     monkeypatch.setattr(NativeBackend, "__init__", one_pixel_wider)
     with open_slide(path) as slide:

@@ -38,6 +38,7 @@ VERBS = {
 }
 """Each verb, the module of `wsivit.cli` that it is in, and the line that lists it."""
 _NAMES = {"import_tiles": "import"}  # which no function can be called
+_ALIASES = {"--series": "--scene"}  # what other programs call a picture of a file of several
 EPILOGUE = (
     "Exit codes: 0 done, 1 doctor found something broken, 2 wrong use, 3 slide unreadable, 4 done but some tiles "
     "unreadable, 5 scale unknown, 6 refused by a limit, 7 cannot write, 8 store invalid, locked or "
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     _show_log()
     try:
-        code = _run([word for word in words if word != "--debug"])
+        code = _run([_canonical(word) for word in words if word != "--debug"])
     except WsivitError as error:
         if debug:
             raise
@@ -97,6 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 7)
     sys.exit(code)
+
+
+def _canonical(word: str) -> str:
+    """An option under its first name."""
+    option, sign, value = word.partition("=")
+    return _ALIASES.get(option, option) + sign + value
 
 
 def _run(words: list[str]) -> int:

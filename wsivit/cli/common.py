@@ -31,6 +31,9 @@ class OpenOptions:
         Which reader opens it; auto takes the fastest that reads it rightly.
     jpeg_color : {"auto", "rgb", "ycbcr"}
         What the slide's JPEG tiles hold, where it is labelled wrongly.
+    scene : str, optional
+        Which picture of a file that holds several, by number or name as info lists them (also --series); default: the
+        largest that is a slide.
     max_pixels : int
         Refuse a slide of more pixels than this at its finest level.
     isolate : bool
@@ -41,6 +44,7 @@ class OpenOptions:
     slide_mpp: float | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
+    scene: str | None = None
     max_pixels: int = MAX_PIXELS
     isolate: Annotated[bool, FLAG] = False
 

@@ -17,7 +17,7 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAG, FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.slide import SlideInfo
+from wsivit.slide import OtherPicture, SlideInfo
 from wsivit.store import Status, TileStore
 from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
 
@@ -109,9 +109,21 @@ def _describe(found: SlideInfo) -> str:
         f"scale        {_describe_scale(found)}",
     ]
     lines += [f"  {source.name}: {pair((source.mpp_x, source.mpp_y))} {source.note}" for source in found.scale_sources]
+    lines += [
+        f"filled       level {level}: {count} native tiles are left out of the file; a finer level fills them"
+        for level, count in enumerate(found.filled_tiles)
+        if count
+    ]
+    lines += [f"picture      {_describe_picture(other)}" for other in found.others]
     lines += [f"warning      {warning}" for warning in found.warnings]
     lines += [f"private      {name}" + (f" = {value}" if value else "") for name, value in found.private.items()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _describe_picture(other: OtherPicture) -> str:
+    name = f" {other.name!r}" if other.name else ""
+    able = f"not supported: {other.problem}" if other.problem else f"not read; --scene {other.number} takes it"
+    return f"{other.number}: {other.kind}{name}, {other.width} x {other.height} px, {able}"
 
 
 def _describe_scale(found: SlideInfo) -> str:
@@ -137,6 +149,9 @@ def _tell_tiling(done: TilingResult) -> str:
         lines.insert(1, f"{count[Status.PADDED]} of them reach past the slide and are padded")
     if count[Status.UNREADABLE]:
         lines.insert(1, f"{count[Status.UNREADABLE]} of them cannot be read and are marked so")
+    if parameters.filled:
+        where = f"that the file leaves out at level {parameters.plan['level']}"
+        lines.insert(1, f"{parameters.filled} native tiles {where} are filled from a finer level")
     if done.resumed and done.resumed * parameters.shard_tiles >= len(store):
         lines.insert(1, "they were all there already: nothing was left to do")
     if count[Status.MISSING]:

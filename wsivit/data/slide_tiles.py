@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from wsivit.errors import UsageError
@@ -28,6 +29,9 @@ class SlideOptions:
         Which reader opens slides; auto takes the fastest that reads them rightly.
     jpeg_color : {"auto", "rgb", "ycbcr"}
         What the slides' JPEG tiles hold, where they are labelled wrongly.
+    scene : str, optional
+        Which picture of files that hold several, by number or name as info lists them (also --series); default: the
+        largest that is a slide.
     """
 
     mpp: float | None = None
@@ -35,6 +39,7 @@ class SlideOptions:
     slide_mpp: float | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
+    scene: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("mpp", "tile_size", "slide_mpp"):
@@ -82,6 +87,7 @@ class SlideTiler:
         chosen = self.options
         how = TileOptions(mpp=chosen.mpp or self.mpp, tile_size=chosen.tile_size or self.tile_size, codec="none")
         scale = slide_mpp or chosen.slide_mpp
-        with open_slide(slide, reader=chosen.reader, mpp=scale, jpeg_color=chosen.jpeg_color) as opened:
+        view = partial(open_slide, reader=chosen.reader, jpeg_color=chosen.jpeg_color, scene=chosen.scene)
+        with view(slide, mpp=scale) as opened:
             done = tile(opened, self.folder, how, annotations=annotations or find_annotations(slide))
         return done.store.path

@@ -1,5 +1,6 @@
 from .backend import MISSING as MISSING
 from .backend import JpegColor as JpegColor
+from .backend import OtherPicture as OtherPicture
 from .backend import TileFailure as TileFailure
 from .backend import UnreadableBlockError as UnreadableBlockError
 from .fingerprint import check_sha256 as check_sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,31 @@ class BlockLimitError(UnreadableBlockError):
 
 
 @dataclass(frozen=True)
+class OtherPicture:
+    """A picture of the file that is not read.
+
+    Attributes
+    ----------
+    number : int
+        What ``--scene`` takes.
+    name : str
+        What the file calls it; empty if nothing.
+    kind : str
+        ``"label"``, ``"macro"``, ``"thumbnail"``, ...; ``"picture"`` where it could be a slide.
+    width, height : int
+    problem : str
+        Why it cannot be read; empty if it can.
+    """
+
+    number: int
+    name: str
+    kind: str
+    width: int
+    height: int
+    problem: str = ""
+
+
+@dataclass(frozen=True)
 class SlideFacts:
     """What a reader knows of a slide besides its pixels.
 
@@ -65,6 +90,12 @@ class SlideFacts:
         Colour of what was not scanned.
     bounds : tuple of int or None
         ``x, y, width, height`` of the region that is not empty, in level-0 pixels.
+    scene : int or None
+        Number of the picture that is read, where the file holds several that could be the slide.
+    others : tuple of OtherPicture
+        The file's other pictures, which are not read.
+    warnings : tuple of str
+        What the user must know of them, and of the file's structure.
     """
 
     format: str
@@ -73,6 +104,17 @@ class SlideFacts:
     associated: tuple[str, ...] = ()
     background: Color = WHITE
     bounds: tuple[int, int, int, int] | None = None
+    scene: int | None = None
+    others: tuple[OtherPicture, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class TileMask(NamedTuple):
+    """Some of a level's native tiles: their size in its pixels, and which of them, bool (rows, columns)."""
+
+    width: int
+    height: int
+    where: NDArray[np.bool_]
 
 
 class Backend(Protocol):
@@ -101,6 +143,9 @@ class Backend(Protocol):
         UnreadableBlockError
             If there are no pixels to be had.
         """
+
+    def filled(self, level: int) -> TileMask | None:
+        """Which native tiles the file leaves out at this level and a finer one fills; None if none."""
 
     def close(self) -> None:
         """Let go of files; calling anything else afterwards opens them again."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wsivit.errors import ScaleError
-from wsivit.slide.backend import Pixels, SlideFacts
+from wsivit.slide.backend import OtherPicture, Pixels, SlideFacts
 from wsivit.slide.read_plan import Level
 from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale
 
@@ -23,6 +23,13 @@ _HARMLESS = re.compile(
     re.IGNORECASE,
 )
 
+_PICTURE_NAME = re.compile(
+    r"((scene|series|image|picture|slide|scan|region|scanregion|area|position|pyramid|main|baseline|overview|thumbnail"
+    r"|label|macro|barcode|resolution|level|roi|tissue|he|h&e|\d{1,3})[\s#:_.-]*)+",
+    re.IGNORECASE,
+)
+"""Words that programs give pictures for names."""
+_LONGEST_NAME = 40
 _LOOK = 256  # pixels along the longer side are enough to tell the commonest colour
 
 
@@ -48,11 +55,17 @@ class SlideInfo:
     tile_size : tuple of int or None
     compression : str or None
         Of level 0.
+    filled_tiles : tuple of int
+        Of each level, how many native tiles the file leaves out there and a finer level fills.
     warnings : tuple of str
-        What looks wrong in the pixels.
+        What looks wrong in the pixels, and which large pictures of the file are not read.
     private : dict
         What is there that could name a patient or a place: names of metadata and of images (``"image: label"``);
         values only where asked for.
+    scene : int or None
+        Number of the picture that is read, where the file holds several that could be the slide.
+    others : tuple of OtherPicture
+        The file's other pictures, with the number that `scene` takes.
     """
 
     path: str
@@ -70,8 +83,11 @@ class SlideInfo:
     objective: float | None
     tile_size: tuple[int, int] | None
     compression: str | None
+    filled_tiles: tuple[int, ...]
     warnings: tuple[str, ...]
     private: dict[str, str | None]
+    scene: int | None = None
+    others: tuple[OtherPicture, ...] = ()
 
 
 def resolve_or_explain(
@@ -113,6 +129,18 @@ def private_items(facts: SlideFacts, values: bool) -> dict[str, str | None]:
         f"image: {_escaped(name)}": None for name in facts.associated if name != "thumbnail"
     }
     return found | images
+
+
+def harmless_name(name: str) -> str:
+    """A picture's name, or nothing where a person may have written it: it may be a patient's."""
+    return name if len(name) <= _LONGEST_NAME and _PICTURE_NAME.fullmatch(name) else ""
+
+
+def shown_pictures(facts: SlideFacts, private: bool) -> tuple[OtherPicture, ...]:
+    """The file's other pictures, with the names that can be shown."""
+    return tuple(
+        replace(other, name=_escaped(other.name) if private else harmless_name(other.name)) for other in facts.others
+    )
 
 
 def _private_texts(properties: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import tifffile
 
@@ -25,7 +25,7 @@ _TEXT_TAGS = (
     "Copyright",
 )
 _UNITS = {1: "none", 2: "inch", 3: "centimeter"}
-_OME_SIZE = re.compile(r'\b(PhysicalSize[XY](?:Unit)?)="([^"]*)"')
+_IMAGEJ_UNIT = re.compile(r"^[xy]?unit=(.+)$", re.MULTILINE)
 
 
 def tiff_format(tiff: tifffile.TiffFile) -> str:
@@ -34,14 +34,21 @@ def tiff_format(tiff: tifffile.TiffFile) -> str:
     return next((name for name, is_it in dialects.items() if is_it), "generic-tiff")
 
 
-def tiff_properties(tiff: tifffile.TiffFile) -> dict[str, str]:
-    """What the first directory says of the slide: its text tags, resolution, and what Aperio and OME write."""
-    tags = tiff.pages.first.tags
-    properties = {}
-    for name in _TEXT_TAGS:
-        value = tags.valueof(name)
-        if isinstance(value, str | bytes) and value:
-            properties[f"tiff.{name}"] = value if isinstance(value, str) else value.decode("latin-1")
+def tiff_properties(
+    tiff: tifffile.TiffFile, page: tifffile.TiffPage, ome: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What the file says of the slide: text tags, resolution, and what Aperio, ImageJ and OME write.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+    page : tifffile.TiffPage
+        The slide's own directory: its resolution is that of no other. Texts that it lacks are those of the first.
+    ome : mapping of str to str, optional
+        The attributes of the slide's pixels in the OME-XML.
+    """
+    tags = page.tags
+    properties = _texts(tiff.pages.first) | _texts(page)
     for name in ("XResolution", "YResolution"):
         value = tags.valueof(name)
         if isinstance(value, tuple) and len(value) == 2 and value[1]:
@@ -51,19 +58,33 @@ def tiff_properties(tiff: tifffile.TiffFile) -> dict[str, str]:
     description = properties.get("tiff.ImageDescription", "")
     if tiff.is_svs:
         properties |= aperio_properties(description)
-    if tiff.is_ome:
-        properties |= {f"ome.{key}": value for key, value in reversed(_OME_SIZE.findall(description))}
-    return properties
+    if tiff.pages.first.is_imagej:
+        properties |= _imagej_properties(description, properties)
+    return properties | {f"ome.{key}": value for key, value in (ome or {}).items()}
+
+
+def _texts(page: tifffile.TiffPage) -> dict[str, str]:
+    found = {}
+    for name in _TEXT_TAGS:
+        value = page.tags.valueof(name)
+        if isinstance(value, str | bytes) and value:
+            found[f"tiff.{name}"] = value if isinstance(value, str) else value.decode("latin-1")
+    return found
+
+
+def _imagej_properties(description: str, properties: Mapping[str, str]) -> dict[str, str]:
+    """ImageJ's calibration: its description names the unit of the resolution tags, whose own unit is none."""
+    unit = _IMAGEJ_UNIT.search(description)
+    found = {}
+    for axis in "XY" if unit else "":
+        per_unit = float(properties.get(f"tiff.{axis}Resolution", 0))
+        if per_unit:
+            found[f"imagej.PixelSize{axis}"] = f"{1 / per_unit:.10g}"
+            found[f"imagej.PixelSize{axis}Unit"] = unit[1].strip().replace("\\u00B5", "µ")  # type: ignore[index]
+    return found
 
 
 def aperio_properties(description: str) -> dict[str, str]:
     """``|key = value`` pairs of an Aperio description, as ``aperio.key``."""
     pairs = (part.partition("=") for part in description.split("|")[1:])
     return {f"aperio.{key.strip()}": value.strip() for key, sep, value in pairs if sep}
-
-
-def aperio_associated(pages: Iterable[tifffile.TiffPage]) -> tuple[str, ...]:
-    """Which images of labels and of the whole glass stand beside an Aperio pyramid: their descriptions say so."""
-    descriptions = (page.description.splitlines() for page in pages if not page.is_tiled)
-    names = {lines[1].partition(" ")[0] for lines in descriptions if len(lines) > 1}
-    return tuple(sorted(names & {"label", "macro"}))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
@@ -23,8 +23,11 @@ from wsivit.slide.readers.native import NativeBackend
 from wsivit.slide.readers.openslide import OpenSlideBackend
 from wsivit.slide.readers.tiffslide import TiffSlideBackend
 from wsivit.slide.slide import Slide
+from wsivit.slide.tiff_layout import Layout, UnknownLayoutError, read_layout
 from wsivit.slide.tiff_validation import check_pixels
 
+_Opened: TypeAlias = NativeBackend | OpenSlideBackend | TiffSlideBackend | ImageBackend
+_B = TypeVar("_B", bound=_Opened)
 Reader: TypeAlias = Literal["auto", "native", "openslide", "tiffslide", "image"]
 
 _SAME = 0.5  # mean difference in grey levels that two decoders of the same bytes may show
@@ -38,6 +41,7 @@ def open_slide(
     reader: Reader = "auto",
     mpp: float | None = None,
     jpeg_color: JpegColor = "auto",
+    scene: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
     isolate: bool = False,
 ) -> Slide:
@@ -55,6 +59,9 @@ def open_slide(
     jpeg_color : {"auto", "rgb", "ycbcr"}, optional
         What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
         believes the slide.
+    scene : int or str, optional
+        Which picture of a file that holds several, by its number (from 0, as `info` lists them) or its name; default:
+        the largest that is a slide.
     max_pixels : int, optional
         Refuse a slide of more pixels than this at its finest level.
     isolate : bool, optional
@@ -74,7 +81,7 @@ def open_slide(
     LimitError
         If it has more than `max_pixels` pixels.
     UsageError
-        If the reader is unknown, or `jpeg_color` cannot be applied by it.
+        If the reader is unknown, `jpeg_color` cannot be applied by it, or there is no such scene.
     """
     if reader not in get_args(Reader):
         raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
@@ -84,10 +91,10 @@ def open_slide(
     source, anomalies = check_slide(path, max_pixels)
     backend: Backend
     if isolate or (anomalies and isinstance(source, LocalFile)):
-        backend = IsolatedBackend(path, reader, jpeg_color, max_pixels)
+        backend = IsolatedBackend(path, reader, jpeg_color, max_pixels, scene)
         reason = f"{backend.reason}; in a process of its own: {anomalies[0] if anomalies else 'asked for'}"
     else:
-        backend, reason = open_backend(source, reader, jpeg_color)
+        backend, reason = open_backend(source, reader, jpeg_color, scene)
     slide = Slide(path, backend, reason, mpp, jpeg_color)
     try:
         check_pixels(math.prod(slide.dimensions), max_pixels)
@@ -97,9 +104,24 @@ def open_slide(
     return slide
 
 
-def open_backend(source: ByteSource, reader: str, color: JpegColor) -> tuple[Backend, str]:
+def open_backend(
+    source: ByteSource, reader: str, color: JpegColor, scene: int | str | None = None
+) -> tuple[Backend, str]:
     """Open a slide that passed the first look, in this process, and say why with that reader."""
-    return _select_reader(source, color) if reader == "auto" else (_open(source, reader, color), "asked for")
+    layout: Layout | str | None
+    try:
+        layout = read_layout(source, color, scene)
+    except UnknownLayoutError as error:
+        if scene is not None:
+            raise UsageError(f"{error}: --scene has nothing to choose from") from error
+        layout = str(error)
+    if reader == "auto":
+        backend, reason = _select_reader(source, color, layout)
+    else:
+        backend, reason = _open(source, reader, color, layout), "asked for"
+    if isinstance(layout, Layout):
+        backend.facts = layout.complete(backend.facts)
+    return backend, reason
 
 
 def info(
@@ -108,6 +130,7 @@ def info(
     slide_mpp: float | None = None,
     reader: Reader = "auto",
     jpeg_color: JpegColor = "auto",
+    scene: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
     isolate: bool = False,
     private: bool = False,
@@ -124,6 +147,8 @@ def info(
         Which reader opens it.
     jpeg_color : {"auto", "rgb", "ycbcr"}, optional
         What its JPEG tiles hold, where it is labelled wrongly.
+    scene : int or str, optional
+        Which of the file's pictures, by number or name.
     max_pixels : int, optional
         Refuse a slide of more pixels than this.
     isolate : bool, optional
@@ -135,78 +160,99 @@ def info(
     -------
     SlideInfo
     """
-    how: dict[str, Any] = {"max_pixels": max_pixels, "isolate": isolate}
+    how: dict[str, Any] = {"scene": scene, "max_pixels": max_pixels, "isolate": isolate}
     with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color, **how) as opened:
         return opened.info(private)
 
 
 def reopen(path: str, open_options: dict[str, Any], reason: str, threads: int | None, isolated: bool) -> Slide:
     """Open a slide as it was opened before, in another process; its reader was chosen and checked then."""
-    reader, color = open_options["reader"], open_options["jpeg_color"]
+    reader, color, scene = open_options["reader"], open_options["jpeg_color"], open_options.get("scene")
     backend: Backend
     if isolated:
-        backend = IsolatedBackend(path, reader, color, sys.maxsize)
+        backend = IsolatedBackend(path, reader, color, sys.maxsize, scene)
     else:
-        backend = _open(check_slide(path, sys.maxsize).source, reader, color)
+        source = check_slide(path, sys.maxsize).source
+        backend, _ = open_backend(source, reader, color, scene)
     slide = Slide(path, backend, reason, open_options["mpp"], color)
     slide.threads = threads
     return slide
 
 
-def _open(source: ByteSource, reader: str, color: JpegColor) -> Backend:
+def _open(source: ByteSource, reader: str, color: JpegColor, layout: Layout | str | None) -> _Opened:
     """Open with one reader and no other."""
     if reader == "native":
-        native, other = NativeBackend(source, color), _try(partial(_open_openslide, source))
+        native = _open_native(source, color, layout)
+        other = _try(partial(_open_openslide, source, "auto", layout))
         if isinstance(other, OpenSlideBackend):
-            _merge_metadata(native, other)
+            _merge_metadata(native, other, layout)
         return native
     if reader == "openslide":
-        return _open_openslide(source, color)
+        return _open_openslide(source, color, layout)
     if color != "auto":
         raise UsageError(f"jpeg_color={color!r} can be applied by the native and OpenSlide readers, not by {reader}")
     if reader == "image":
-        return ImageBackend(source)
-    witness = _try(partial(NativeBackend, source))
-    return TiffSlideBackend(source, None if isinstance(witness, str) else witness)
+        if isinstance(layout, str):
+            raise SlideError(layout)
+        return ImageBackend(source, layout)
+    witness = NativeBackend(source, found=layout) if isinstance(layout, Layout) and layout.tiled else None
+    return _the_slide(TiffSlideBackend(source, witness), layout)
 
 
-def _open_openslide(source: ByteSource, color: JpegColor = "auto") -> OpenSlideBackend:
+def _open_openslide(source: ByteSource, color: JpegColor, layout: Layout | str | None) -> OpenSlideBackend:
     if not isinstance(source, LocalFile):
         raise SlideError(f"{source.name}: OpenSlide reads local files only")
-    return OpenSlideBackend(source.path, color)
+    return _the_slide(OpenSlideBackend(source.path, color), layout)
 
 
-def _select_reader(source: ByteSource, color: JpegColor) -> tuple[Backend, str]:
+def _the_slide(backend: _B, layout: Layout | str | None) -> _B:
+    """The reader, if it shows the slide and no other picture of the file."""
+    if isinstance(layout, Layout) and (why := layout.contradicts(backend.facts)):
+        backend.close()
+        raise SlideError(f"{layout.name}: {backend.name} {why}")
+    return backend
+
+
+def _select_reader(source: ByteSource, color: JpegColor, layout: Layout | str | None) -> tuple[_Opened, str]:
     """Open with the reader that reads the slide best, and say why it is that one."""
-    native, other = _try(partial(NativeBackend, source, color)), _try(partial(_open_openslide, source))
+    native = _try(partial(_open_native, source, color, layout))
+    other = _try(partial(_open_openslide, source, "auto", layout))
     if isinstance(native, NativeBackend):
         kind = native.tiled[0].compression
         reason = f"{'uncompressed' if kind == 'none' else kind.upper()} tiles, decoded directly; "
         if not isinstance(other, OpenSlideBackend):
-            return native, reason + "OpenSlide cannot read it to compare"
+            return native, reason + f"OpenSlide cannot read it to compare ({other.removeprefix(f'{source.name}: ')})"
         difference = compare(native, other) if color == "auto" else None
         if difference is None:
-            _merge_metadata(native, other)
+            _merge_metadata(native, other, layout)
             seen = "the same pixels as OpenSlide where compared" if color == "auto" else f"colours taken for {color}"
             return native, reason + seen
         return other, f"the native reader differs from OpenSlide ({difference})"
     if isinstance(other, OpenSlideBackend):
-        backend = other if color == "auto" else _open_openslide(source, color)
+        backend = other if color == "auto" else _open_openslide(source, color, layout)
         return backend, f"OpenSlide reads this {other.facts.format} slide; the native reader does not"
-    return _select_fallback_reader(source, color, [str(native), str(other)])
+    return _select_fallback_reader(source, color, layout, [str(native), str(other)])
 
 
-def _select_fallback_reader(source: ByteSource, color: JpegColor, refusals: list[str]) -> tuple[Backend, str]:
+def _open_native(source: ByteSource, color: JpegColor, layout: Layout | str | None) -> NativeBackend:
+    if isinstance(layout, str):
+        raise SlideError(layout)
+    return NativeBackend(source, color, found=layout)
+
+
+def _select_fallback_reader(
+    source: ByteSource, color: JpegColor, layout: Layout | str | None, refusals: list[str]
+) -> tuple[_Opened, str]:
     for reader in ("image", "tiffslide"):
-        backend = _try(partial(_open, source, reader, color))
+        backend = _try(partial(_open, source, reader, color, layout))
         if not isinstance(backend, str):
             return backend, f"{reader} reader: neither the native reader nor OpenSlide reads it"
         refusals.append(backend)
-    found = (refusal.removeprefix(f"{source.name}: ") for refusal in refusals)
+    found = dict.fromkeys(refusal.removeprefix(f"{source.name}: ") for refusal in refusals)
     raise SlideError("; ".join([f"{source.name}: no reader reads it", *found]))
 
 
-def _try(open_it: Callable[[], Backend]) -> Backend | str:
+def _try(open_it: Callable[[], _B]) -> _B | str:
     """The reader that opened, or what it said."""
     try:
         return open_it()
@@ -214,10 +260,12 @@ def _try(open_it: Callable[[], Backend]) -> Backend | str:
         return str(error)
 
 
-def _merge_metadata(native: NativeBackend, other: OpenSlideBackend) -> None:
+def _merge_metadata(native: NativeBackend, other: OpenSlideBackend, layout: Layout | str | None) -> None:
     """Take over what OpenSlide knows besides pixels, and close it."""
     other.close()
     facts = other.facts
+    if isinstance(layout, Layout) and not layout.first:
+        return  # what it says of scale and source is of the file's first picture
     native.facts = replace(
         native.facts,
         format=native.facts.format if native.facts.format != "generic-tiff" else facts.format,
@@ -232,7 +280,7 @@ def compare(native: NativeBackend, other: OpenSlideBackend) -> str | None:
     """Compare sizes and a few tiles, the heaviest of each level first; None where they agree, else what differs."""
     sizes = [(level.width, level.height) for level in other.facts.levels]
     for index, tiled in enumerate(native.tiled):
-        size = (tiled.level.width, tiled.level.height)
+        size = tiled.size
         if size not in sizes:
             if index == 0 or any(abs(size[0] / width - 1) < _ALIKE for width, _ in sizes):
                 return f"level {index} is {size[0]}x{size[1]} here, OpenSlide's are {sizes}"
@@ -251,8 +299,12 @@ def _differences(native: NativeBackend, other: OpenSlideBackend, levels: tuple[i
     tiled = native.tiled[levels[0]]
     found = []
     readable = np.where(tiled.counts > tiled.most, 0, tiled.counts)
-    for tile in np.argsort(-readable, kind="stable")[:3].tolist():
-        row, col = divmod(tile, -(-tiled.level.width // tiled.block_width))
+    incomparable = native.holes.over_level0(levels[0])
+    if incomparable is not None and incomparable.size == len(readable):
+        # There OpenSlide hides what an Aperio's coarser levels show.
+        readable = np.where(incomparable.ravel(), 0, readable)
+    for tile in np.argsort(-readable, kind="stable")[: min(3, np.count_nonzero(readable > 0))].tolist():
+        row, col = divmod(tile, tiled.n_cols)
         row = row * (tiled.level.tile_height or tiled.block_height) // tiled.block_height
         found.append(_tile_difference(native, other, levels, (col, row)))
     return [difference for difference in found if difference is not None]

@@ -1,13 +1,15 @@
-"""The whole slide at a glance: read block by block, from finer levels where a coarse one is damaged."""
+"""The whole slide at a glance: read block by block, from finer levels where a coarse one is damaged or wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.slide.agreement import Disagreement, find_disagreement
 from wsivit.slide.backend import Backend, Pixels, TileFailure
 from wsivit.slide.read_plan import ReadPlan, plan_downsample
 from wsivit.slide.reading import Request, read_rectangles
@@ -25,16 +27,37 @@ class OverviewImage(NamedTuple):
     pixels : ndarray of uint8, (h, w, 3)
     unreadable : ndarray of bool, (h, w)
         Where no level could be read; the slide's background stands there.
+    level : int
+        It was read from.
+    rejected : dict of int to Disagreement
+        Coarser levels that do not show what level 0 shows, and where.
     """
 
     pixels: Pixels
     unreadable: NDArray[np.bool_]
+    level: int = 0
+    rejected: Mapping[int, Disagreement] = MappingProxyType({})
 
 
-def read_overview(backend: Backend, size: tuple[int, int], threads: int | None = None) -> OverviewImage:
-    """Bring a whole slide to exactly ``size`` (width, height), in bounded memory."""
+def checked_survey(backend: Backend, size: tuple[int, int], threads: int | None = None) -> OverviewImage:
+    """`read_overview` from the coarsest level that shows what level 0 shows, as far as a handful of places tell."""
+    rejected: dict[int, Disagreement] = {}
+    n_levels = len(backend.facts.levels)
+    while True:
+        overview = read_overview(backend, size, threads, n_levels)
+        found = find_disagreement(backend, overview.pixels, overview.unreadable) if overview.level else None
+        if found is None:
+            return overview._replace(rejected=rejected)
+        n_levels = overview.level
+        rejected[overview.level] = found
+
+
+def read_overview(
+    backend: Backend, size: tuple[int, int], threads: int | None = None, n_levels: int | None = None
+) -> OverviewImage:
+    """Bring a whole slide to exactly ``size`` (width, height), in bounded memory, from the finest `n_levels`."""
     width, height = size
-    levels = backend.facts.levels
+    levels = backend.facts.levels[:n_levels]
     plan = plan_downsample((levels[0].width / width, levels[0].height / height), levels, tolerance=0)
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = backend.facts.background
@@ -50,7 +73,7 @@ def read_overview(backend: Backend, size: tuple[int, int], threads: int | None =
             found = repaired if repaired is not None else _from_finer_levels(backend, plan, small)
             pixels[small] = backend.facts.background if found is None else found
             unreadable[small] = found is None
-    return OverviewImage(pixels, unreadable)
+    return OverviewImage(pixels, unreadable, plan.level)
 
 
 def _parts(

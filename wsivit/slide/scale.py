@@ -75,6 +75,7 @@ _SIZES = {
         "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[1]",
         "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]",
     ),
+    "imagej.PixelSize": ("imagej.PixelSizeX", "imagej.PixelSizeY"),
     "openslide.mpp": ("openslide.mpp-x", "openslide.mpp-y"),
     "tiffslide.mpp": ("tiffslide.mpp-x", "tiffslide.mpp-y"),
     "tiff.Resolution": ("tiff.XResolution", "tiff.YResolution"),
@@ -86,7 +87,19 @@ _POWERS = {
     "tiffslide.objective-power": "tiffslide.objective-power",
 }
 _VENDOR_STATES = ("aperio.MPP", "ome.PhysicalSize", "dicom.PixelSpacing")
-_MICRONS = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_MICRONS = {
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
+    "pm": 1e-6,
+    "Å": 1e-4,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "cm": 1e4,
+    "dm": 1e5,
+    "m": 1e6,
+    "thou": 25.4,
+    "in": 25400.0,
+    "inch": 25400.0,
+}
 _INCHES_AND_CENTIMETERS = {"inch": 25400.0, "2": 25400.0, "centimeter": 10000.0, "3": 10000.0}
 _WORD = re.compile(r"[^\W\d_]+")
 _HARMLESS = {*_MICRONS, "e", "x", "micron", "microns", "nan", "inf", "infinity", "none", "unknown", "true", "false"}
@@ -109,6 +122,8 @@ def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
     found = [
         _size_source(name, properties, keys) for name, keys in _SIZES.items() if any(key in properties for key in keys)
     ]
+    if "ome.problem" in properties:
+        found.append(ScaleSource("ome.PhysicalSize", None, None, properties["ome.problem"]))
     found += [_power_source(name, properties[key]) for name, key in _POWERS.items() if key in properties]
     return tuple(found)
 
@@ -117,6 +132,9 @@ def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]
     texts = [properties.get(key, "") for key in keys]
     x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))
     seen = " x ".join(_quoted(text) for text in dict.fromkeys(texts))
+    units = {unit for axis in "XY" if (unit := properties.get(f"{name}{axis}Unit"))}
+    if units - {"µm"}:
+        seen += f" {' x '.join(map(_quoted, sorted(units)))}"
     if name == "tiff.Resolution":
         seen += f" per {properties.get('tiff.ResolutionUnit', 'unknown unit')}"
     problem = _problem(x, y)
@@ -152,8 +170,8 @@ def _microns(name: str, text: str, axis: str, properties: Mapping[str, str]) -> 
     if name == "tiff.Resolution":
         per_unit = _INCHES_AND_CENTIMETERS.get(properties.get("tiff.ResolutionUnit", "").lower())
         return per_unit / value if per_unit and value else None
-    if name == "ome.PhysicalSize":
-        factor = _MICRONS.get(properties.get(f"ome.PhysicalSize{axis}Unit", "µm"))
+    if name in ("ome.PhysicalSize", "imagej.PixelSize"):
+        factor = _MICRONS.get(properties.get(f"{name}{axis}Unit", "µm"))
         return value * factor if factor else None
     return value * 1000 if name == "dicom.PixelSpacing" else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from types import TracebackType
@@ -12,10 +13,11 @@ from numpy.typing import ArrayLike
 
 from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
 from wsivit.io import complete, is_url, public
-from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure
+from wsivit.slide.agreement import Disagreement, find_disagreement
+from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure, TileMask
 from wsivit.slide.fingerprint import fingerprint
-from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain
-from wsivit.slide.overview import OverviewImage, read_overview
+from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain, shown_pictures
+from wsivit.slide.overview import OverviewImage, checked_survey, read_overview
 from wsivit.slide.read_plan import Level, ReadPlan, plan_read
 from wsivit.slide.readers.isolated import IsolatedBackend
 from wsivit.slide.readers.native import NativeBackend, NativeTiles
@@ -23,6 +25,7 @@ from wsivit.slide.reading import Request, map_rectangles, read_rectangles
 from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale, scale_sources
 from wsivit.slide.slide_id import slide_id
 
+_log = logging.getLogger(__name__)
 _LOOK = 256
 _REMOTE_THREADS = 16
 T = TypeVar("T")
@@ -82,7 +85,9 @@ class Slide:
     @property
     def open_options(self) -> dict[str, Any]:
         """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
-        return {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+        how = {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+        scene = self._backend.facts.scene
+        return how if scene is None else {**how, "scene": scene}
 
     @property
     def isolated(self) -> bool:
@@ -118,6 +123,11 @@ class Slide:
     def background(self) -> Color:
         """Colour of what was not scanned; white unless the slide names another."""
         return self._backend.facts.background
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the file's other pictures and of its structure."""
+        return self._backend.facts.warnings
 
     @cached_property
     def fingerprint(self) -> str:
@@ -164,7 +174,13 @@ class Slide:
             objective=objective(self.scale_sources),
             tile_size=tile,
             compression=first.compression,
-            warnings=color_warnings(self.thumbnail(_LOOK)),
+            filled_tiles=tuple(
+                0 if filled is None else int(filled.where.sum())
+                for filled in map(self.filled_tiles, range(len(self.levels)))
+            ),
+            warnings=(*self.warnings, *color_warnings(self.thumbnail(_LOOK))),
+            scene=self._backend.facts.scene,
+            others=shown_pictures(self._backend.facts, private),
             private=private_items(self._backend.facts, private),
         )
 
@@ -230,7 +246,7 @@ class Slide:
         return map_rectangles(function, self._backend, _tiles(plan, size, x, y), self.threads)
 
     def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
-        """Read the whole slide, small: the pixels of `read_overview`.
+        """Read the whole slide, small.
 
         Its exact downsample is ``dimensions / shape``. Parts that cannot be read are `background`.
 
@@ -245,17 +261,37 @@ class Slide:
         -------
         ndarray of uint8, (height, width, 3)
         """
-        return self.read_overview(mpp, max_side=max_side).pixels
+        return read_overview(self._backend, self._overview_size(mpp, max_side), self.threads).pixels
 
-    def read_overview(self, mpp: float | None, *, max_side: int | None = None) -> OverviewImage:
-        """Read the whole slide, small, and where it cannot be read; parameters as of `overview`."""
+    def read_overview(self, mpp: float) -> OverviewImage:
+        """Read the whole slide at about a scale, and where it cannot be read, from a level that agrees with level 0."""
+        overview = checked_survey(self._backend, self._overview_size(mpp, None), self.threads)
+        for level, found in overview.rejected.items():
+            _log.warning(
+                "%s: level %d of the slide is wrong, %s: the overview is read from level %d, which takes longer",
+                *(self.path, level, found, overview.level),
+            )
+        return overview
+
+    def disagreement(self, level: int, view: Pixels) -> Disagreement | None:
+        """Compare a level with level 0 at a handful of places, chosen by a view of the whole slide."""
+        at = self.levels[level]
+        if at.width >= view.shape[1]:
+            return find_disagreement(self._backend, view, level=level)
+        coarse = read_overview(self._backend, (at.width, at.height), self.threads, level + 1)
+        return find_disagreement(self._backend, coarse.pixels, coarse.unreadable)
+
+    def filled_tiles(self, level: int) -> TileMask | None:
+        """Which native tiles the file leaves out at a level and a finer one fills; None if none."""
+        return self._backend.filled(level)
+
+    def _overview_size(self, mpp: float | None, max_side: int | None) -> tuple[int, int]:
         if mpp is None and max_side is None:
             raise UsageError("an overview needs a scale or a longest side")
         width, height = self.dimensions
         x, y = (1.0, 1.0) if mpp is None else (max(1.0, mpp / self.scale.mpp_x), max(1.0, mpp / self.scale.mpp_y))
         shrink = max(1.0, max(width / x, height / y) / max_side) if max_side else 1.0
-        size = (max(1, round(width / x / shrink)), max(1, round(height / y / shrink)))
-        return read_overview(self._backend, size, self.threads)
+        return max(1, round(width / x / shrink)), max(1, round(height / y / shrink))
 
     def thumbnail(self, max_side: int) -> Pixels:
         """Read the whole slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""

@@ -29,12 +29,12 @@ from wsivit.slide.backend import (
 )
 from wsivit.slide.jpeg import SOI, Normaliser, SplitJpeg, TooMuchError, check_jpeg2000, join_stripes
 from wsivit.slide.read_plan import Level
-from wsivit.slide.tiff_validation import max_tile_bytes
+from wsivit.slide.tiff_validation import HEADER, max_tile_bytes, stored_tiles
 
-_JPEG = 7
+JPEG = 7
 _APERIO_YCBCR = 33003
 _JPEG2000 = (_APERIO_YCBCR, 33005, 34712)
-_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
+CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
     50001: "webp",
     **dict.fromkeys(_JPEG2000, "jpeg2000"),
 }
@@ -51,6 +51,8 @@ class TiledLevel(ABC):
     Attributes
     ----------
     level : Level
+    size : tuple of int
+        Width and height of the picture as stored: more than the level's own where it is padded to whole tiles.
     block_width, block_height : int
     n_cols, n_rows : int
     counts : ndarray of int64
@@ -65,6 +67,7 @@ class TiledLevel(ABC):
 
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
         self.source, self.number = source, number
+        self.size = page.imagewidth, page.imagelength
         self.block_width, self.block_height = page.tilewidth, page.tilelength
         self.n_cols = -(-page.imagewidth // page.tilewidth)
         self.n_rows = -(-page.imagelength // page.tilelength)
@@ -93,6 +96,11 @@ class TiledLevel(ABC):
         doubtful &= ~np.isin(self.offsets, self.offsets[self.counts > 0])
         places = [(tile, self.offsets.item(tile)) for tile in np.flatnonzero(doubtful).tolist()]
         return [tile for tile, start in places if self.source.read(start, len(self.begins)) == self.begins]
+
+    def stored(self) -> NDArray[np.bool_]:
+        """Which blocks have all their bytes in the file; (rows, columns)."""
+        stored = stored_tiles(self.offsets, self.counts, self.source.size)[: self.n_cols * self.n_rows]
+        return stored.reshape(self.n_rows, self.n_cols)
 
     def block(self, col: int, row: int, reduce: int) -> Pixels | None:
         """Decode one block at ``1 / reduce``; None where it is blank.
@@ -126,6 +134,8 @@ class TiledLevel(ABC):
             return None
         if count < 0:
             raise ValueError("the index says that it has no bytes, but one begins at its place")
+        if offset < HEADER:
+            raise ValueError(f"its place, {offset}, lies in the header of the file")
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
         if count > self.most:
@@ -157,7 +167,7 @@ class JpegTiles(TiledLevel):
         index = np.where(inside, row * self.n_cols + col, 0)
         starts, counts = self.offsets[index], self.counts[index]
         stops = starts + counts
-        usual = inside & (counts > 0) & (counts <= self.most) & (stops <= self.source.size)
+        usual = inside & stored_tiles(starts, counts, self.source.size) & (counts <= self.most)
         as_usual = usual.tolist()  # numpy is slow on short runs
         extents = list(zip(starts.tolist(), stops.tolist(), strict=True))
         for first in range(0, len(index), size):
@@ -202,10 +212,18 @@ class NdpiStripeLevel(TiledLevel):
         self.header = Normaliser(None, rgb, page.tilewidth, page.tilelength).header(page.jpegheader or b"")
         self.level = reducible(self.level, self.block_width, self.block_height)
 
+    def stored(self) -> NDArray[np.bool_]:
+        """See `TiledLevel.stored`: a block that lacks a stripe is not."""
+        stripes = stored_tiles(self.offsets, self.counts, self.source.size)[: self.n_cols * self.n_stripes]
+        firsts = np.arange(0, self.n_stripes, self.stripes)
+        return np.logical_and.reduceat(stripes.reshape(self.n_stripes, self.n_cols), firsts, axis=0)
+
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
         rows = range(row * self.stripes, min((row + 1) * self.stripes, self.n_stripes))
         stored = [self.compressed(stripe * self.n_cols + col) for stripe in rows]
+        if not any(stored):
+            return None
         height = len(rows) * self.stripe_height
         return decode_jpeg(join_stripes(self.header, stored, height), self.block_width, height, reduce)
 
@@ -216,7 +234,7 @@ class CodecTiles(TiledLevel):
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
     ) -> None:
-        self.compression = _CODECS[page.compression]
+        self.compression = CODECS[page.compression]
         super().__init__(page, size0, source, number)
         self.page, self.background = page, background
         self.level = reducible(self.level, self.block_width, self.block_height)
@@ -298,10 +316,10 @@ def tiled_level(
     """
     try:
         plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
-        if page.compression == _JPEG and plain and page.samplesperpixel == 3:
+        if page.compression == JPEG and plain and page.samplesperpixel == 3:
             rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
             return (NdpiStripeLevel if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
-        if page.compression in _CODECS and plain:
+        if page.compression in CODECS and plain:
             kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
             return kind(page, size0, source, number, WHITE)
     except ValueError as error:

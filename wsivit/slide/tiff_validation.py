@@ -14,7 +14,7 @@ from wsivit.errors import LimitError, SlideError
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_HEADER = 8  # bytes, at least
+HEADER = 8  # bytes, at least
 _MOST_DIRECTORIES, _MOST_TAGS = 4096, 4096
 _SMALLEST_TILE, _LARGEST_TILE = 8, 8192
 _NDPI = 65420
@@ -24,9 +24,9 @@ _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 _ROWS_PER_STRIP, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _SUB, _EXTRA, _FORMAT = 278, 284, 322, 323, 330, 338, 339
 _TILE_INDEX, _STRIP_INDEX, _NDPI_INDEX = (324, 325), (273, 279), (65426, 65432)
 _MOST_TEXT = 256 << 20  # bytes of all other tags together: readers hold them in memory, several times over
-_COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette colour", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
-_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
-_KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
+COLOURS = {0: "white-is-zero grey", 1: "grey", 2: "RGB", 3: "palette colour", 5: "CMYK", 6: "YCbCr", 8: "CIELab"}
+CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
+KINDS = {1: "", 2: " signed", 3: " float", 4: ""}
 
 Integers: TypeAlias = NDArray[np.int64]
 
@@ -162,7 +162,7 @@ class _Tiff:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} is missing")
         if kind not in _INTEGERS:
             raise SlideError(f"TIFF directory at {directory.offset}: tag {code} has type {kind}, no whole number")
-        if place < _HEADER:  # OpenSlide would take the header for a table of places
+        if place < HEADER:  # OpenSlide would take the header for a table of places
             raise SlideError(f"values of TIFF tag {code} at {place} lie in the file's header")
         return kind, count, place
 
@@ -206,7 +206,8 @@ def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> Tif
     tiff.size = tiff.end
     largest = directories[areas.index(max(areas))]
     check_pixels(max(areas), max_pixels)
-    _check_pixels(tiff, largest, areas.count(max(areas)))
+    if not any(_is_plain(tiff, directory) for directory in directories):
+        _check_pixels(tiff, largest)
     if not tiff.ndpi:
         _check_data(tiff, largest)
         tiff.anomalies += [doubt for other in directories if other is not largest for doubt in _doubts(tiff, other)]
@@ -222,6 +223,12 @@ def check_pixels(pixels: int, most: int) -> None:
 def max_tile_bytes(width: int, height: int) -> int:
     """Return how many bytes a tile of 8-bit RGB may have: no compression takes more, and they are held in memory."""
     return 2 * 3 * width * height + _ROOM
+
+
+def stored_tiles(offsets: Integers, counts: Integers, size: int) -> NDArray[np.bool_]:
+    """Return which tiles of an index have bytes of their own inside a file of that size."""
+    stored: NDArray[np.bool_] = (counts > 0) & (offsets >= HEADER) & (offsets + counts <= size)
+    return stored
 
 
 def _check_size(tiff: _Tiff, directory: _Directory) -> int:
@@ -271,7 +278,7 @@ def _lost(tiff: _Tiff, directory: _Directory) -> tuple[int, int, int]:
     needed = _tiles_needed(tiff, directory)
     codes = _TILE_INDEX if _TILE_WIDTH in directory.tags else _STRIP_INDEX
     offsets, counts = tiff.index(directory, codes, needed)
-    lost = int(((counts > 0) & ((offsets < 8) | (offsets + counts > tiff.size))).sum())
+    lost = int(((counts > 0) & ~stored_tiles(offsets, counts, tiff.size)).sum())
     if lost:
         tiff.anomalies.append(f"{lost} of {needed} tiles or strips lie outside the file ({tiff.size} bytes): truncated")
     heavy = int((counts > max_tile_bytes(*_sides(tiff, directory))).sum())
@@ -289,7 +296,16 @@ def _doubts(tiff: _Tiff, directory: _Directory) -> tuple[str, ...]:
     return ()
 
 
-def _check_pixels(tiff: _Tiff, directory: _Directory, alike: int) -> None:
+def _is_plain(tiff: _Tiff, directory: _Directory) -> bool:
+    """Whether a picture could be read: which one is the slide is not decided here."""
+    try:
+        _check_pixels(tiff, directory)
+    except SlideError:
+        return False
+    return True
+
+
+def _check_pixels(tiff: _Tiff, directory: _Directory) -> None:
     """Refuse pixels that are not 8-bit RGB or grey, by name."""
     samples = tiff.values(directory, _SAMPLES, 1)[0]
     bits = tiff.values(directory, _BITS, 1)
@@ -298,8 +314,6 @@ def _check_pixels(tiff: _Tiff, directory: _Directory, alike: int) -> None:
     extra = tiff.values(directory, _EXTRA, 0)
     known = (samples, color) in {(3, 2), (3, 6), (1, 1)} or ((samples, color) == (4, 2) and extra[0] in (1, 2))
     if set(bits) != {8} or kind not in (1, 4) or not known:
-        name = f"{bits[0]}-bit{_KINDS.get(kind, ' unknown')} {_COLOURS.get(color, f'photometric {color}')}"
-        odd = "" if samples == _CHANNELS.get(color) else f" of {samples} samples, none of them alpha,"
+        name = f"{bits[0]}-bit{KINDS.get(kind, ' unknown')} {COLOURS.get(color, f'photometric {color}')}"
+        odd = "" if samples == CHANNELS.get(color) else f" of {samples} samples, none of them alpha,"
         raise SlideError(f"{name}{odd} is not supported, only 8-bit RGB and grey")
-    if color == 1 and alike > 1:
-        raise SlideError(f"{alike} grey pictures of one size, as of fluorescence or focal planes, are not supported")

@@ -16,7 +16,7 @@ from wsivit.errors import StoreError
 from wsivit.slide import TileGrid
 
 FORMAT = 1
-_ADDED = {"slide_sha256"}
+_ADDED = {"slide_sha256", "filled"}
 """Fields that stores written before they were thought of lack."""
 
 
@@ -76,6 +76,9 @@ class StoreParameters:
         The part of the slide that was scanned, ``x, y, width, height`` in level-0 pixels; all zero: the whole slide.
     slide_sha256 : str
         Checksum of all bytes of the slide, where one was asked for; else empty.
+    filled : int
+        Native tiles below the store's tiles that the slide's file leaves out at the level read, and that a finer level
+        fills.
 
     Raises
     ------
@@ -103,6 +106,7 @@ class StoreParameters:
     open_options: dict[str, Any] = field(default_factory=dict)
     slide_bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
     slide_sha256: str = ""
+    filled: int = 0
 
     def __post_init__(self) -> None:
         size = self.grid.tile_size

@@ -117,7 +117,7 @@ def _lay_out(slide: Slide, found: Coordinates, options: ImportOptions, identity:
     how = {"method": "imported", **identity, "snapped": int(best.off.sum())}
     tissue = Tissue(_covered(slide, grid.boxes0(table.col, table.row)), None, how)
     made = TileOptions(plan.requested_mpp, grid.tile_size, grid.overlap, min_tissue=0.0, codec="none")
-    return TilingPlan(plan, grid, tissue, table, {}, store_parameters(slide, plan, grid, tissue, made))
+    return TilingPlan(plan, grid, tissue, table, {}, store_parameters(slide, plan, table, grid, tissue, made))
 
 
 def _check_slide(slide: Slide, found: Coordinates) -> None:

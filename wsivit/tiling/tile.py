@@ -222,7 +222,7 @@ def ensure_open(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) 
 
 def _warn(slide: Slide, layout: TilingPlan) -> None:
     colors = slide.info().warnings if layout.overview is None else color_warnings(layout.overview)
-    for warning in dict.fromkeys([*colors, *slide.scale.warnings]):
+    for warning in dict.fromkeys([*slide.warnings, *colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
 
 

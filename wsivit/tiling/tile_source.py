@@ -95,28 +95,25 @@ class TileSource:
         step = self._together(_RUN // per_tile)
         for first in range(0, len(tiles), _LAID_OUT):
             some = tiles[first : first + _LAID_OUT]
-            (col, row), padded = self._native_cells(some, native), (self._table.status[some] == PADDED).tolist()
+            col, row = self._native_cells(some, native)
+            # Past the edge a native tile holds whatever the scanner put there, and what is left out has no bytes.
+            read = ((self._table.status[some] == PADDED) | native.filled(col, row).any(axis=1)).tolist()
             runs = native.jpegs(col.ravel(), row.ravel(), step * per_tile)
             for start, chunks in zip(range(0, len(some), step), runs, strict=True):
                 run = slice(start, start + step)
-                if chunks is not None and not any(padded[run]):
-                    yield MadeTiles(chunks, [None] * len(padded[run]))
+                if chunks is not None and not any(read[run]):
+                    yield MadeTiles(chunks, [None] * len(read[run]))
                     continue
-                for i, cells in zip(some[run], np.stack([col[run], row[run]], axis=2).tolist(), strict=True):
-                    yield self._copied_tile(i, cells, native)
+                cells = np.stack([col[run], row[run]], axis=2).tolist()
+                for i, places, to_read in zip(some[run], cells, read[run], strict=True):
+                    yield from self._encoded(np.array([i])) if to_read else [self._copied_tile(places, native)]
 
     def _together(self, most: int) -> int:
         """How many tiles are made together, at most so many: shards hold a whole number of times as many."""
         sizes = (size for size in (32, 16, 8, 4, 2) if size <= most and self._parameters.shard_tiles % size == 0)
         return next(sizes, 1)
 
-    def _copied_tile(
-        self, tile: np.int64, cells: list[tuple[int, int]], native: NativeTiles
-    ) -> MadeTiles | TileFailure:
-        if self._table.status[tile] == PADDED:
-            # Its native tiles hold whatever the scanner put past the edge, so it is read and padded like any other.
-            (made,) = self._encoded(np.array([tile]))
-            return made
+    def _copied_tile(self, cells: list[tuple[int, int]], native: NativeTiles) -> MadeTiles | TileFailure:
         try:
             streams = [native.jpeg(col, row) for col, row in cells]
         except UnreadableBlockError as error:

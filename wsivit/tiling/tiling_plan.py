@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import UsageError
-from wsivit.slide import NativeTiles, OverviewImage, ReadPlan, Slide, TileGrid, check_sha256
+from wsivit.slide import NativeTiles, OverviewImage, ReadPlan, Slide, TileGrid, check_sha256, plan_read
 from wsivit.store import StoreParameters, TileTable
 from wsivit.tiling.blur import MEASURED_BEFORE, MEASURED_WHILE_MADE, SEEN_ON_OVERVIEW, TELLING, measure_blur
 from wsivit.tiling.options import TileOptions
 from wsivit.tissue import OVERVIEW_MPP, Tissue, blur_scores, find_tissue, qc_fractions, read_tissue, tissue_fractions
+
+_log = logging.getLogger(__name__)
 
 SHARD_BYTES = 32 << 20
 """Shards are cut so that they hold about this much; a JPEG tile is taken for an eighth of its raw size."""
@@ -46,16 +49,58 @@ def plan_tiling(slide: Slide, options: TileOptions, *, progress: bool = False) -
     """Decide which tiles of a slide are made, and how."""
     sha256 = check_sha256(slide.path, options.sha256)
     plan = slide.plan(options.mpp, tolerance=options.mpp_tolerance, downscale=options.downscale)
-    grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     overview = slide.read_overview(OVERVIEW_MPP)
+    plan = _trusted_plan(slide, plan, overview)
+    grid = TileGrid.from_plan(plan, options.tile_size, options.overlap, options.edge)
     tissue = _find_tissue(slide, overview, options.tissue)
     tissue = replace(tissue, mask=tissue.mask & _scanned(slide, tissue.mask.shape))
     candidates = _candidates(grid, tissue, slide, options)
     if options.max_blur < 1:
         candidates = _in_focus(candidates, slide, plan, options.max_blur, progress)
     table = TileTable.from_grid(grid, candidates.col, candidates.row, candidates.fraction)
-    parameters = replace(store_parameters(slide, plan, grid, tissue, options), slide_sha256=sha256)
+    parameters = replace(store_parameters(slide, plan, table, grid, tissue, options), slide_sha256=sha256)
     return TilingPlan(plan, grid, tissue, table, candidates.qc, parameters, overview.pixels)
+
+
+def _trusted_plan(slide: Slide, plan: ReadPlan, overview: OverviewImage) -> ReadPlan:
+    """Read from a finer level where the plan's does not show what level 0 shows."""
+    while plan.level:
+        found = overview.rejected.get(plan.level)
+        if found is None and plan.level != overview.level:
+            found = slide.disagreement(plan.level, overview.pixels)
+        if found is None:
+            break
+        wrong, finer = plan.level, slide.levels[: plan.level]
+        plan = plan_read(plan.requested_mpp, slide.scale, finer, tolerance=0, downscale=plan.downscale)
+        _log.warning("%s: level %d is wrong, %s: tiles are read from level %d", slide.path, wrong, found, plan.level)
+    return plan
+
+
+def _count_filled(slide: Slide, plan: ReadPlan, grid: TileGrid, table: TileTable) -> int:
+    """Count the native tiles below the table's tiles that are filled from a finer level."""
+    filled, level = slide.filled_tiles(plan.level), slide.levels[plan.level]
+    if filled is None:
+        return 0
+    left, top, right, bottom = grid.boxes0(table.col, table.row).T
+    width, height = filled.width * level.downsample_x, filled.height * level.downsample_y
+    most_rows, most_cols = filled.where.shape
+    starts = (
+        np.clip(np.floor(low + 1e-3), 0, most) for low, most in ((top / height, most_rows), (left / width, most_cols))
+    )
+    stops = (
+        np.clip(np.ceil(high - 1e-3), 0, most)
+        for high, most in ((bottom / height, most_rows), (right / width, most_cols))
+    )
+    (first_row, first_col), (last_row, last_col) = ([n.astype(np.int64) for n in ends] for ends in (starts, stops))
+    needed = np.zeros((most_rows + 1, most_cols + 1), np.int64)  # differences of how many tiles lie on each
+    for rows, columns, step in (
+        (first_row, first_col, 1),
+        (last_row, last_col, 1),
+        (first_row, last_col, -1),
+        (last_row, first_col, -1),
+    ):
+        np.add.at(needed, (rows, columns), step)
+    return int((filled.where & (needed.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0)).sum())
 
 
 def _find_tissue(slide: Slide, overview: OverviewImage, method: str) -> Tissue:
@@ -129,7 +174,7 @@ def _in_focus(found: _Candidates, slide: Slide, plan: ReadPlan, max_blur: float,
 
 
 def store_parameters(
-    slide: Slide, plan: ReadPlan, grid: TileGrid, tissue: Tissue, options: TileOptions
+    slide: Slide, plan: ReadPlan, table: TileTable, grid: TileGrid, tissue: Tissue, options: TileOptions
 ) -> StoreParameters:
     """Put together what determines a store."""
     native = _copyable(slide, plan, grid) if options.codec == "jpeg" else None
@@ -154,6 +199,7 @@ def store_parameters(
         shard_tiles=_shard_tiles(options),
         open_options=slide.open_options,
         slide_bounds=slide.bounds,
+        filled=_count_filled(slide, plan, grid, table),
     )
 
 

@@ -13,8 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from wsivit.errors import LimitError, SlideError
 from wsivit.io import ByteSource, open_picture
 from wsivit.slide.backend import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
-from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
+from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.read_plan import Level
+from wsivit.slide.tiff_layout import Layout
 
 MAX_PIXELS = 500_000_000
 _BLOCK = 256
@@ -27,6 +28,8 @@ class ImageBackend:
     Parameters
     ----------
     source : ByteSource
+    layout : Layout, optional
+        Of a TIFF: which of its pictures.
 
     Raises
     ------
@@ -38,11 +41,12 @@ class ImageBackend:
 
     name = "image"
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, layout: Layout | None = None) -> None:
         with source.open() as file:
-            tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-            file.seek(0)
-            pixels, form, properties = (_read_tiff if tiff else _read_picture)(file, source.name)
+            if layout is None:
+                pixels, form, properties = _read_picture(file, source.name)
+            else:
+                pixels, form, properties = _read_tiff(file, layout), layout.facts.format, dict(layout.facts.properties)
         self._blank = _blank(pixels[..., 3]) if pixels.shape[2] == 4 else None
         self._pixels = over_background(pixels, WHITE) if pixels.shape[2] == 4 else pixels
         self._pixels.flags.writeable = False  # blocks are views of it
@@ -59,6 +63,9 @@ class ImageBackend:
             return None
         x, y = col * _BLOCK, row * _BLOCK
         return area_mean(self._pixels[y : y + _BLOCK, x : x + _BLOCK], reduce)
+
+    def filled(self, level: int) -> None:
+        """See `Backend.filled`: nothing is finer than the one level."""
 
     def close(self) -> None:
         """Nothing is open."""
@@ -107,22 +114,32 @@ def _dpi(image: Image.Image) -> dict[str, str]:
     return {"tiff.XResolution": x, "tiff.YResolution": y, "tiff.ResolutionUnit": "inch"}
 
 
-def _read_tiff(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]:
+def _read_tiff(file: IO[bytes], layout: Layout) -> Pixels:
+    name = layout.name
     try:
         with tifffile.TiffFile(file) as tiff:
-            page = tiff.pages.first
-            _limit(name, page.imagewidth, page.imagelength)
-            kind = f"{page.samplesperpixel} x {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
-            plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
-            if not plain:
-                raise SlideError(f"{name}: pixels of {kind} are not supported, only 8-bit RGB and grey")
-            pixels = page.asarray()
-            if page.planarconfig == 2 and page.samplesperpixel == 3:
-                pixels = np.moveaxis(pixels, 0, -1)
-            if pixels.ndim == 2:
-                pixels = np.repeat(pixels[..., None], 3, axis=2)
-            if pixels.shape != (page.imagelength, page.imagewidth, 3):
-                raise SlideError(f"{name}: its pixels come as {pixels.shape}: the TIFF contradicts itself")
-            return np.ascontiguousarray(pixels), tiff_format(tiff), tiff_properties(tiff)
+            planes = [_plane(tiff, offset, name) for offset in layout.offsets]
     except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error
+    if len(planes) == 3:
+        return np.concatenate([plane[..., :1] for plane in planes], axis=2)
+    return planes[0]
+
+
+def _plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
+    """Read the picture whose directory lies there; uint8 (h, w, 3)."""
+    tiff.filehandle.seek(offset)
+    page = tifffile.TiffPage(tiff, 0)
+    _limit(name, page.imagewidth, page.imagelength)
+    kind = f"{page.samplesperpixel} x {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
+    plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
+    if not plain:
+        raise SlideError(f"{name}: pixels of {kind} are not supported, only 8-bit RGB and grey")
+    pixels = page.asarray()
+    if page.planarconfig == 2 and page.samplesperpixel == 3:
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    if pixels.shape != (page.imagelength, page.imagewidth, 3):
+        raise SlideError(f"{name}: its pixels come as {pixels.shape}: the TIFF contradicts itself")
+    return np.ascontiguousarray(pixels)

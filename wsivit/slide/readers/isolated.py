@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import LimitError, ScaleError, SlideError, UsageError, WsivitError
 from wsivit.io import PerProcess
-from wsivit.slide.backend import Pixels, SlideFacts, UnreadableBlockError
+from wsivit.slide.backend import OtherPicture, Pixels, SlideFacts, TileMask, UnreadableBlockError
 from wsivit.slide.read_plan import Level
 from wsivit.slide.readers.native import NativeTiles
 
@@ -135,6 +135,7 @@ class IsolatedBackend:
     reader, jpeg_color : str
         As of `open_slide`.
     max_pixels : int
+    scene : int or str, optional
 
     Raises
     ------
@@ -142,12 +143,15 @@ class IsolatedBackend:
         If no reader reads it, or the process dies of it.
     """
 
-    def __init__(self, path: str, reader: str, jpeg_color: str, max_pixels: int) -> None:
+    def __init__(
+        self, path: str, reader: str, jpeg_color: str, max_pixels: int, scene: int | str | None = None
+    ) -> None:
         self._job = {
             "path": path,
             "reader": reader,
             "jpeg_color": jpeg_color,
             "max_pixels": max_pixels,
+            "scene": scene,
             "seconds": SECONDS,
             "memory": MEMORY,
         }
@@ -178,7 +182,15 @@ class IsolatedBackend:
     def native_tiles(self, level: int) -> NativeTiles | None:
         """See `NativeBackend.native_tiles`."""
         shape = self._streams[level]
-        return None if shape is None else NativeTiles(_Streams(self, level, shape))
+        return None if shape is None else NativeTiles(_Streams(self, level, shape), self.filled(level))
+
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        answer, payload = self.ask("filled", level)
+        if answer["none"]:
+            return None
+        width, height = answer["tile"]
+        return TileMask(width, height, np.frombuffer(payload, np.bool_).reshape(answer["shape"]))
 
     def ask(self, what: str, *arguments: int) -> tuple[dict[str, Any], bytes]:
         """Ask this process's decoder."""
@@ -215,9 +227,7 @@ class _Streams:
 
 def _facts(plain: dict[str, Any]) -> SlideFacts:
     """Build facts of what came as JSON."""
-    levels = tuple(Level(**{**level, "reductions": tuple(level["reductions"])}) for level in plain["levels"])
-    red, green, blue = plain["background"]
-    bounds = None if plain["bounds"] is None else tuple(plain["bounds"])
-    return SlideFacts(
-        plain["format"], levels, plain["properties"], tuple(plain["associated"]), (red, green, blue), bounds
-    )
+    plain["levels"] = tuple(Level(**{**level, "reductions": tuple(level["reductions"])}) for level in plain["levels"])
+    plain["others"] = tuple(OtherPicture(**other) for other in plain["others"])
+    lists = {key: tuple(value) for key, value in plain.items() if isinstance(value, list)}
+    return SlideFacts(**{**plain, **lists})

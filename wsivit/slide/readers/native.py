@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from wsivit.errors import SlideError
 from wsivit.io import ByteSource
-from wsivit.slide.backend import JpegColor, Pixels, SlideFacts, UnreadableBlockError
+from wsivit.slide.backend import JpegColor, Pixels, TileMask, UnreadableBlockError
+from wsivit.slide.holes import Holes, Mask, read_finer
 from wsivit.slide.jpeg import EOI, SplitJpeg
-from wsivit.slide.metadata import TIFF_ERRORS, aperio_associated, tiff_format, tiff_properties
-from wsivit.slide.tiff_level import JpegTiles, tiled_level
-
-_NDPI_FOCUS = 65424
-# What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+from wsivit.slide.tiff_layout import Layout, read_layout
+from wsivit.slide.tiff_level import JpegTiles
 
 
 class JpegStreams(Protocol):
@@ -48,8 +43,9 @@ class NativeTiles:
     n_cols, n_rows : int
     """
 
-    def __init__(self, tiles: JpegStreams) -> None:
+    def __init__(self, tiles: JpegStreams, filled: TileMask | None = None) -> None:
         self._tiles = tiles
+        self._filled = np.zeros((tiles.n_rows, tiles.n_cols), np.bool_) if filled is None else filled.where
         self.tile_width, self.tile_height = tiles.block_width, tiles.block_height
         self.n_cols, self.n_rows = tiles.n_cols, tiles.n_rows
 
@@ -75,12 +71,18 @@ class NativeTiles:
         """Yield the streams of tiles, `size` at a time; None where one is not as usual: `jpeg` says of each what is."""
         return self._tiles.runs(col, row, size)
 
-    def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tiles are blank, or not there because they lie past the level's end."""
+    def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> Mask:
+        """Which tiles are blank or filled, or not there because they lie past the level's end."""
         inside = (col < self.n_cols) & (row < self.n_rows)
         index = np.where(inside, row * self.n_cols + col, 0)
-        blank: NDArray[np.bool_] = ~inside | (self._tiles.counts[index] == 0)
+        blank: Mask = ~inside | (self._tiles.counts[index] == 0) | self.filled(col, row)
         return blank
+
+    def filled(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> Mask:
+        """Which tiles are left out of the file here but not at a finer level: they are to be read, not copied."""
+        inside = (col < self.n_cols) & (row < self.n_rows)
+        filled: Mask = inside & self._filled[np.where(inside, row, 0), np.where(inside, col, 0)]
+        return filled
 
 
 class NativeBackend:
@@ -91,6 +93,10 @@ class NativeBackend:
     source : ByteSource
     color : {"auto", "rgb", "ycbcr"}, optional
         What JPEG tiles hold, where the file says the wrong thing.
+    scene : int or str, optional
+        Which of the file's pictures.
+    found : Layout, optional
+        What `read_layout` found with the same parameters.
 
     Raises
     ------
@@ -100,23 +106,18 @@ class NativeBackend:
 
     name = "native"
 
-    def __init__(self, source: ByteSource, color: JpegColor = "auto") -> None:
+    def __init__(
+        self, source: ByteSource, color: JpegColor = "auto", scene: int | str | None = None, found: Layout | None = None
+    ) -> None:
         self.source = source
-        try:
-            with source.open() as file, tifffile.TiffFile(file) as tiff:
-                pages = _level_pages(tiff)
-                size0 = (pages[0].imagewidth, pages[0].imagelength)
-                self.tiled = [tiled_level(page, size0, source, n, color) for n, page in enumerate(pages)]
-                self.facts = SlideFacts(
-                    format=tiff_format(tiff),
-                    levels=tuple(tiled.level for tiled in self.tiled),
-                    properties=tiff_properties(tiff),
-                    associated=aperio_associated(_readable_pages(tiff)) if tiff.is_svs else (),
-                )
-        except TIFF_ERRORS as error:
-            raise SlideError(f"{source.name}: not a TIFF that can be read: {error}") from error
-        except SlideError as error:
-            raise SlideError(f"{source.name}: the native reader does not read it: {error}") from error
+        found = found or read_layout(source, color, scene)
+        if found is None:
+            raise SlideError(f"{source.name}: not a TIFF")
+        if not found.tiled:
+            raise SlideError(f"{source.name}: the native reader does not read it: {found.refusal}")
+        self.tiled, self.facts = found.tiled, found.facts
+        tiles = [TileMask(one.block_width, one.block_height, one.stored()) for one in self.tiled]
+        self.holes = Holes([one.level for one in self.tiled], tiles, self.facts.format == "aperio")
 
     def block_size(self, level: int) -> tuple[int, int]:
         """The file's own tiles; many stripes of an NDPI."""
@@ -124,12 +125,20 @@ class NativeBackend:
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
-        return self.tiled[level].block(col, row, reduce)
+        filled = self.holes.filled(level)
+        if filled is None or not filled.where[row, col]:
+            return self.tiled[level].block(col, row, reduce)
+        width, height = self.block_size(level)
+        return read_finer(self, level, (col * width, row * height, width, height), reduce)
+
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        return self.holes.filled(level)
 
     def native_tiles(self, level: int) -> NativeTiles | None:
         """The level's compressed tiles where each is a JPEG of its own."""
         streams = self.streams(level)
-        return None if streams is None else NativeTiles(streams)
+        return None if streams is None else NativeTiles(streams, self.filled(level))
 
     def streams(self, level: int) -> JpegTiles | None:
         """The level, where its tiles are JPEGs of their own."""
@@ -139,50 +148,3 @@ class NativeBackend:
     def close(self) -> None:
         """Close the file; the next read opens it again."""
         self.source.close()
-
-
-def _level_pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages that are the pyramid, finest first: tiled, and all of the first one's picture."""
-    first = tiff.pages.first
-    if tiff.is_scn or tiff.is_bif or tiff.is_philips:
-        raise SlideError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
-    if not first.is_tiled:
-        raise SlideError("its first picture is not stored in tiles")
-    if not _is_rgb(first):
-        raise SlideError(f"its pixels are {first.samplesperpixel} x {first.dtype}, not 8-bit RGB")
-    found = [first]
-    for page in [*(first.pages or []), *_readable_pages(tiff)]:
-        tiled = isinstance(page, tifffile.TiffPage) and page.is_tiled and _is_rgb(page) and _in_focus(page)
-        if tiled and _same_picture(first, page) and all(page.imagewidth != other.imagewidth for other in found):
-            found.append(page)
-    return sorted(found, key=lambda page: -page.imagewidth)
-
-
-def _readable_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """The pages after the first, up to one that is damaged."""
-    number = 1
-    while True:
-        try:
-            yield tiff.pages[number]  # type: ignore[misc]
-        except (IndexError, *TIFF_ERRORS):
-            return
-        number += 1
-
-
-def _is_rgb(page: tifffile.TiffPage) -> bool:
-    """Whether pixels are 8-bit RGB, with or without alpha."""
-    alpha = page.samplesperpixel == 4 and page.extrasamples[:1] in ((1,), (2,))
-    return page.dtype == np.uint8 and (page.samplesperpixel == 3 or alpha)
-
-
-def _in_focus(page: tifffile.TiffPage) -> bool:
-    """Whether a page is of the middle focal plane; NDPI stores others besides."""
-    return not page.parent.is_ndpi or page.tags.valueof(_NDPI_FOCUS) in (None, 0)
-
-
-def _same_picture(first: tifffile.TiffPage, page: tifffile.TiffPage) -> bool:
-    """Whether a page is the first one made smaller: by the same factor on both axes, up to a pixel's rounding."""
-    if page.imagewidth >= first.imagewidth or page.imagelength >= first.imagelength:
-        return False
-    factor = first.imagewidth / page.imagewidth
-    return abs(first.imagelength / factor - page.imagelength) <= 1 + 0.01 * page.imagelength

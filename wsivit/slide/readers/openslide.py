@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from weakref import ref
 
@@ -12,13 +13,14 @@ import numpy as np
 import openslide
 
 from wsivit.errors import SlideError, UsageError
-from wsivit.io import CachedHandle, PerProcess, nothing
+from wsivit.io import CachedHandle, LocalFile, PerProcess, nothing
 from wsivit.slide.backend import (
     WHITE,
     Color,
     JpegColor,
     Pixels,
     SlideFacts,
+    TileMask,
     UnreadableBlockError,
     area_mean,
     block_size,
@@ -26,6 +28,7 @@ from wsivit.slide.backend import (
     scanned,
     ycbcr_to_rgb,
 )
+from wsivit.slide.holes import Holes, read_finer, tiff_holes
 from wsivit.slide.read_plan import Level
 
 
@@ -106,25 +109,35 @@ class OpenSlideBackend:
         place = (round(x * ratio), round(y * ratio))
         held = self._open()
         try:
-            return self._region(held.value, place, level, size)
+            rgba = np.asarray(held.value.read_region(place, level, size))
         except openslide.OpenSlideError:
-            return self._retry(place, level, size)
+            rgba = self._retry(place, level, size)
+        pixels = scanned(rgba, self.facts.background)
+        if self._convert and pixels is not None:
+            pixels = ycbcr_to_rgb(pixels)
+        # Of an Aperio slide OpenSlide fills what is left out; of other TIFFs it shows nothing there.
+        holes = self._holes.left_out(level, x, y, *size) if level and rgba[..., 3].min(initial=255) == 0 else None
+        below = read_finer(self, level, (x, y, *size)) if holes is not None and holes[1] else None
+        if below is None or holes is None or pixels is None:
+            return pixels if below is None else below
+        return np.where((holes[0] & (rgba[..., 3] == 0))[..., None], below, pixels)
 
-    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels | None:
+    @cached_property
+    def _holes(self) -> Holes:
+        return tiff_holes(LocalFile(self.path), self.facts.levels)
+
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        return self._holes.filled(level) if level else None
+
+    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
         self._let_go()
         try:
             with openslide.OpenSlide(self.path) as handle:
-                return self._region(handle, place, level, size)
+                return np.asarray(handle.read_region(place, level, size))
         except openslide.OpenSlideError as error:
             raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
-
-    def _region(
-        self, handle: openslide.OpenSlide, place: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> Pixels | None:
-        rgba = np.asarray(handle.read_region(place, level, size))
-        pixels = scanned(rgba, self.facts.background)
-        return ycbcr_to_rgb(pixels) if self._convert and pixels is not None else pixels
 
     def close(self) -> None:
         """Close the handle of this process."""

@@ -16,11 +16,13 @@ from wsivit.slide.backend import (
     Backend,
     Pixels,
     SlideFacts,
+    TileMask,
     UnreadableBlockError,
     area_mean,
     block_size,
     reducible,
 )
+from wsivit.slide.holes import read_finer, tiff_holes
 from wsivit.slide.read_plan import Level
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class TiffSlideBackend:
             held = self._open(self._local.get())
             self.facts = _facts(held.value)
             _check(held.value)
+            self._holes = tiff_holes(source, self.facts.levels)
         except _ERRORS as error:
             raise SlideError(f"{source.name}: tiffslide cannot read it: {error}") from error
 
@@ -80,7 +83,11 @@ class TiffSlideBackend:
         facts = self.facts.levels[level]
         return block_size(facts.tile_width, facts.tile_height)
 
-    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels:
+    def filled(self, level: int) -> TileMask | None:
+        """See `Backend.filled`."""
+        return self._holes.filled(level)
+
+    def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
         width, height = self.block_size(level)
         facts, local = self.facts.levels[level], self._local.get()
@@ -98,6 +105,14 @@ class TiffSlideBackend:
                 raise UnreadableBlockError(f"level {level}, block ({col}, {row}): {error}") from error
         if self.witness is not None and not pixels.any() and self.witness.block_size(level) == (width, height):
             self.witness.block(level, col, row, reduce)
+        holes = self._holes.left_out(level, x, y, *size)
+        if holes is not None:  # where tiffslide shows black
+            hole, filled = holes
+            below = read_finer(self, level, (x, y, *size)) if filled else None
+            if below is None and hole.all():
+                return None
+            shown = np.array(self.facts.background, np.uint8) if below is None else below
+            pixels = np.where(hole[..., None], shown, pixels)
         return area_mean(pixels, reduce)
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ class Server:
         """Open the slide and say everything about it."""
         job = self._job
         source = check_slide(job["path"], job["max_pixels"]).source
-        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"])
+        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
         facts = self._backend.facts
         levels = range(len(facts.levels))
         return {
@@ -70,6 +70,14 @@ class Server:
         if pixels is None:
             return {"blank": True}, b""
         return {"blank": False, "shape": pixels.shape}, np.ascontiguousarray(pixels).reshape(-1).data
+
+    def filled(self, level: int) -> Answer:
+        """Which native tiles of a level a finer one fills."""
+        filled = self._backend.filled(level)
+        if filled is None:
+            return {"none": True}, b""
+        shape = {"tile": (filled.width, filled.height), "shape": filled.where.shape}
+        return {"none": False, **shape}, filled.where.tobytes()
 
     def counts(self, level: int) -> Answer:
         """Compressed bytes of every tile of a level."""

@@ -1,0 +1,189 @@
+"""Whether one picture of a slide is another one made smaller, and by what factor: decided by their pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from wsivit.slide.backend import Pixels, UnreadableBlockError
+from wsivit.slide.tiff_level import TiledLevel
+
+Factor: TypeAlias = tuple[float, float]
+
+_WINDOW = 96  # pixels of the coarser picture along one side of a place
+_SOURCE = 1536  # and of the finer one, at most
+_FEW = 4  # tiles
+_WHOLE = 8  # whole numbers tried as the factor of a padded picture, besides powers of two
+_VISIBLE = 8.0  # grey levels of variation that padding does not have
+_PLACES = 3  # heaviest tiles of each part of the picture
+_FLAT = 2.0  # grey levels: what varies less says nothing
+_ALIKE = 0.5  # correlation: real levels have 0.5 (every 16th pixel) to 1, two places of one tissue -0.2 to 0.25
+_TINTED = 40.0  # grey levels by which a channel's mean may differ
+_UNDECIDED = 0.01  # correlation that does not tell two factors apart
+
+
+class _Window(NamedTuple):
+    """Some pixels of a picture, and where in it they lie."""
+
+    x: int
+    y: int
+    pixels: Pixels
+
+
+class Match(NamedTuple):
+    """What came of a comparison.
+
+    Attributes
+    ----------
+    agrees : bool or None
+        None where there was nothing to compare.
+    factor : tuple of float
+        Level-0 pixels per pixel of the coarser picture.
+    """
+
+    agrees: bool | None
+    factor: Factor
+
+
+def fits(full: tuple[int, int], small: tuple[int, int], tile: tuple[int, int]) -> bool:
+    """Whether one picture can be another one made smaller, going by their sizes, padded to whole tiles or not."""
+    return small[0] < full[0] and small[1] < full[1] and bool(_factors(full, small, tile))
+
+
+def match(finer: list[TiledLevel], coarse: TiledLevel) -> Match:
+    """Compare a picture with the last of the levels that are finer, at every factor that its size allows."""
+    factors = _factors(finer[0].size, coarse.size, (coarse.block_width, coarse.block_height))
+    if not factors:
+        return Match(False, (1.0, 1.0))
+    fine = finer[-1].level
+    relative = [(x / fine.downsample_x, y / fine.downsample_y) for x, y in factors]
+    windows = list(_windows(coarse))
+    scores = [[_score(finer[-1], window, factor) for window in windows] for factor in relative]
+    seen = [[score for score in of_one if score is not None] for of_one in scores]
+    if not any(seen):
+        return Match(None, factors[0])
+    means = [float(np.mean(of_one)) if of_one else -1.0 for of_one in seen]
+    chosen = next(index for index, mean in enumerate(means) if mean > max(means) - _UNDECIDED)
+    return Match(float(np.median(seen[chosen])) >= _ALIKE, factors[chosen])
+
+
+def rescaled(tiled: TiledLevel, full: tuple[int, int], factor: Factor) -> None:
+    """Give a level the factor that was found, and the size that is not padding."""
+    sides = [
+        min(stored, max(1, math.floor(whole / f + 1e-6)))
+        for stored, whole, f in zip(tiled.size, full, factor, strict=True)
+    ]
+    tiled.level = replace(tiled.level, width=sides[0], height=sides[1], downsample_x=factor[0], downsample_y=factor[1])
+
+
+def _factors(full: tuple[int, int], small: tuple[int, int], tile: tuple[int, int]) -> list[Factor]:
+    """Factors that a size allows, the one to take where pixels do not decide first.
+
+    Where the sides are those of the whole picture, up to a pixel's rounding, it is their ratio. Where they are whole
+    tiles, it may be a whole number that leaves less than a tile of padding.
+    """
+    sides = list(zip(full, small, tile, strict=True))
+    ratio = full[0] / small[0], full[1] / small[1]
+    if any(k > 0 and all(abs(w / k - s) < 1 for w, s, _ in sides) for k in map(round, ratio)):
+        return [ratio]
+    found: list[Factor] = []
+    if all(s % n == 0 for _, s, n in sides):
+        first = max(w // (s + 1) + 1 for w, s, _ in sides)
+        whole = [k for k in range(max(2, first), 4 * first + 1) if all(s - n < -(-w // k) for w, s, n in sides)]
+        powers = [k for k in whole if k & (k - 1) == 0]
+        found = [(float(k), float(k)) for k in dict.fromkeys([*powers, *whole[:_WHOLE]])]
+    proportional = abs(full[1] / ratio[0] - small[1]) <= 1 + 0.01 * small[1]
+    return [*found, ratio] if proportional else found
+
+
+def _windows(coarse: TiledLevel) -> Iterator[_Window]:
+    """What to compare: parts of the heaviest tiles of the whole picture, and of its right and lower ends."""
+    if len(coarse.counts) != coarse.n_cols * coarse.n_rows:
+        return  # NDPI indexes stripes; which are a level its own tags say
+    grid = np.where(coarse.counts > coarse.most, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
+    rows, cols = np.mgrid[0 : coarse.n_rows, 0 : coarse.n_cols]
+    seen: set[int] = set()
+    for part in (grid, grid * (cols >= 0.6 * coarse.n_cols), grid * (rows >= 0.6 * coarse.n_rows)):
+        heaviest = np.argsort(-part, axis=None, kind="stable")[:_PLACES].tolist()
+        for tile in heaviest:
+            if part.flat[tile] > 0 and tile not in seen:
+                seen.add(tile)
+                yield from _of_tile(coarse, *divmod(tile, coarse.n_cols))
+
+
+def _of_tile(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:
+    """The middle of a tile; of a picture of few tiles, that of each quarter."""
+    try:
+        block = coarse.block(col, row, 1)
+    except UnreadableBlockError:
+        return
+    if block is None:
+        return
+    left, top = col * coarse.block_width, row * coarse.block_height
+    block = block[: coarse.size[1] - top, : coarse.size[0] - left]
+    parts = 1 if coarse.n_cols * coarse.n_rows > _FEW else 2
+    height, width = block.shape[0] // parts, block.shape[1] // parts
+    size = min(_WINDOW, width), min(_WINDOW, height)
+    for y in range((height - size[1]) // 2, block.shape[0] - size[1] + 1, max(1, height)):
+        for x in range((width - size[0]) // 2, block.shape[1] - size[0] + 1, max(1, width)):
+            pixels = block[y : y + size[1], x : x + size[0]]
+            if pixels.size:
+                yield _Window(left + x, top + y, pixels)
+
+
+def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
+    """Correlation of a window with the finer picture's pixels there; None where that has none or nothing is to be seen.
+
+    Where colours differ it is -1, and 0 where something is to be seen past the finer picture's end.
+    """
+    height, width = (
+        min(n, max(8, int(_SOURCE / f))) for n, f in zip(window.pixels.shape[:2], factor[::-1], strict=True)
+    )
+    small = window.pixels[:height, :width]
+    x, y = window.x * factor[0], window.y * factor[1]
+    right, bottom = x + width * factor[0], y + height * factor[1]
+    if right > fine.size[0] + factor[0] or bottom > fine.size[1] + factor[1]:
+        past = (x + right) / 2 > fine.size[0] or (y + bottom) / 2 > fine.size[1]
+        return 0.0 if past and small.std() > _VISIBLE else None
+    shrunk = _shrunk(fine, (x, y, right, bottom), small.shape)
+    if shrunk is None:
+        return None
+    a, b = small.astype(np.float64), shrunk.astype(np.float64)
+    if np.abs(a.mean((0, 1)) - b.mean((0, 1))).max() > _TINTED:
+        return -1.0
+    a, b = a.mean(axis=2).ravel(), b.mean(axis=2).ravel()
+    if max(a.std(), b.std()) < _FLAT:
+        return None
+    return float(np.corrcoef(a, b)[0, 1]) if min(a.std(), b.std()) > 0 else 0.0
+
+
+def _shrunk(fine: TiledLevel, box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Pixels | None:
+    """The mean over each pixel's exact area; None where the finer picture has nothing that can be read."""
+    left, top = math.floor(box[0] + 1e-6), math.floor(box[1] + 1e-6)
+    right, bottom = min(math.ceil(box[2] - 1e-6), fine.size[0]), min(math.ceil(box[3] - 1e-6), fine.size[1])
+    pixels = np.empty((bottom - top, right - left, 3), np.uint8)
+    width, height = fine.block_width, fine.block_height
+    try:
+        for row in range(top // height, -(-bottom // height)):
+            for col in range(left // width, -(-right // width)):
+                block = fine.block(col, row, 1)
+                if block is None:
+                    return None
+                _paste(pixels, block, col * width - left, row * height - top)
+    except UnreadableBlockError:
+        return None
+    edges = (box[0] - left, box[1] - top, min(box[2] - left, right - left), min(box[3] - top, bottom - top))
+    return np.asarray(Image.fromarray(pixels).resize((shape[1], shape[0]), Image.Resampling.BOX, box=edges))
+
+
+def _paste(target: Pixels, block: Pixels, x: int, y: int) -> None:
+    """Copy what of a block lies inside the target when its corner is at (x, y)."""
+    x0, y0 = max(x, 0), max(y, 0)
+    x1, y1 = min(x + block.shape[1], target.shape[1]), min(y + block.shape[0], target.shape[0])
+    if x0 < x1 and y0 < y1:
+        target[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]
