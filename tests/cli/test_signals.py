@@ -15,7 +15,7 @@ import pytest
 from support.small_slides import tissue_picture, write_slide
 from support.train_helpers import make_run, write_store
 
-from wsivit.cli.app import VERBS, name_of
+from wsivit.cli.app import VERBS
 from wsivit.store import Predictions, TileStore
 
 LINE = "wsivit: interrupted: run the same command again to go on\n"
@@ -82,13 +82,13 @@ def words_of(verb: str, output: Path) -> list[str]:
         "predict": ["predict", "run", "one.zarr", "--name", output.name, "-q"],
         "heatmap": ["heatmap", "one.zarr", "--run", "other", "-o", str(output)],
         "export": ["export", "one.zarr", "csv", "--run", "other", "-o", str(output / "a.csv")],
-        "score-slides": ["score-slides", "one.zarr", "--run", "other", "-o", str(output / "s.csv")],
+        "aggregate": ["aggregate", "one.zarr", "--run", "other", "-o", str(output / "s.csv")],
         "verify": ["verify", "one.zarr"],
         "demo": ["demo", "-o", str(output), "--size", "2048", "-q"],
     }.get(verb, [verb, "--help"])
 
 
-@pytest.mark.parametrize("verb", [name_of(verb) for verb in VERBS])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_answers_while_it_imports_or_works(verb: str, workplace: Path, tmp_path: Path) -> None:
     words, stop = words_of(verb, tmp_path), signal.SIGTERM if len(verb) % 2 else signal.SIGINT
     after = float(np.random.default_rng(len(verb)).uniform(0, 0.3))
@@ -130,7 +130,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 def test_children_leave_it_to_their_parent() -> None:
     script = """
 import os, signal, sys, time
-from wsivit.interrupt import answered
+from wsivit.cli.signals import answered
 with answered():
     child = os.fork()
     if child == 0:

@@ -39,7 +39,7 @@ _AHEAD = 4
 _FIRST, _SECOND = 20, 10
 _LOST_AGAIN = (
     "its workers were lost again and again: it takes more memory than a worker may have (--worker-memory), or native "
-    "code crashes on it (--isolate)"
+    "code crashes on it (--subprocess)"
 )
 
 
