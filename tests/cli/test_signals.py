@@ -18,7 +18,7 @@ from support.train_helpers import make_run, write_store
 from wsivit.cli.app import VERBS
 from wsivit.store import Predictions, TileStore
 
-LINE = "wsivit: interrupted: run the same command again to go on\n"
+LINE = "wsivit: interrupted: run the same command again to resume\n"
 PATIENCE = 2.0
 SLACK = float(os.environ.get("WSIVIT_TEST_SLACK", "3"))
 """Seconds more, for a machine that is busy with other tests."""

@@ -15,8 +15,8 @@ from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog, Record
 from wsivit.cohort.tasks import JobOutcome, Skipped, Task, failure
 from wsivit.errors import StoreLockedError, UsageError, WsivitError
+from wsivit.io import versions
 from wsivit.slide_list import CohortSlide
-from wsivit.store import versions
 
 
 class VersionError(UsageError):

@@ -2,6 +2,7 @@ from .allocator import keep_freed_memory as keep_freed_memory
 from .options import ScoringOptions as ScoringOptions
 from .predict import PredictOptions as PredictOptions
 from .predict import Predictor as Predictor
+from .predict import predict_each as predict_each
 from .predict import predict as predict
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats

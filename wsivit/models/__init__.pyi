@@ -14,5 +14,4 @@ from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT
 from .run_folder import RunMetadata as RunMetadata
-from .run_folder import software_versions as software_versions
 from .weights import quiet_transformers as quiet_transformers

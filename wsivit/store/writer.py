@@ -23,6 +23,7 @@ from wsivit.io import (
     recover_replace,
     replace_directory,
     staging_path,
+    versions,
 )
 from wsivit.store import zarr_metadata as layout
 from wsivit.store.chunk_batches import Chunk, chunk_batches
@@ -39,7 +40,6 @@ from wsivit.store.schema import (
     refuse_foreign,
     shard_key,
     tiles_spec,
-    versions,
 )
 from wsivit.store.shard import encode_shard
 
