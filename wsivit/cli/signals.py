@@ -2,8 +2,8 @@
 
 Python calls signal handlers in the main thread, between two of its own instructions: not while a model's step or a
 library's native code runs, and where the exception is swallowed (in an import, in ``__del__``) the process continues.
-So a thread listens as well: it prints the line, waits a moment for locks and temporary files to be removed, and ends the
-process. Files are safe at any moment, so an abrupt end costs no more than the shard being written.
+So a thread listens as well: it prints the line, waits a moment for locks and temporary files to be removed, and ends
+the process. Files are safe at any moment, so an abrupt end costs no more than the shard being written.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@ from .allocator import keep_freed_memory as keep_freed_memory
 from .options import ScoringOptions as ScoringOptions
 from .predict import PredictOptions as PredictOptions
 from .predict import Predictor as Predictor
-from .predict import predict_each as predict_each
 from .predict import predict as predict
+from .predict import predict_each as predict_each
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner
