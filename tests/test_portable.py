@@ -11,15 +11,17 @@ from support.train_helpers import make_run
 
 MISSING = {
     "os": ["fork", "pread", "pwrite", "register_at_fork", "sysconf", "getuid", "O_CLOEXEC"],
-    "signal": ["SIGALRM", "SIGKILL", "SIGHUP", "SIGUSR1", "setitimer", "pthread_sigmask"],
+    "signal": ["SIGALRM", "SIGHUP", "SIGUSR1", "setitimer", "pthread_sigmask"],
 }
-"""What the modules of Python lack on Windows, besides whole modules."""
+"""What the modules of Python lack on Windows, besides whole modules (SIGKILL too, which `subprocess` here needs)."""
 WINDOWS = f"""
 import importlib.abc, os, signal, sys
 
 # What other libraries take from these modules they take before: they have Windows variants of their own.
 import asyncio, concurrent.futures.process, multiprocessing.util, selectors, subprocess, tempfile  # noqa: F401
-import cyclopts, numpy, torch, fsspec.asyn, distributed, filelock, matplotlib.pyplot, psutil, zarr  # noqa: F401
+import numpy, openslide, tiffslide, fsspec.asyn, filelock  # noqa: F401
+if sys.argv[1] != "worker":
+    import cyclopts, torch, distributed, matplotlib.pyplot, psutil, zarr  # noqa: F401
 
 class Windows(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -33,6 +35,13 @@ sys.meta_path.insert(0, Windows())
 for module, names in {MISSING!r}.items():
     for name in names:
         delattr(sys.modules[module], name)
+
+if sys.argv[1] == "worker":
+    from wsivit.slide.readers.worker import main
+    sys.exit(main())
+
+from wsivit.slide.readers import isolated
+isolated._COMMAND = (sys.executable, "windows.py", "worker")
 
 from wsivit.cli import answered, main
 with answered():
