@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from wsivit.cli.app import EPILOGUE, VERBS, build, name_of
+from wsivit.cli.app import EPILOGUE, VERBS, build
 
 HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 
@@ -13,9 +13,7 @@ HEADER = "<!-- made by docs/make_cli_reference.py: do not edit -->\n\n"
 def main() -> None:
     text = (
         HEADER
-        + build(called=[name_of(verb) for verb in VERBS])
-        .generate_docs(recursive=True, include_hidden=False, heading_level=1)
-        .rstrip()
+        + build(called=VERBS).generate_docs(recursive=True, include_hidden=False, heading_level=1).rstrip()
         + f"\n\n## Exit codes\n\n{EPILOGUE}\n"
     )
     if sys.argv[1:] == ["-"]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import wsivit
+from wsivit.cli.app import VERBS
 
 PACKAGE = Path(wsivit.__file__).parent
 ORDER = [
@@ -112,11 +113,31 @@ def test_import_loads_nothing_heavy(argument: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_commands_load_no_torch_until_it_is_needed() -> None:
-    code = "from wsivit.cli import cohorts, machine, models, results, slides, stores, tour"
-    code += f"\nimport sys; print(*(set(sys.modules) & {HEAVY!r}))"
+def loaded_by(*verbs: str) -> set[str]:
+    """Modules that the commands of some verbs load before they begin."""
+    commands = [f"wsivit.cli.{VERBS[verb][0].partition(':')[0]}" for verb in verbs]
+    code = f"from importlib import import_module\nfor name in {commands}: import_module(name)\n"
+    code += "import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == []
+    return set(done.stdout.split())
+
+
+def test_commands_load_no_torch_until_it_is_needed() -> None:
+    assert loaded_by(*VERBS) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("verb", "most", "packages"),
+    [
+        ("info", 50, {"io", "slide"}),
+        ("tile", 105, {"io", "slide", "tissue", "store", "slide_list", "tiling", "cohort"}),
+    ],
+)
+def test_a_small_command_loads_what_it_needs(verb: str, most: int, packages: set[str]) -> None:
+    ours = {name for name in loaded_by(verb) if name.partition(".")[0] == "wsivit"}
+    assert len(ours) <= most
+    assert {name.split(".")[1] for name in ours if name.count(".")} - {"_face", "errors", "cli"} <= packages
+    assert {name for name in ours if name.startswith("wsivit.cohort.")} <= {"wsivit.cohort.options"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))

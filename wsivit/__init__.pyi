@@ -17,6 +17,7 @@ from .heatmap import aggregate as aggregate
 from .heatmap import export as export
 from .heatmap import heatmap as heatmap
 from .inference import PredictOptions as PredictOptions
+from .inference import Predictor as Predictor
 from .inference import predict as predict
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid

@@ -12,21 +12,19 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from wsivit.errors import WsivitError
+from wsivit.io import NEEDED, installed_version
 
 State = Literal["ok", "missing", "broken", "note"]
-_NAMES = (
-    "wsivit", "numpy", "zarr", "imagecodecs", "simplejpeg", "tifffile", "openslide-python", "openslide-bin",
-    "tiffslide", "pillow", "torch", "torchvision", "timm", "transformers", "accelerate", "safetensors",
-)  # fmt: skip
 _LITTLE = 2 << 30
 _FAILURES = (ImportError, OSError, RuntimeError, ValueError, AttributeError, TypeError, KeyError)
 """What a library that is there but does not work may raise."""
@@ -91,11 +89,10 @@ def doctor(*, gpu: bool = False) -> Diagnosis:
 
 def _versions() -> Iterator[Finding]:
     yield Finding("version", "python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in _NAMES:
-        try:
-            yield Finding("version", name, "ok", version(name))
-        except PackageNotFoundError:
-            yield Finding("version", name, "missing", f"not installed: pip install {name}")
+    for name in ("wsivit", *NEEDED):
+        number = installed_version(name)
+        text = f"not installed: pip install {name}" if number is None else number
+        yield Finding("version", name, "missing" if number is None else "ok", text)
 
 
 def _tried(kind: str, name: str, test: Callable[[], str]) -> Finding:
@@ -225,7 +222,7 @@ def _try_store(path: Path) -> str:
 
 
 def _machine() -> Iterator[Finding]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     yield Finding("machine", "processors", "ok", f"{os.cpu_count()}, {memory / 2**30:.0f} GiB of memory")
     for name, folder in (("space here", Path.cwd()), ("temporary space", Path(tempfile.gettempdir()))):
         yield _space(name, folder)
@@ -289,14 +286,6 @@ def _extras() -> Iterator[Finding]:
             extra = condition.split("extra ==")[1].strip().strip("'\"")
             of.setdefault(extra, []).append(name.split(">")[0].split("[")[0].strip())
     for extra, names in of.items():
-        missing = [name for name in names if not _is_there(name)]
+        missing = [n for n in names if installed_version(n) is None and find_spec(n.replace("-", "_")) is None]
         text = f"lacks {', '.join(missing)}: pip install 'wsivit[{extra}]'" if missing else ", ".join(names)
         yield Finding("extra", extra, "note" if missing else "ok", text)
-
-
-def _is_there(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return find_spec(name.replace("-", "_")) is not None
-    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,16 +20,17 @@ import pytest
 from support.small_slides import tissue_picture, write_slide
 
 import wsivit
-from wsivit.cli.app import VERBS, name_of
+from wsivit.cli.app import VERBS, build
 from wsivit.models.run_folder import CONTRACT
 from wsivit.store import TileStore
 
-SHELL_ONLY = {"mag", "quiet", "as_json", "opening", "many"}
-"""Options that make sense on a command line only; `opening` is how a slide is opened, in Python `open_slide`;
+SHELL_ONLY = {"mag", "quiet", "as_json", "open_options", "many"}
+"""Options that make sense on a command line only; `open_options` is how a slide is opened, in Python `open_slide`;
 `many` is how many slides are run, in Python `Cohort`."""
+UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
-PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "isolate"}
+PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess"}
 
 
 def wsivit_(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -50,7 +52,8 @@ def store(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command_of(verb: str) -> Any:
-    return getattr(import_module(f"wsivit.cli.{VERBS[verb][0]}"), verb)
+    module, function = VERBS[verb][0].split(":")
+    return getattr(import_module(f"wsivit.cli.{module}"), function)
 
 
 def flat(hints: dict[str, Any]) -> set[str]:
@@ -65,7 +68,7 @@ def flat(hints: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None:
     command = command_of(verb)
-    function = getattr(wsivit, verb)
+    function = getattr(wsivit, command.__name__)
     assert command.__doc__ == function.__doc__
     ours, theirs = inspect.signature(command).parameters, inspect.signature(function).parameters
     assert (set(ours) - SHELL_ONLY - LEDGER_ONLY.get(verb, set())) ^ set(theirs) <= PYTHON_ONLY
@@ -75,12 +78,23 @@ def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_tells_every_option(verb: str) -> None:
-    done = wsivit_(name_of(verb), "--help")
+    done = wsivit_(verb, "--help")
     assert done.returncode == 0, done.stderr
     hints = get_type_hints(command_of(verb), include_extras=True)
     hints.pop("return")
     for name in flat(hints) - {"as_json", "forms"}:
         assert name.replace("_", "-") in done.stdout.lower(), name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_in_a_section_of_the_help(verb: str) -> None:
+    arguments = build()[verb].assemble_argument_collection()
+    assert [argument.name for argument in arguments if {g.name for g in argument.parameter.group} & UNGROUPED] == []
+
+
+def test_commands_are_listed_in_the_order_of_work() -> None:
+    listed = re.findall(r"^│ (\w+) {2,}\w", wsivit_("--help").stdout, re.MULTILINE)
+    assert listed == list(VERBS)
 
 
 def test_info_in_words_and_json(sample: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from support.small_slides import tissue_picture, write_slide
 from support.train_helpers import make_run, write_store
 
-from wsivit.cli.app import VERBS, name_of
+from wsivit.cli.app import VERBS
 from wsivit.store import Predictions, TileStore
 
-LINE = "wsivit: interrupted: run the same command again to go on\n"
+LINE = "wsivit: interrupted: run the same command again to resume\n"
 PATIENCE = 2.0
 SLACK = float(os.environ.get("WSIVIT_TEST_SLACK", "3"))
 """Seconds more, for a machine that is busy with other tests."""
@@ -88,7 +88,7 @@ def words_of(verb: str, output: Path) -> list[str]:
     }.get(verb, [verb, "--help"])
 
 
-@pytest.mark.parametrize("verb", [name_of(verb) for verb in VERBS])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_answers_while_it_imports_or_works(verb: str, workplace: Path, tmp_path: Path) -> None:
     words, stop = words_of(verb, tmp_path), signal.SIGTERM if len(verb) % 2 else signal.SIGINT
     after = float(np.random.default_rng(len(verb)).uniform(0, 0.3))
@@ -130,7 +130,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
 def test_children_leave_it_to_their_parent() -> None:
     script = """
 import os, signal, sys, time
-from wsivit.interrupt import answered
+from wsivit.cli.signals import answered
 with answered():
     child = os.fork()
     if child == 0:

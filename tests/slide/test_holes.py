@@ -178,7 +178,7 @@ def test_a_hole_over_a_partly_scanned_place_is_filled_in_part(planes: dict[int, 
 def test_in_a_process_of_its_own_holes_are_filled_too(planes: dict[int, Picture], tmp_path: Path) -> None:
     path = write(tmp_path / "s.tif", planes)
     leave_out(path, 1, [5, 6])
-    with wsivit.open_slide(path, isolate=True) as slide:
+    with wsivit.open_slide(path, subprocess=True) as slide:
         done = wsivit.tile(slide, tmp_path / "out", TileOptions(mpp=2.0, tile_size=TILE, tissue="none"))
     assert worst(done.store, planes[4]) < 3
     assert done.store.parameters.filled == 2 and done.origins.copied == 14

@@ -141,7 +141,7 @@ def test_a_scene_stays_chosen_in_other_processes_and_in_stores(tmp_path: Path) -
         assert slide.open_options == {"reader": "native", "mpp": None, "jpeg_color": "auto", "scene": 1}
         assert pickle.loads(pickle.dumps(slide)).dimensions == (512, 448)
         store = tile(slide, tmp_path / "two", TileOptions(mpp=0.5, tile_size=64, tissue="none", codec="none")).store
-    with open_slide(path, scene=1, isolate=True) as slide:
+    with open_slide(path, scene=1, subprocess=True) as slide:
         assert_shows(slide, SMALL_B, 0.5, [1])
         assert slide.warnings
         assert slide.open_options["scene"] == 1

@@ -73,7 +73,7 @@ def read_all(slide: Slide) -> list[np.ndarray | TileFailure]:
 def test_an_isolated_slide_is_the_same_slide(path: Path, reader) -> None:  # type: ignore[no-untyped-def]
     with (
         open_slide(path, reader=reader, mpp=0.5) as here,
-        open_slide(path, reader=reader, mpp=0.5, isolate=True) as slide,
+        open_slide(path, reader=reader, mpp=0.5, subprocess=True) as slide,
     ):
         assert slide.isolated
         assert not here.isolated
@@ -92,7 +92,7 @@ def test_an_isolated_slide_is_the_same_slide(path: Path, reader) -> None:  # typ
 
 
 def test_threads_and_forks_have_decoders_of_their_own(path: Path) -> None:
-    with open_slide(path, isolate=True) as slide:
+    with open_slide(path, subprocess=True) as slide:
         expected = slide.thumbnail(64).tobytes()
         with ThreadPoolExecutor(3) as pool:
             assert set(pool.map(lambda _: slide.thumbnail(64).tobytes(), range(6))) == {expected}
@@ -122,7 +122,7 @@ def test_a_dead_decoder_is_that_slides_failure(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
     break_block(monkeypatch, fault)
-    with open_slide(path, isolate=True) as slide:
+    with open_slide(path, subprocess=True) as slide:
         with pytest.raises(SlideError, match=rf"a\.svs: decoding it in a process of its own .*{words}"):
             read_all(slide)
         with pytest.raises(SlideError, match=words):  # nor is it tried again and again
@@ -134,7 +134,7 @@ def test_a_dead_decoder_is_that_slides_failure(
 
 def test_a_block_beyond_the_memory_limit_is_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     break_block(monkeypatch, "memory")
-    with open_slide(path, isolate=True) as slide:
+    with open_slide(path, subprocess=True) as slide:
         found = read_all(slide)
     assert [i for i, shown in enumerate(found) if isinstance(shown, TileFailure)] == [6 + 2]
 
@@ -154,14 +154,14 @@ def test_errors_come_through_as_they_are(path: Path, tmp_path: Path) -> None:
     with pytest.raises(LimitError, match=r"a\.svs: 350,000 pixels are more than the limit of 1,000: raise"):
         open_slide(path, max_pixels=1000)
     with pytest.raises(UsageError, match="jpeg_color"):
-        open_slide(path, isolate=True, reader="tiffslide", jpeg_color="rgb")
+        open_slide(path, subprocess=True, reader="tiffslide", jpeg_color="rgb")
     (tmp_path / "b.svs").write_bytes(b"no slide at all")
     with pytest.raises(SlideError, match=r"b\.svs: no reader reads it"):
-        open_slide(tmp_path / "b.svs", isolate=True)
+        open_slide(tmp_path / "b.svs", subprocess=True)
 
 
 def test_no_decoder_outlives_the_process_that_asks_it(path: Path) -> None:
-    code = "import sys, time; from wsivit import open_slide; slide = open_slide(sys.argv[1], isolate=True)\n"
+    code = "import sys, time; from wsivit import open_slide; slide = open_slide(sys.argv[1], subprocess=True)\n"
     code += "print(slide._backend._local.get().decoder._process.pid, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

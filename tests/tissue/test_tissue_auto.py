@@ -15,7 +15,7 @@ from scipy import ndimage
 from support.tissue_truth.procedural import UM, Scene, make_pen_scene, make_scene
 from support.tissue_truth.scorer import IGNORE, TISSUE, DrawnSlide, Score, drawn_slides, ignore_band, score
 
-from wsivit.demo.sample import draw_slide
+from wsivit.demo.paint import draw_slide
 from wsivit.slide import open_slide
 from wsivit.tissue import Tissue, TissueClass, find_tissue, qc_fractions
 from wsivit.tissue.focus import blur_scores, line_pairs, sharpness, sharpness_along
@@ -67,7 +67,7 @@ def test_drops_pen_without_glass_beside_it_and_on_small_slides(name: str) -> Non
 
 def test_drops_the_pen_of_the_smallest_sample_slide() -> None:
     layout, picture = draw_slide(1, 2048)
-    pen = layout.sheet.block("pen", 0, 0, 2048)[8::16, 8::16] > 0
+    pen = layout.block("pen", 0, 0, 2048, 2048)[8::16, 8::16] > 0
     view = np.asarray(Image.fromarray(picture).resize((128, 128), Image.Resampling.BOX))
     assert find_tissue(view, UM).mask[pen].mean() < 0.1
 

@@ -20,24 +20,23 @@ from wsivit.errors import UsageError, WsivitError
 from wsivit.io import scrub
 
 VERBS = {
-    "info": ("slides", "Show what a slide is: format, levels, scale and where it came from."),
-    "tile": ("slides", "Tile a slide into a zarr store at an exact scale, where there is tissue."),
-    "import_tiles": ("slides", "Make a store of the tiles that another tool has chosen."),
-    "train": ("models", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures."),
-    "evaluate": ("models", "Measure a trained model on labelled data."),
-    "compare": ("models", "Measure two or more runs on the same data."),
-    "predict": ("models", "Run a trained model over a store or a slide."),
-    "heatmap": ("results", "Draw a run's predictions over the slide, and export them."),
-    "export": ("results", "Write a run's predictions in the form of another tool."),
-    "aggregate": ("results", "Aggregate tile scores into slide-level scores."),
-    "status": ("cohorts", "Tell how far a cohort is, slide by slide."),
-    "index": ("stores", "Write one table of the tiles of many stores, to train over a whole cohort."),
-    "verify": ("stores", "Check a store against its journal and checksums."),
-    "doctor": ("machine", "Check that all that is needed is there and works: readers, codecs, the machine."),
-    "demo": ("tour", "Show the whole way on a sample slide: tile, train, predict, heatmap."),
+    "info": ("describe_slide:info", "Describe a slide: format, levels, scale and its source."),
+    "tile": ("slides:tile", "Tile the tissue of slides into zarr stores at an exact scale."),
+    "import": ("slides:import_tiles", "Create a store from the tile coordinates of another tool."),
+    "index": ("stores:index", "Write one table of the tiles of many stores, to train on a cohort."),
+    "train": ("models:train", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of images."),
+    "evaluate": ("models:evaluate", "Evaluate a trained model on labelled data."),
+    "compare": ("models:compare", "Compare two or more runs on the same data."),
+    "predict": ("models:predict", "Run a trained model on stores or slides."),
+    "heatmap": ("results:heatmap", "Draw a run's predictions over the slide, and export them."),
+    "export": ("results:export", "Write a run's predictions in the format of another tool."),
+    "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
+    "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
+    "verify": ("stores:verify", "Check stores against their journals and checksums."),
+    "doctor": ("machine:doctor", "Check the installation: versions, readers, codecs, the machine."),
+    "demo": ("tour:demo", "Tile, train, predict and draw a heatmap on two sample slides."),
 }
-"""Each verb, the module of `wsivit.cli` that it is in, and the line that lists it."""
-_NAMES = {"import_tiles": "import"}  # which no function can be called
+"""Each verb, in the order of work: where its command is in `wsivit.cli`, and its line in the list of commands."""
 _ALIASES = {"--series": "--scene"}  # what other programs call a picture of a file of several
 EPILOGUE = (
     "Exit codes: 0 done, 1 doctor found something broken, 2 wrong use, 3 slide unreadable, 4 done but some tiles "
@@ -48,7 +47,7 @@ EPILOGUE = (
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb has to say at its end, and the exit code that goes with it."""
+    """What a verb reports at its end, and its exit code."""
 
     text: str
     exit_code: int = 0
@@ -57,7 +56,7 @@ class Report:
 def build(called: Collection[str] = ()) -> App:
     """Make the command-line application.
 
-    Verbs are listed with a line of their own and imported only when one is `called`; then its docstring speaks.
+    A verb's module is imported only when the verb is `called`: its help is then the docstring of its function.
     """
     app = App(
         name="wsivit",
@@ -67,17 +66,11 @@ def build(called: Collection[str] = ()) -> App:
         help_flags=["--help", "-h"],
         suppress_keyboard_interrupt=False,
     )
-    for verb, (module, help_text) in VERBS.items():
-        name = name_of(verb)
-        app.command(f"wsivit.cli.{module}:{verb}", name=name, help=help_text, help_epilogue="")
-        if name in called:
-            app[name].help = None
+    for order, (verb, (command, line)) in enumerate(VERBS.items()):
+        app.command(f"wsivit.cli.{command}", name=verb, help=line, help_epilogue="", sort_key=order)
+        if verb in called:
+            app[verb].help = None
     return app
-
-
-def name_of(verb: str) -> str:
-    """Return what a verb is called on the command line."""
-    return _NAMES.get(verb, verb.replace("_", "-"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +104,7 @@ def _run(words: list[str]) -> int:
         app = build(called=words[:1])
         result = app(words or ["--help"], exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        verb = [word for word in words[:1] if word in map(name_of, VERBS)]
+        verb = [word for word in words[:1] if word in VERBS]
         raise UsageError(f"{_plainly(error, words)}; see {' '.join(['wsivit', *verb])} --help") from None
     if isinstance(result, Report):
         sys.stdout.write(result.text + "\n")

@@ -1,23 +1,18 @@
-"""``wsivit status``, and what the other verbs do when they are given many slides."""
+"""What the verbs do when they are given many slides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from wsivit import status as _status
 from wsivit.cli.app import Report
-from wsivit.cli.common import documented_by
-from wsivit.cohort import Cohort, CohortOptions, CohortResult, summary
+from wsivit.cohort import CohortOptions
 from wsivit.errors import UsageError
 from wsivit.slide_list import is_one_file
 
-
-@documented_by(_status)
-def status(cohort: str) -> Report:
-    by_verb = _status(cohort)
-    lines = [line for verb, records in by_verb.items() for line in [verb, *(f"  {row}" for row in summary(records))]]
-    return Report("\n".join(lines or ["no verb was run yet"]))
+if TYPE_CHECKING:
+    from wsivit.cohort import Cohort, CohortResult
 
 
 def many_slides(
@@ -34,6 +29,8 @@ def many_slides(
         return None
     if given := [name for name, value in alone.items() if value is not None]:
         raise UsageError(f"--{given[0]} is for one slide; for many, {_INSTEAD[given[0]]}")
+    from wsivit.cohort import Cohort  # a single slide does not need the cohort's modules: they are half of the library
+
     return Cohort(sources, None if output == "." else output, options, progress=not quiet)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, TypeVar
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from inspect import get_annotations
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from wsivit.cli.app import Report
 from wsivit.slide import MAX_PIXELS, JpegColor, Reader, Slide, open_slide
@@ -17,6 +19,29 @@ FLAG = Parameter(negative=())
 MANY = Parameter(negative=(), consume_multiple=True)
 OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
+JSON = Parameter(name="--json", negative=(), help="Print JSON.")
+GROUPS = {
+    "Input": "slide store stores data source coordinates cohort run runs label annotations sample",
+    "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
+    "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
+    "Model": "model pretrained weights freeze image_size tta temperature trust_torchscript",
+    "Training": "TrainOptions",
+    "Split": "holdout split_by split folds fold seed allow_leakage",
+    "Prediction": "PredictOptions",
+    "Evaluation": "EvaluateOptions",
+    "Picture": "HeatmapOptions size",
+    "Slide scores": "AggregateOptions top_k thresholds",
+    "Hardware": "batch_size device precision engine compile workers gpu",
+    "Output": "output overwrite force name png form forms format formats codec quality sha256 report_to "
+    "on_unreadable_tile as_json quiet",
+    "Many slides": "CohortOptions",
+}
+"""The sections of every verb's help, in order: the options in each; a class stands for those that no section names."""
+_SECTION_OF = {
+    name: group
+    for group, names in ((Group.create_ordered(title), names) for title, names in GROUPS.items())
+    for name in names.split()
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +61,7 @@ class OpenOptions:
         largest that is a slide.
     max_pixels : int
         Refuse a slide of more pixels than this at its finest level.
-    isolate : bool
+    subprocess : bool
         Decode in a process of its own with a limit on time and memory, so that a slide on which native code crashes or
         hangs takes nothing along. Done unasked where the slide's structure is odd.
     """
@@ -46,7 +71,7 @@ class OpenOptions:
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
     max_pixels: int = MAX_PIXELS
-    isolate: Annotated[bool, FLAG] = False
+    subprocess: Annotated[bool, FLAG] = False
 
     def open(self, path: str) -> Slide:
         """Open a slide in this way."""
@@ -55,13 +80,37 @@ class OpenOptions:
 
 
 def documented_by(function: Callable[..., Any]) -> Callable[[Command], Command]:
-    """Give a command the docstring of the library function that it calls."""
+    """Give a command the docstring of the library function that it calls, and its options the sections of its help."""
 
     def decorate(command: Command) -> Command:
         command.__doc__ = function.__doc__
+        command.__annotations__ = {name: _grouped(name, hint) for name, hint in _hints(command).items()}
         return command
 
     return decorate
+
+
+def _hints(annotated: object) -> dict[str, Any]:
+    return get_type_hints(annotated, include_extras=True)
+
+
+def _grouped(name: str, hint: Any) -> Any:
+    """Put a parameter of a command, or the fields of an options class, into their sections."""
+    options = hint.__origin__ if hasattr(hint, "__metadata__") else hint
+    if isinstance(options, type) and is_dataclass(options):
+        name = options.__name__
+        if name != "CohortOptions":  # which stay together: workers there are processes, each for a slide
+            _group_fields(options)
+    return Annotated[hint, Parameter(group=_SECTION_OF[name])] if name in _SECTION_OF else hint
+
+
+@cache
+def _group_fields(options: type) -> None:
+    # cyclopts reads annotations. The library's own classes have none for it: it does not know the command line.
+    for owner in options.__mro__:
+        if is_dataclass(owner):
+            hints = _hints(owner)
+            owner.__annotations__ |= {name: _grouped(name, hints[name]) for name in get_annotations(owner)}
 
 
 def pair(pair: tuple[float | None, float | None] | None) -> str:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 from wsivit import doctor as _doctor
 from wsivit.cli.app import Report
-from wsivit.cli.common import FLAG, documented_by
-from wsivit.cli.slides import JSON
+from wsivit.cli.common import FLAG, JSON, documented_by
 
 
 @documented_by(_doctor)

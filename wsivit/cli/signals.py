@@ -1,9 +1,9 @@
 """Ctrl-C, and a job scheduler's SIGTERM: answered at once with one line, whatever the process is doing.
 
-Python hands a signal to the main thread, and only between two of its own instructions: not while a model's step or a
-library's own code runs, and where the exception is swallowed (in an import, in ``__del__``) the process goes on. So
-a thread listens as well: it says the line, waits a moment for locks and temporary files to be cleared, and ends the
-process. What is written is safe at any moment, so an end that is not waited for costs nothing but the shard under way.
+Python calls signal handlers in the main thread, between two of its own instructions: not while a model's step or a
+library's native code runs, and where the exception is swallowed (in an import, in ``__del__``) the process continues.
+So a thread listens as well: it prints the line, waits a moment for locks and temporary files to be removed, and ends
+the process. Files are safe at any moment, so an abrupt end costs no more than the shard being written.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from types import FrameType
 
 EXIT_CODE = 130
 GRACE = 1.0
-"""Seconds that the work has to end by itself."""
-_LINE = b"wsivit: interrupted: run the same command again to go on\n"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Seconds for the work to end by itself."""
+_LINE = b"wsivit: interrupted: run the same command again to resume\n"
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
 @contextmanager
@@ -38,41 +38,43 @@ def answered(*, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not interrupt.came or debug:
+        if not interrupt.received or debug:
             raise
     finally:
         interrupt.over = True
-    if interrupt.came:
+    if interrupt.received:
         sys.exit(EXIT_CODE)
 
 
 class _Interrupt:
-    """One interrupt, of which several are told: the first counts."""
+    """An interrupt, whose signal may arrive several times: the first counts."""
 
     def __init__(self) -> None:
-        self.came = False
+        self.received = False
         self.over = False
         self._watched = False
-        self._said = False
-        self._saying = threading.Lock()
+        self._answered = False
+        self._answering = threading.Lock()
 
     def listen(self, watch: bool) -> None:
         """Take the signals that the caller of this process did not want ignored."""
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._raise)
-        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_leave_it_to_the_parent)
+        if hasattr(os, "register_at_fork"):  # not on Windows, where no process forks
+            os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_leave_it_to_the_parent)
         self._watched = watch
         if watch:
             receiver, sender = os.pipe()
-            os.set_blocking(sender, False)
+            if hasattr(os, "set_blocking"):
+                os.set_blocking(sender, False)
             # Written by the signal itself, not by Python's handler: also while the main thread is in a library.
             signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(receiver,), name="wsivit-interrupt", daemon=True).start()
 
     def _raise(self, _signal: int, _frame: FrameType | None) -> None:
-        if not self.came and not self.over:
-            self.came = True
+        if not self.received and not self.over:
+            self.received = True
             if self._watched:
                 self.answer()
             raise KeyboardInterrupt
@@ -86,18 +88,18 @@ class _Interrupt:
         os._exit(EXIT_CODE)
 
     def answer(self) -> None:
-        """Say the line, once; what libraries say while they are torn down is not heard any more."""
-        with self._saying:  # who comes second waits: the process may end when it goes on
-            if self._said:
+        """Print the line, once, and silence what libraries print while they are torn down."""
+        with self._answering:  # the second caller waits: the process may end as soon as it returns
+            if self._answered:
                 return
-            self._said = True
+            self._answered = True
             # The line of a progress bar is left as it is.
             os.write(2, b"\n" * os.isatty(2) + _LINE)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _block() -> None:
-    # A child that is told before it has put its handlers away would tell the parent.
+    # A child that is interrupted before it has removed its handlers would write into the pipe of its parent.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 

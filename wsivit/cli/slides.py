@@ -1,8 +1,7 @@
-"""``wsivit info``, ``tile`` and ``import``."""
+"""``wsivit tile`` and ``import``."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, replace
 from typing import Annotated
@@ -10,32 +9,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from wsivit import import_tiles as _import_tiles
-from wsivit import info as _info
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAG, FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
+from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.slide import MICRONS_AT_1X, OtherPicture, SlideInfo
+from wsivit.slide import MICRONS_AT_1X
 from wsivit.store import Status, TileStore
 from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
 
-JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
 FORCE = Parameter(negative=(), help="Make the store again, and replace one with other parameters or of another slide.")
-
-
-@documented_by(_info)
-def info(
-    slide: str,
-    *,
-    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    private: Annotated[bool, FLAG] = False,
-    as_json: Annotated[bool, JSON] = False,
-) -> Report:
-    result = _info(slide, **asdict(open_options), private=private)
-    return Report(json.dumps(asdict(result), indent=2) if as_json else _describe(result))
 
 
 @documented_by(_tile)
@@ -92,44 +77,6 @@ def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:
     if mag <= 0:
         raise UsageError(f"--mag must be above 0, not {mag}")
     return replace(options, mpp=MICRONS_AT_1X / mag)
-
-
-def _describe(info: SlideInfo) -> str:
-    width, height = info.dimensions
-    levels = ", ".join(f"{level.width} x {level.height} (1/{level.downsample_x:.4g})" for level in info.levels)
-    lines = [
-        info.path,
-        f"format       {info.format}, read by {info.reader}: {info.reader_reason}",
-        f"size         {width} x {height} px",
-        f"levels       {levels}",
-        f"tiles        {pair(info.tile_size)} px, {info.compression or 'compression unknown'}",
-        f"objective    {f'{info.objective:g}x' if info.objective else 'unknown'}",
-        f"scale        {_describe_scale(info)}",
-    ]
-    lines += [f"  {source.name}: {pair((source.mpp_x, source.mpp_y))} {source.note}" for source in info.scale_sources]
-    lines += [
-        f"filled       level {level}: {count} native tiles are left out of the file; a finer level fills them"
-        for level, count in enumerate(info.filled_tiles)
-        if count
-    ]
-    lines += [f"picture      {_describe_picture(other)}" for other in info.others]
-    lines += [f"warning      {warning}" for warning in info.warnings]
-    lines += [f"private      {name}" + (f" = {value}" if value else "") for name, value in info.private.items()]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _describe_picture(other: OtherPicture) -> str:
-    name = f" {other.name!r}" if other.name else ""
-    action = f"not supported: {other.problem}" if other.problem else f"not read; --scene {other.number} takes it"
-    return f"{other.number}: {other.kind}{name}, {other.width} x {other.height} px, {action}"
-
-
-def _describe_scale(info: SlideInfo) -> str:
-    scale = info.scale
-    if scale is None:
-        return f"unknown: {info.scale_error}"
-    confidence = "as given" if scale.confidence == "given" else f"({scale.confidence} confidence: {scale.reason})"
-    return "; ".join([f"{pair((scale.mpp_x, scale.mpp_y))} µm/px {confidence}", *scale.warnings])
 
 
 def _describe_tiling(result: TilingResult) -> str:

@@ -1,4 +1,4 @@
-"""``wsivit verify`` and ``index``."""
+"""``wsivit index``, ``status`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from wsivit import index as _index
+from wsivit import status as _status
 from wsivit import verify as _verify
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, documented_by
-from wsivit.cohort import CohortLayout, CohortOptions
+from wsivit.cohort import CohortLayout, CohortOptions, summary
 from wsivit.errors import StoreError, UsageError, WsivitError
 from wsivit.slide_list import find_slides, is_one_file
 
@@ -84,3 +85,10 @@ def index(
         if counts:
             lines.append(f"{name}    {', '.join(f'{value} {n}' for value, n in sorted(counts.items()))}")
     return Report("\n".join([*lines, f"wrote    {done.path}"]))
+
+
+@documented_by(_status)
+def status(cohort: str) -> Report:
+    by_verb = _status(cohort)
+    lines = [line for verb, records in by_verb.items() for line in [verb, *(f"  {row}" for row in summary(records))]]
+    return Report("\n".join(lines or ["no verb was run yet"]))

@@ -15,8 +15,8 @@ from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog, JobOutcome, Record
 from wsivit.cohort.tasks import Skipped, Task
 from wsivit.errors import OutputError, RemoteError, StoreLockedError, UsageError, WsivitError
+from wsivit.io import versions
 from wsivit.slide_list import SlideRow
-from wsivit.store import versions
 
 UNEXPECTED = 1
 """Exit code of a job whose worker was lost, or that raised what no verb should raise."""

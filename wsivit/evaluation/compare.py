@@ -152,8 +152,8 @@ def _read_metadata(runs: Sequence[Path]) -> dict[Path, RunMetadata]:
     for run, of_run in metadata.items():
         if of_run.classes != first:
             raise UsageError(
-                f"{run} has the classes {', '.join(of_run.classes)}, {runs[0]} has {', '.join(first)}: only runs with the "
-                "same classes can be compared"
+                f"{run} has the classes {', '.join(of_run.classes)}, {runs[0]} has {', '.join(first)}: only runs with "
+                "the same classes can be compared"
             )
     return metadata
 

@@ -20,8 +20,8 @@ MANY_CLASSES = 20
 """From here on intervals leave out the areas under curves, one per class, which would take minutes."""
 
 
-# Not scikit-learn's metrics with sample_weight, which sort the probabilities anew in each bootstrap sample: these, which
-# rank them once, are 25 to 45 times as fast (10,000 and 100,000 tiles; 2 and 9 classes). Tests compare the two.
+# Not scikit-learn's metrics with sample_weight, which sort the probabilities again in each bootstrap sample: these,
+# which rank them once, are 25 to 45 times as fast (10,000 and 100,000 tiles; 2 and 9 classes). Tests compare the two.
 class Measurement:
     """Predictions against the truth.
 

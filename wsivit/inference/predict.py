@@ -16,8 +16,8 @@ from wsivit.inference.compatibility import check_compatibility
 from wsivit.inference.options import Engine, Precision, ScoringOptions  # noqa: F401 - types of inherited fields, looked up here
 from wsivit.inference.prediction_columns import first_tiles, predictions_of, write_features, write_scores
 from wsivit.inference.runner import ModelRunner
-from wsivit.io import map_ordered
-from wsivit.models import Model, ModelSpec, open_model, software_versions
+from wsivit.io import LEARNING, map_ordered, versions
+from wsivit.models import Model, ModelSpec, open_model
 from wsivit.slide import Slide
 from wsivit.store import VIEWS, TileStore
 
@@ -277,7 +277,7 @@ class Predictor:
             "device": self.scorer.device.type,
             "engine": self.options.engine,
             "precision": self.scorer.precision,
-            "versions": software_versions(),
+            "versions": versions(LEARNING),
         }
 
     def _apply_temperature(self, store: TileStore) -> None:

@@ -39,3 +39,7 @@ from .remote_source import remote_file as remote_file
 from .threads import THREADS as THREADS
 from .threads import map_ordered as map_ordered
 from .threads import parallel_for as parallel_for
+from .versions import LEARNING as LEARNING
+from .versions import NEEDED as NEEDED
+from .versions import installed_version as installed_version
+from .versions import versions as versions

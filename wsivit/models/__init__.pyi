@@ -20,7 +20,6 @@ from .run_folder import CONTRACT as CONTRACT
 from .run_folder import Interpolation as Interpolation
 from .run_folder import Preprocessing as Preprocessing
 from .run_folder import RunMetadata as RunMetadata
-from .run_folder import software_versions as software_versions
 from .safety import MODEL_LOAD_ERRORS as MODEL_LOAD_ERRORS
 from .safety import refuse_code as refuse_code
 from .weights import hub_errors as hub_errors

@@ -8,10 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
@@ -190,12 +188,6 @@ class RunMetadata:
             for name in ours
             if name not in outcome and _plain(ours[name]) != _plain(theirs[name])
         ]
-
-
-def software_versions() -> dict[str, str]:
-    """Return the versions of what a run depends on."""
-    names = ("wsivit", "torch", "timm", "transformers", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def _plain(value: Any) -> Any:

@@ -43,7 +43,7 @@ def open_slide(
     jpeg_color: JpegColor = "auto",
     scene: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
-    isolate: bool = False,
+    subprocess: bool = False,
 ) -> Slide:
     """Open a whole-slide image.
 
@@ -64,7 +64,7 @@ def open_slide(
         the largest that is a slide.
     max_pixels : int, optional
         Refuse a slide of more pixels than this at its finest level.
-    isolate : bool, optional
+    subprocess : bool, optional
         Decode in a process of its own, with a limit on time (60 s a block) and memory (4 GiB), so that a slide on
         which native code crashes or hangs takes nothing along. Done unasked where the slide's structure is odd.
 
@@ -90,7 +90,7 @@ def open_slide(
     path = local_path(path)
     source, anomalies = check_slide(path, max_pixels)
     backend: Backend
-    if isolate or (anomalies and isinstance(source, LocalFile)):
+    if subprocess or (anomalies and isinstance(source, LocalFile)):
         backend = IsolatedBackend(path, reader, jpeg_color, max_pixels, scene)
         reason = f"{backend.reason}; in a process of its own: {anomalies[0] if anomalies else 'asked for'}"
     else:
@@ -132,7 +132,7 @@ def info(
     jpeg_color: JpegColor = "auto",
     scene: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
-    isolate: bool = False,
+    subprocess: bool = False,
     private: bool = False,
 ) -> SlideInfo:
     """Say what a slide is: format, size, levels, scale and where it came from, and what in it could name a patient.
@@ -151,7 +151,7 @@ def info(
         Which of the file's pictures, by number or name.
     max_pixels : int, optional
         Refuse a slide of more pixels than this.
-    isolate : bool, optional
+    subprocess : bool, optional
         Decode in a process of its own, as of `open_slide`.
     private : bool, optional
         Show the values of private items too, not only their names.
@@ -160,7 +160,7 @@ def info(
     -------
     SlideInfo
     """
-    how: dict[str, Any] = {"scene": scene, "max_pixels": max_pixels, "isolate": isolate}
+    how: dict[str, Any] = {"scene": scene, "max_pixels": max_pixels, "subprocess": subprocess}
     with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color, **how) as opened:
         return opened.info(private)
 

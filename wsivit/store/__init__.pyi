@@ -15,7 +15,6 @@ from .predictions import VIEWS as VIEWS
 from .predictions import Predictions as Predictions
 from .predictions import PredictionsWriter as PredictionsWriter
 from .reader import TileStore as TileStore
-from .schema import versions as versions
 from .verify import verify as verify
 from .writer import StoreWriter as StoreWriter
 from .zarr_codec import Jpeg as Jpeg

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import wsivit
 from wsivit.errors import OutputExistsError, StoreError
 from wsivit.io import TEMPORARY, Files, LocalFiles
 from wsivit.store import zarr_metadata
@@ -23,7 +21,6 @@ DESCRIPTIONS = {
     "tissue_mask": "where the slide is tissue; downsample: level-0 pixels per mask pixel (x, y)",
     "thumbnail": "the slide at low power; downsample: level-0 pixels per thumbnail pixel (x, y)",
 }
-_RECORDED = ("numpy", "simplejpeg", "imagecodecs", "tifffile", "openslide-python", "openslide-bin")
 
 
 def shard_key(shard: int) -> str:
@@ -54,17 +51,6 @@ def tiles_spec(parameters: StoreParameters, n: int) -> zarr_metadata.ArraySpec:
         dimensions=("tile", "y", "x", "channel"),
         codecs=[{"name": "sharding_indexed", "configuration": sharding}],
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of wsivit and of the libraries that read and encode."""
-    found = {"wsivit": wsivit.__version__}
-    for name in _RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def column_attributes(name: str) -> dict[str, Any]:

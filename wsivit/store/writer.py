@@ -32,6 +32,7 @@ from wsivit.io import (
     recover_replace,
     replace_directory,
     staging_path,
+    versions,
 )
 from wsivit.store import zarr_metadata
 from wsivit.store.chunk_batches import Chunk, chunk_batches
@@ -46,7 +47,6 @@ from wsivit.store.schema import (
     refuse_foreign,
     shard_key,
     tiles_spec,
-    versions,
 )
 from wsivit.store.shard import encode_shard
 

@@ -33,8 +33,8 @@ from wsivit.data import (
 )
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation import fit_temperature
-from wsivit.io import TEMPORARY, LocalFiles, scrub
-from wsivit.models import CONTRACT, RunMetadata, software_versions
+from wsivit.io import LEARNING, TEMPORARY, LocalFiles, scrub, versions
+from wsivit.models import CONTRACT, RunMetadata
 from wsivit.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _contract(
             "file": SPLIT,
         },
         options=options.recorded(),
-        versions=software_versions(),
+        versions=versions(LEARNING),
         command=[Path(sys.argv[0]).name, *map(scrub, sys.argv[1:])],
     )
 

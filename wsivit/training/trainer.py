@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -356,6 +355,12 @@ def _memory_mb(device: torch.device) -> float:
     """Most memory that was taken so far, in MB: on the GPU, or by the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # on Windows
+        import psutil
+
+        return float(psutil.Process().memory_info().peak_wset / 1e6)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most / 1e3  # bytes there, kilobytes elsewhere
 

@@ -33,6 +33,9 @@ SECONDS = 60.0
 MEMORY = 4 << 30
 """Bytes that it may take beyond those that it starts with."""
 
+TOO_SLOW = 75
+"""Exit code of a process that ends itself for it; where there is a signal for that, it dies of the signal."""
+
 ERRORS: dict[str, type[WsivitError]] = {
     kind.__name__: kind for kind in (SlideError, UnreadableBlockError, LimitError, ScaleError, UsageError)
 }
@@ -94,7 +97,7 @@ class _Decoder:
         self._process.kill()
         code = self._process.wait()
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGALRM:
+        if code in (TOO_SLOW, -getattr(signal, "SIGALRM", -TOO_SLOW)):
             how = f"took longer than {SECONDS:g} seconds for one block"
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")

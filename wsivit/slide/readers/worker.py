@@ -8,9 +8,9 @@ limit.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -22,7 +22,7 @@ import numpy as np
 from wsivit.slide.backend import Backend
 from wsivit.slide.open_slide import open_backend
 from wsivit.slide.preflight import check_slide
-from wsivit.slide.readers.isolated import ERRORS, receive, send
+from wsivit.slide.readers.isolated import ERRORS, TOO_SLOW, receive, send
 from wsivit.slide.readers.native import NativeBackend
 from wsivit.slide.tiff_level import JpegTiles
 
@@ -114,17 +114,33 @@ def main() -> None:
 
 
 def _limit_memory(more: int) -> None:
-    """Allow so many bytes of address space beyond those taken already."""
+    """Allow so many bytes of address space beyond those taken already, where the system can."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return
     state = Path("/proc/self/statm")
     taken = int(state.read_text().split()[0]) * resource.getpagesize() if state.exists() else 0
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (taken + more, most))
 
 
+def _limit_time(seconds: float) -> Callable[[], object]:
+    """End this process after so many seconds, unless what is returned is called before."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        return partial(signal.setitimer, signal.ITIMER_REAL, 0)
+    # On Windows a thread must do; native code that hangs without releasing the interpreter is then not ended.
+    timer = threading.Timer(seconds, os._exit, [TOO_SLOW])
+    timer.daemon = True
+    timer.start()
+    return timer.cancel
+
+
 def _reply(answers: IO[bytes], seconds: float, act: Callable[[], Answer]) -> None:
     """Answer one question, before the timer ends the process."""
     payload: bytes | memoryview = b""
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    stop = _limit_time(seconds)
     try:
         message, payload = act()
     except MemoryError:
@@ -132,7 +148,7 @@ def _reply(answers: IO[bytes], seconds: float, act: Callable[[], Answer]) -> Non
     except tuple(ERRORS.values()) as error:
         name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS)
         message = {"error": name, "text": str(error)}
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    stop()
     send(answers, message, payload)
 
 
