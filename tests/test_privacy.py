@@ -301,7 +301,7 @@ HOSTILE_NAMES = [
 
 
 def test_slide_ids_are_safe_and_unique() -> None:
-    from wsivit.slide.slide_id import slide_id
+    from wsivit.slide.identity import slide_id
 
     ids = [slide_id(name) for name in HOSTILE_NAMES]
     assert len(set(ids)) == len(ids)

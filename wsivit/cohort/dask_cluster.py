@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.options import CohortOptions
 from wsivit.errors import UsageError
-from wsivit.store import versions
+from wsivit.io import versions
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster

@@ -83,7 +83,7 @@ def _run_on_dask(
 
         def submit(job: Job) -> object:
             future = client.submit(work, job, pure=False)
-            submitted[future.key] = job
+            submitted[str(future.key)] = job
             return future
 
         try:
@@ -91,7 +91,7 @@ def _run_on_dask(
             ahead = max(16, _AHEAD * sum(client.nthreads().values()))
             completed = as_completed([submit(job) for job in islice(jobs, ahead)])
             for future in completed:
-                job = submitted.pop(future.key)
+                job = submitted.pop(str(future.key))
                 if future.status == "finished":
                     result = future.result()
                 elif future.status == "error":

@@ -164,7 +164,7 @@ def _count_of_training_slides(metadata: RunMetadata, samples: Samples) -> int:
     return int(np.array(shared)[samples.source].sum())
 
 
-def _write_predictions(path: Path, samples: Samples, probabilities: Floats) -> None:
+def _write_predictions(path: Path, samples: Samples, probabilities: NDArray[np.float64]) -> None:
     """Write one row per tile: source, item, patient, true and predicted class, probability of each class."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

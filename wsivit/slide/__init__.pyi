@@ -7,6 +7,7 @@ from .fingerprint import check_sha256 as check_sha256
 from .fingerprint import slide_files as slide_files
 from .grid import Edge as Edge
 from .grid import TileGrid as TileGrid
+from .identity import slide_id as slide_id
 from .info import SlideInfo as SlideInfo
 from .info import color_warnings as color_warnings
 from .open_slide import Reader as Reader
@@ -29,4 +30,3 @@ from .scale import resolve_scale as resolve_scale
 from .scale import round_length as round_length
 from .scale import scale_sources as scale_sources
 from .slide import Slide as Slide
-from .slide_id import slide_id as slide_id

@@ -16,6 +16,7 @@ from wsivit.io import complete, is_url, public
 from wsivit.slide.agreement import Disagreement, find_disagreement
 from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure, TileMask
 from wsivit.slide.fingerprint import fingerprint
+from wsivit.slide.identity import slide_id
 from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain, shown_pictures
 from wsivit.slide.overview import OverviewImage, checked_survey, read_overview
 from wsivit.slide.read_plan import Level, ReadPlan, plan_read
@@ -23,7 +24,6 @@ from wsivit.slide.readers.isolated import IsolatedBackend
 from wsivit.slide.readers.native import NativeBackend, NativeTiles
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
 from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale, scale_sources
-from wsivit.slide.slide_id import slide_id
 
 _log = logging.getLogger(__name__)
 _LOOK = 256
