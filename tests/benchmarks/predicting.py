@@ -195,13 +195,12 @@ def ready_batch(scorer: Any, given: argparse.Namespace, tiles: int) -> Any:
     """Some of the slide's tiles as the network takes them, on its device."""
     import torch
 
-    from wsivit.models.model_input import normalise, resize
+    from wsivit.models import model_input
     from wsivit.store import TileStore
 
-    made = scorer.spec.preprocessing
     (stored,) = (given.work / "pixels").glob("*.zarr")
     staged = scorer.stage(TileStore(stored).read(range(tiles))).to(scorer.device)
-    batch = normalise(resize(staged, made.image_size), made.mean, made.std)
+    batch = model_input(staged, scorer.spec.preprocessing)
     return batch.contiguous(memory_format=torch.channels_last) if scorer._network.convolves else batch
 
 

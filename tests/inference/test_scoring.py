@@ -368,7 +368,7 @@ def test_a_timm_folder_as_it_was_published(tmp_path: Path, store: Path) -> None:
         wanted = network(transform(Image.fromarray(TileStore(store)[5]))[None])[0]
     np.testing.assert_allclose(found.logits[5], wanted, atol=0.02)
     assert open_model(folder).spec.preprocessing == Preprocessing(
-        32, (0.5,) * 3, (0.5,) * 3, interpolation="bicubic", resize=36, crop=True
+        32, (0.5,) * 3, (0.5,) * 3, interpolation="bicubic", resize=36, crop="round"
     )
 
 

@@ -125,6 +125,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lanczos": {**VIT, "resample": 1},
     "RGB MobileViT": {**PUBLISHED["apple/mobilevit-small"], "do_flip_channel_order": False},
     "cut without resizing": {**PUBLISHED["facebook/dinov2-base"], "do_resize": False},
+    "black margin": {**PUBLISHED["facebook/dinov2-base"], "size": {"shortest_edge": 191}},
+    "odd margin": {**PUBLISHED["facebook/dinov2-base"], "size": {"shortest_edge": 235}},
 }
 
 
@@ -231,6 +233,9 @@ def test_tiles_of_another_size_are_refused_where_nothing_resizes() -> None:
         {"input_size": (3, 224, 224), "crop_pct": 1.0, "interpolation": "bilinear", "crop_mode": "squash"},
         {"input_size": (3, 192, 192), "crop_pct": 0.95, "crop_mode": "border"},
         {"input_size": (3, 224, 224)},
+        {"input_size": (3, 224, 224), "crop_pct": 0.95, "interpolation": "bicubic"},  # an odd margin
+        {"input_size": (3, 128, 128), "crop_pct": 1.15},  # a black margin (VOLO)
+        {"input_size": (3, 288, 288), "crop_pct": 0.98, "interpolation": "bilinear"},
     ],
 )
 def test_timm_input_is_what_timms_transform_makes(settings: dict[str, Any]) -> None:
@@ -240,6 +245,18 @@ def test_timm_input_is_what_timms_transform_makes(settings: dict[str, Any]) -> N
         pixels = picture(side)
         apart = (ours(made, pixels) - transform(Image.fromarray(pixels))) * torch.tensor(made.std)[:, None, None] * 255
         assert apart.abs().max() <= 1.01
+
+
+def test_every_way_in_which_timm_makes_input_is_known() -> None:
+    seen = set()
+    for name in timm.list_pretrained():
+        settings = timm.get_pretrained_cfg(name).to_dict()
+        keys = ("input_size", "crop_pct", "interpolation", "crop_mode", "mean", "std")
+        kind = tuple(str(settings.get(key)) for key in keys)
+        if settings["input_size"][-1] < 330 and kind not in seen:
+            seen.add(kind)
+            timm_input(name, settings)  # is proven, or raises
+    assert len(seen) > 50
 
 
 def test_timm_input_that_is_no_square_is_refused() -> None:

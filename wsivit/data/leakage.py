@@ -90,7 +90,7 @@ def empty_classes(samples: Samples, chosen: NDArray[np.int64]) -> list[str]:
         pixels = samples.read_skipping_unreadable(here[:: -(-len(here) // LOOKED_AT) or 1])[1]
         if not len(pixels):
             continue
-        blank = np.ptp(pixels.reshape(len(pixels), -1, 3), axis=1).max(axis=1, initial=0) <= FLAT
+        blank = np.ptp(pixels, axis=(1, 2)).max(axis=1) <= FLAT
         if blank.sum() > len(blank) / 2:
             mean = "/".join(f"{value:.0f}" for value in pixels[blank].mean(axis=(0, 1, 2)))
             found.append(

@@ -25,7 +25,7 @@ def fit_tiles(pixels: Tensor, made: Preprocessing) -> Tensor:
     if made.channels == "L":
         pixels = _grey(pixels)
     if made.interpolation == "none":
-        if not (made.crop and side > size) and side != size:
+        if side != size and made.crop == "none":
             raise UsageError(
                 f"the model takes {size} px as they are (its processor does not resize), these have {side} px; "
                 f"tile with --tile-size {size}"
@@ -33,10 +33,12 @@ def fit_tiles(pixels: Tensor, made: Preprocessing) -> Tensor:
         pictures = pixels.float().div_(255)
     else:
         pictures = resize(pixels, made.resize or size, made.interpolation)
-    if made.crop:
-        first = (pictures.shape[-1] - size) // 2
-        pictures = pictures[..., first : first + size, first : first + size]
-    return pictures
+    margin = pictures.shape[-1] - size
+    if margin < 0:
+        before, after = -margin // 2, (1 - margin) // 2
+        return F.pad(pictures, (before, after, before, after))
+    first = round(margin / 2) if made.crop == "round" else margin // 2
+    return pictures[..., first : first + size, first : first + size]
 
 
 def _grey(pixels: Tensor) -> Tensor:

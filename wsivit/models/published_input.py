@@ -27,7 +27,7 @@ from wsivit.models.safety import MODEL_LOAD_ERRORS
 
 PROCESSOR = "preprocessor_config.json"
 _PROCESSORS = (PROCESSOR, "processor_config.json")
-_TOLERANCE = 2.0, 0.35
+_TOLERANCE = 4.0, 0.35
 """Grey levels that two libraries may differ by, at most and on average: each rounds to bytes in its own way."""
 _INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 RESAMPLE: dict[str, int] = {name: code for code, name in _INTERPOLATIONS.items()}
@@ -89,7 +89,7 @@ def timm_input(name: str, settings: dict[str, Any]) -> Preprocessing:
             _per_channel(config["std"], channels),
             interpolation=config["interpolation"],
             resize=int(height / config["crop_pct"]),
-            crop=True,
+            crop="round",
             channels=_channels(name, channels, flipped=False),
         )
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
@@ -129,7 +129,9 @@ def _candidates(processor: Any, name: str, channels: int, native: int | None) ->
     if not asked("do_resize"):
         if cut is None and native is None:
             raise _refusal(name, "it does not resize, and nothing says which size of input the model was made for")
-        yield replace(made, image_size=cut or native or 0, interpolation="none", crop=cut is not None)
+        yield replace(
+            made, image_size=cut or native or 0, interpolation="none", crop="none" if cut is None else "floor"
+        )
         return
     made = replace(made, interpolation=_interpolation(name, asked("resample")))
     side = asked.side("size")
@@ -138,7 +140,7 @@ def _candidates(processor: Any, name: str, channels: int, native: int | None) ->
     part = asked("crop_pct")
     for resize in dict.fromkeys([side, int(side / part) if part else side, int(256 / 224 * side)]):
         # Where nothing else is said of a cut, it is to the size asked for (ConvNeXT).
-        yield _simplest(replace(made, image_size=cut or side, resize=resize, crop=True))
+        yield _simplest(replace(made, image_size=cut or side, resize=resize, crop="floor"))
 
 
 class _Fields:
@@ -187,7 +189,7 @@ def _interpolation(name: str, code: Any) -> Interpolation:
 
 def _simplest(made: Preprocessing) -> Preprocessing:
     """Leave out a cut that cuts nothing."""
-    return replace(made, resize=None, crop=False) if made.resize == made.image_size else made
+    return replace(made, resize=None, crop="none") if made.resize == made.image_size else made
 
 
 def _channels(name: str, count: int, *, flipped: bool) -> Literal["RGB", "BGR", "L"]:
@@ -244,7 +246,7 @@ def _pictures(made: Preprocessing) -> Iterator[NDArray[np.uint8]]:
     size, rng = made.image_size, np.random.default_rng(0)
     sides = [size * 5 // 8, size * 4 // 3 + 5]
     if made.interpolation == "none":
-        sides = [size + 37, size + 2] if made.crop else [size]
+        sides = [size + 37, size + 2] if made.crop != "none" else [size]
     for side in sides:
         yield rng.integers(0, 256, (side, side, 3), np.uint8)
 

@@ -24,6 +24,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 Interpolation: TypeAlias = Literal["bilinear", "bicubic", "nearest", "lanczos", "none"]
+Crop: TypeAlias = Literal["none", "floor", "round"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Preprocessing:
         How tiles are resized, antialiased but for ``nearest``; ``none``: a tile is taken as it is.
     resize : int, optional
         Side that tiles are resized to, in pixels. Default: `image_size`.
-    crop : bool
-        Cut the middle out of a resized tile that is larger than the input.
+    crop : {"none", "floor", "round"}
+        Cut the middle out of a resized tile that is larger than the input, and give a smaller one a black margin. Of an
+        odd margin, transformers leaves the smaller half to the left and above (``floor``), timm the even one.
     channels : {"RGB", "BGR", "L"}
         Order of the input's channels; ``L`` is one grey channel (ITU-R BT.601).
 
@@ -59,7 +61,7 @@ class Preprocessing:
     scale: float = 1 / 255
     interpolation: Interpolation = "bilinear"
     resize: int | None = None
-    crop: bool = False
+    crop: Crop = "none"
     channels: Literal["RGB", "BGR", "L"] = "RGB"
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Preprocessing:
     def of_whole_tile(self, image_size: int | None = None) -> Self:
         """Return the same for all of each tile, resized to the input: what a new head learns from loses no margin."""
         how: Interpolation = "bilinear" if self.interpolation == "none" else self.interpolation
-        return replace(self, image_size=image_size or self.image_size, interpolation=how, resize=None, crop=False)
+        return replace(self, image_size=image_size or self.image_size, interpolation=how, resize=None, crop="none")
 
 
 @dataclass(frozen=True)
