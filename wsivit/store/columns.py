@@ -1,7 +1,7 @@
 """Named columns of a store, ``<kind>/<name>``: labels, predictions, features. How one is put into a complete store.
 
-In a folder a column is built under a temporary name and then renamed, so readers see the old one or the new one. Elsewhere it
-is built in its place, and readers see it once its document is there, which is written last.
+In a folder a column is built under a temporary name and then renamed, so readers see the old one or the new one.
+Elsewhere it is built in its place, and readers see it once its document is there, which is written last.
 """
 
 from __future__ import annotations
