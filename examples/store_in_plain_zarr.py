@@ -24,11 +24,12 @@ def main() -> None:
     print(group.tree())
 
     about = group.attrs["wsivit"]
-    assert about["complete"], "its writing was broken off"
+    assert about["complete"], "it was not written to its end"
     print(f"{about['parameters']['slide_id']} at {about['parameters']['mpp'][0]:.4g} microns per pixel")
 
-    # Sound tiles are known by their status: zarr shows zeros for a tile that is not there.
-    sound = np.flatnonzero(group["status"][:] != 2)
+    # Only the status tells which tiles have pixels: zarr reads zeros for an unreadable or missing tile.
+    values = group["status"].attrs["wsivit"]["values"]
+    sound = np.flatnonzero(np.isin(group["status"][:], [values["ok"], values["padded"]]))
     richest = sound[np.argmax(group["tissue_fraction"][:][sound])]
     tile = group["tiles"][richest]
     x0, y0 = group["x0"][richest], group["y0"][richest]

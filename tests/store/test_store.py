@@ -8,6 +8,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import runpy
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -520,7 +522,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no predictions 'x'; it has vit"):
         store.predictions("x")
     for name in ("../x", "", ".tmp-x", "a/b"):
-        with pytest.raises(UsageError, match="use letters"):
+        with pytest.raises(UsageError, match="use at most 100 letters"):
             store.write_labels(name, np.zeros(N), ["a"])
 
 
@@ -670,3 +672,18 @@ def test_the_codec_decodes_without_an_event_loop() -> None:
     spec = ArraySpec((1, SIZE, SIZE, 3), UInt8(), 0, ArrayConfig("C", False), default_buffer_prototype())
     data = default_buffer_prototype().buffer.from_bytes(ycbcr_jpeg(pictures(1)[0]))
     assert WsivitJpeg()._decode_sync(data, spec).as_numpy_array().shape == (1, SIZE, SIZE, 3)
+
+
+def test_the_example_takes_only_tiles_with_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen, missing, unreadable = replace(parameters(), shard_tiles=N), N - 1, N - 2  # these have most tissue
+    with StoreWriter.open(tmp_path / "a.zarr", chosen, table(chosen)) as writer:
+        parts: list[object] = list(chunks(chosen, range(N), (unreadable,)))
+        parts[missing] = Status.MISSING
+        writer.write_shard(range(N), parts)  # type: ignore[arg-type]
+        writer.finish()
+    example = Path(__file__).parents[2] / "examples/store_in_plain_zarr.py"
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "a.zarr")])
+    runpy.run_path(str(example), run_name="__main__")
+    assert f"tile {N - 3} at" in capsys.readouterr().out

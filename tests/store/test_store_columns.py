@@ -78,11 +78,11 @@ def test_unfinished_predictions_are_not_predictions(store: TileStore, values: np
     with store.predictions_writer("run", CLASSES, {}, ("logits",)) as writer:
         with pytest.raises(StoreError, match="2 blocks are not written"):
             writer.finish()
-        with pytest.raises(StoreError, match="no block"):
+        with pytest.raises(StoreError, match="not a block"):
             writer.write(range(5, 10), values[5:10])
-        with pytest.raises(StoreError, match="no block"):
+        with pytest.raises(StoreError, match="not a block"):
             writer.write(range(16, 32), values[:3])
-        with pytest.raises(StoreError, match="not begun with spread"):
+        with pytest.raises(StoreError, match="not started with spread"):
             writer.write(range(16, 32), values[16:32], values[16:32], values[16:32])
         with pytest.raises(StoreLockedError, match="being written by process"):
             store.predictions_writer("run", CLASSES, {})

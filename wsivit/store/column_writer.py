@@ -115,9 +115,7 @@ class ColumnWriter:
             part = values.get(name)
             if part is None or part.shape != (len(tiles), *column.shape) or tiles.start % BLOCK or len(tiles) > BLOCK:
                 shape = None if part is None else part.shape
-                raise StoreError(
-                    f"{name or 'values'} of {self.location.name} for {tiles}: {shape} is not a block of it"
-                )
+                raise StoreError(f"{name or 'values'} of {self.location.name} for {tiles}: {shape} is not a block")
             block = np.full((min(self._n, BLOCK), *column.shape), np.nan, column.dtype)
             block[: len(tiles)] = part
             zarr_metadata.write_chunk(self._files, self._chunk_key(name, tiles), block)

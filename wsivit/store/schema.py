@@ -79,11 +79,14 @@ def read_root(files: Files) -> dict[str, Any]:
         raise StoreError(f"{files.url} is a zarr group, but not a tile store of wsivit")
     if attributes["format"] != FORMAT:
         raise StoreError(
-            f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: use the wsivit that"
-            f" wrote it ({attributes.get('versions', {}).get('wsivit', 'unknown')}), or make the store anew"
+            f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: tile the slide"
+            f" again with --overwrite, or use the wsivit that wrote it"
+            f" ({attributes.get('versions', {}).get('wsivit', 'unknown')})"
         )
     if not zarr_metadata.checksum_matches(document):
-        raise StoreError(f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: make the store anew")
+        raise StoreError(
+            f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: tile the slide again with --overwrite"
+        )
     return attributes
 
 
