@@ -23,21 +23,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from distributed import Client, LocalCluster
 from support.small_slides import tissue_picture, write_slide
-from wsivit.cohort.run_on_dask import spread
-from wsivit.cohort.run_serial import in_turn
 
 from wsivit.cohort import Cohort, CohortOptions, status
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog
 from wsivit.cohort.jobs import Job, JobRunner
+from wsivit.cohort.run_jobs import run_jobs
 from wsivit.cohort.tasks import VerifyTask
-from wsivit.slide_list import CohortSlide
+from wsivit.slide_list import SlideRow
 from wsivit.tiling import TileOptions
 
 OPTIONS = TileOptions(mpp=1.0)
 SIDE, LARGE = 2048, 5
 """Pixels of a small slide, and how many of them side by side make a large one."""
-SPLIT_GB = 0.02
 
 
 def draw(folder: Path, small: int, large: int) -> Path:
@@ -59,7 +57,7 @@ def workers_seconds(slides: Path, out: Path, workers: int) -> float:
         with Client(cluster) as client:
             client.wait_for_workers(workers)
         began = time.perf_counter()
-        many = CohortOptions(scheduler=cluster.scheduler_address, split_gb=SPLIT_GB)
+        many = CohortOptions(scheduler=cluster.scheduler_address)
         done = Cohort(slides, out, many).tile(OPTIONS)
         seconds = time.perf_counter() - began
     assert done.exit_code == 0, done.report()
@@ -69,18 +67,18 @@ def workers_seconds(slides: Path, out: Path, workers: int) -> float:
 
 def dask_overhead(out: Path, slides: int) -> float:
     """Milliseconds that Dask adds to each slide: of work that is nothing but its two records in the ledger."""
-    jobs = [Job(CohortSlide(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(slides)]
+    jobs = [Job(SlideRow(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(slides)]
     tree = CohortLayout(out)
     tree.add_slides([job.slide for job in jobs])
     runner = JobRunner(VerifyTask(), tree)
     began = time.perf_counter()
-    assert len(list(in_turn(runner, jobs))) == slides
+    assert len(list(run_jobs(runner.do, runner.end, jobs, CohortOptions(), tree))) == slides
     here = time.perf_counter() - began
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
         options = CohortOptions(scheduler=cluster.scheduler_address)
-        assert len(list(spread(runner, jobs[:8], options))) == 8  # the worker has imported all
+        assert len(list(run_jobs(runner.do, runner.end, jobs[:8], options, tree))) == 8  # the worker has imported all
         began = time.perf_counter()
-        assert len(list(spread(runner, jobs, options))) == slides
+        assert len(list(run_jobs(runner.do, runner.end, jobs, options, tree))) == slides
         there = time.perf_counter() - began
     return (there - here) / slides * 1000
 

@@ -20,6 +20,7 @@ from support.small_slides import SHARED, tissue_picture, write_slide
 from support.store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
+from wsivit.errors import RemoteError
 from wsivit.slide import open_slide
 from wsivit.slide_list import find_slides
 from wsivit.store.verify import verify
@@ -32,7 +33,6 @@ pytestmark = [
 ]
 OPTIONS = TileOptions(mpp=2.0, mpp_tolerance=0.1)
 DRAWN = int(os.environ.get("WSIVIT_DRAWN_SLIDES", "50"))
-SPLIT = 0.01
 MAKE = SHARED / "tools" / "make_bad_slides.py"
 GOOD = SHARED / "slides" / "CMU-1-Small-Region.svs"
 
@@ -102,12 +102,12 @@ def test_a_separate_scheduler_with_killed_workers(slides: Path, alone: Path, tmp
             cluster.start_worker()
         wait_for(lambda: len(states(out)) > 0.7 * total, "most slides were begun", 3600)
         cluster.kill_scheduler()
-        cluster.start_scheduler()
-        for _ in range(2):
-            cluster.start_worker()
 
     with dask_processes(tmp_path / "dask") as cluster, meanwhile(lambda: mischief(cluster)):
-        Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
+        with pytest.raises(RemoteError, match="scheduler"):
+            Cohort(slides, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
+    with dask_processes(tmp_path / "next") as cluster:  # the same command resumes
+        Cohort(slides, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
     is_right(out, alone, slides)
 
 

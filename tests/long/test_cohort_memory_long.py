@@ -9,13 +9,14 @@ import psutil
 import pytest
 from PIL import Image
 from support.small_slides import tissue_picture, write_slide
-from wsivit.cohort.run_on_dask import spread
 
 from wsivit.cohort import Cohort, CohortOptions
 from wsivit.cohort.cohort_layout import CohortLayout
+from wsivit.cohort.job_log import JobOutcome
 from wsivit.cohort.jobs import Job, JobRunner
-from wsivit.cohort.tasks import JobOutcome, VerifyTask
-from wsivit.slide_list import CohortSlide
+from wsivit.cohort.run_jobs import run_jobs
+from wsivit.cohort.tasks import VerifyTask
+from wsivit.slide_list import SlideRow
 from wsivit.tiling import TileOptions
 
 pytestmark = [
@@ -49,10 +50,10 @@ KEPT: list[bytearray] = []
 
 
 @dataclass(frozen=True)
-class KeepingVerb(VerifyTask):
+class KeepingTask(VerifyTask):
     """Takes most of a worker's memory at the first slide, and keeps it, as a model would."""
 
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         if not KEPT:
             size = int(LIMIT_MB * 1e6 * 0.88) - psutil.Process().memory_info().rss
             KEPT.append(bytearray(b"x") * size)
@@ -60,8 +61,10 @@ class KeepingVerb(VerifyTask):
 
 
 def test_a_worker_that_needs_most_of_its_memory_goes_on(tmp_path: Path) -> None:
-    jobs = [Job(CohortSlide(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(40)]
+    jobs = [Job(SlideRow(f"s{k}", path=f"/none/{k}.svs"), "new") for k in range(40)]
     tree = CohortLayout(tmp_path)
     tree.add_slides([job.slide for job in jobs])
     many = CohortOptions(workers=1, worker_memory=f"{LIMIT_MB}MB")
-    assert [record.state for record in spread(JobRunner(KeepingVerb(), tree), jobs, many)] == ["done"] * 40
+    runner = JobRunner(KeepingTask(), tree)
+    records = list(run_jobs(runner.do, runner.end, jobs, many, tree))
+    assert [record.state for record in records] == ["done"] * 40

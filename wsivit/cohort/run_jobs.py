@@ -23,7 +23,7 @@ _AHEAD = 4
 _WORKERS_LOST = JobOutcome(
     "failed",
     "each worker that had it was lost: it takes more memory than a worker may have (--worker-memory), or native code "
-    "crashes on it (--isolate)",
+    "crashes on it (--subprocess)",
     UNEXPECTED,
     retryable=True,
 )
