@@ -103,9 +103,12 @@ def test_a_separate_scheduler_with_killed_workers(slides: Path, alone: Path, tmp
         wait_for(lambda: len(states(out)) > 0.7 * total, "most slides were begun", 3600)
         cluster.kill_scheduler()
 
-    with dask_processes(tmp_path / "dask") as cluster, meanwhile(lambda: mischief(cluster)):
-        with pytest.raises(RemoteError, match="scheduler"):
-            Cohort(slides, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
+    with (
+        dask_processes(tmp_path / "dask") as cluster,
+        meanwhile(lambda: mischief(cluster)),
+        pytest.raises(RemoteError, match="scheduler"),
+    ):
+        Cohort(slides, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
     with dask_processes(tmp_path / "next") as cluster:  # the same command resumes
         Cohort(slides, out, CohortOptions(scheduler=cluster.address)).tile(OPTIONS)
     is_right(out, alone, slides)

@@ -175,7 +175,7 @@ def mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: 
     there, what = root["parameters"], "a store of other content"
     if there["slide_fingerprint"] != wanted.slide_fingerprint:
         what = f"of another slide, {there['slide_path']}, and not of {wanted.slide_path}"
-    return f"{url} is {what} ({'; '.join(differences)}): write to another folder, or replace it by --overwrite"
+    return f"{url} is {what} ({'; '.join(differences)}): write to another folder, or replace it with --force"
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,12 +80,12 @@ def read_root(files: Files) -> dict[str, Any]:
     if attributes["format"] != FORMAT:
         raise StoreError(
             f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: tile the slide"
-            f" again with --overwrite, or use the wsivit that wrote it"
+            f" again with --force, or use the wsivit that wrote it"
             f" ({attributes.get('versions', {}).get('wsivit', 'unknown')})"
         )
     if not zarr_metadata.checksum_matches(document):
         raise StoreError(
-            f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: tile the slide again with --overwrite"
+            f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: tile it again with --force"
         )
     return attributes
 
