@@ -141,7 +141,7 @@ def test_only_what_changed_is_done_again_and_it_says_why(slides: Path, tmp_path:
     assert tile(slides, out).jobs == ()
     other = tile(slides, out, options=replace(OPTIONS, tile_size=32))
     assert set(whys(other)) == {"a__1", "b__1", "hurt", "unscaled", "new", "page"}
-    assert whys(other)["b__1"] == "tile_size: 64 there, 32 asked for"
+    assert whys(other)["b__1"] == "tile_size: 64 in the store, 32 asked for"
     assert TileStore(out / "slides" / "b__1.zarr").grid.tile_size == 32
 
 

@@ -98,17 +98,16 @@ def read_root(files: Files) -> dict[str, Any]:
             f" ({attributes.get('versions', {}).get('wsivit', 'unknown')})"
         )
     if not zarr_metadata.checksum_matches(document):
-        raise StoreError(
-            f"{files.url}/{zarr_metadata.DOCUMENT} was changed after it was written: tile the slide again with --overwrite"
-        )
+        where = f"{files.url}/{zarr_metadata.DOCUMENT}"
+        raise StoreError(f"{where} was changed after it was written: tile the slide again with --overwrite")
     return attributes
 
 
 def refuse_foreign(files: Files) -> None:
-    """Leave alone what is there and is no tile store; OutputExistsError."""
+    """Raise OutputExistsError where something exists that is not a tile store."""
     strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
     if strangers and zarr_metadata.DOCUMENT not in strangers and strangers != [TILES]:
-        raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
+        raise OutputExistsError(f"{files.url} exists and is not a tile store: choose another folder")
     if zarr_metadata.DOCUMENT in strangers and "format" not in zarr_metadata.attributes_of(
         zarr_metadata.read_document(files, "")
     ):
