@@ -19,8 +19,8 @@ class _Face(ModuleType):
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
-    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package, from the stub beside its ``__init__``."""
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of a package, from the stub next to its ``__init__``."""
     sys.modules[package].__class__ = _Face
-    found: tuple[Callable[[str], object], Callable[[], list[str]], list[str]]
-    found = lazy_loader.attach_stub(package, file)
-    return found
+    public: tuple[Callable[[str], object], Callable[[], list[str]], list[str]]
+    public = lazy_loader.attach_stub(package, file)
+    return public

@@ -11,7 +11,7 @@ and its text says what happened, to which file, and what to do::
     ├── UnreadableTilesError (RuntimeError)      4  done, but some tiles could not be read
     ├── ScaleError (ValueError)                  5  no usable microns per pixel
     ├── LimitError (ValueError)                  6  refused by a limit that can be raised
-    ├── RemoteError                              3  a URL that does not answer, whatever was tried
+    ├── RemoteError                              3  a URL that does not answer, after retries
     ├── OutputError (OSError)                    7  cannot write
     │   └── OutputExistsError (FileExistsError)
     └── StoreError (ValueError)                  8  a tile store that is invalid
@@ -28,12 +28,12 @@ _redactions: list[Callable[[str], str]] = []
 
 
 def redact_with(redact: Callable[[str], str]) -> None:
-    """Have a function take what must not be told out of the text of every error; `wsivit.io.credentials` does."""
+    """Register a function that removes secrets from the text of every error; `wsivit.io.credentials` does."""
     _redactions.append(redact)
 
 
 def redacted(text: str) -> str:
-    """Return a text without what must not be told."""
+    """Return a text without secrets."""
     for redact in _redactions:
         text = redact(text)
     return text
@@ -55,7 +55,7 @@ class UsageError(WsivitError, ValueError):
 
 
 class InputNotFoundError(UsageError, FileNotFoundError):
-    """A file that was named beside the slide, such as annotations, is not there."""
+    """An input other than the slide, such as annotations, does not exist."""
 
 
 class SlideError(WsivitError, OSError):
@@ -87,7 +87,7 @@ class LimitError(WsivitError, ValueError):
 
 
 class RemoteError(WsivitError):
-    """Something at a URL that cannot be reached, or not read to its end, although it was tried again and again.
+    """Something at a URL that cannot be reached or read completely, after retries.
 
     No `OSError` on purpose: what takes those for a damaged tile must not take this for one.
     """
@@ -102,7 +102,7 @@ class OutputError(WsivitError, OSError):
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """An output is there already and will not be overwritten unasked."""
+    """An output exists and is overwritten only on request."""
 
 
 class StoreError(WsivitError, ValueError):

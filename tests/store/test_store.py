@@ -314,7 +314,7 @@ def test_other_content_is_refused_field_by_field(tmp_path: Path) -> None:
             StoreWriter.open(path, chosen, table(chosen))
         for difference in parameters().differences(chosen):
             assert difference in str(caught.value)
-    assert parameters().differences(parameters(quality=80)) == ["quality: 90 there, 80 asked for"]
+    assert parameters().differences(parameters(quality=80)) == ["quality: 90 in the store, 80 asked for"]
     fewer = table(parameters())
     fewer.tissue_fraction[3] = 0.1
     with pytest.raises(StoreMismatchError, match="tiles are not the"):

@@ -1,4 +1,4 @@
-"""Outputs that are made as files and may belong at a URL: written on this machine first, then uploaded."""
+"""Outputs that are written as files and may belong at a URL: written on this machine first, then uploaded."""
 
 from __future__ import annotations
 

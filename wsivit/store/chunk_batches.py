@@ -1,4 +1,4 @@
-"""From chunks that come one after the other to those that a shard stores, several tiles at a time."""
+"""Turns the stream of a shard's chunks into those that are stored, several tiles at a time."""
 
 from __future__ import annotations
 

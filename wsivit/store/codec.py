@@ -127,7 +127,7 @@ def decode(
 
 
 def decode_checked_jpeg(data: bytes, out: NDArray[np.uint8]) -> bool:
-    """Decode a JPEG with the checksum behind it, in the fewest steps: what two threads do in Python, one waits for.
+    """Decode a JPEG with the checksum behind it, in the fewest Python steps, as threads wait for each other there.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def decode_checked_jpeg(data: bytes, out: NDArray[np.uint8]) -> bool:
     Returns
     -------
     bool
-        False where it is not that, not whole or not of that size: `strip_crc` and `decode` say what it is.
+        False where it is not a JPEG, is damaged or of another size: `strip_crc` and `decode` say what it is.
     """
     if not data.startswith(_JPEG_MAGIC) or google_crc32c.value(data) != _RESIDUE:
         return False

@@ -17,7 +17,7 @@ from wsivit.slide import TileGrid
 
 FORMAT = 2
 _ADDED = {"slide_sha256"}
-"""Fields that stores written before they were thought of lack."""
+"""Optional fields."""
 
 
 class Status(IntEnum):
@@ -41,7 +41,7 @@ class StoreParameters:
     ----------
     slide_id : str
     slide_path : str
-        Where the slide was; the only field that may differ when a half-built store is gone on with.
+        Where the slide was; the only field that may differ when an incomplete store is resumed.
     slide_fingerprint : str
         Of its content, not its name.
     slide_size : (int, int)
@@ -49,7 +49,7 @@ class StoreParameters:
     slide_mpp : (float, float)
         Microns per level-0 pixel, x and y.
     scale : dict
-        The verdict on the slide's scale, with its sources.
+        The scale of the slide, with its sources.
     requested_mpp : float
     mpp : (float, float)
         What the tiles really have, x and y.
@@ -61,17 +61,17 @@ class StoreParameters:
     min_tissue : float
         Tissue fraction from which a tile is in the store.
     codec : {"jpeg", "zstd", "none"}
-        "none": no pixels, read through to the slide.
+        "none": no pixels; they are read from the slide.
     quality : int
         JPEG quality of encoded tiles.
     encoding : {"copied", "encoded"}
-        Whether the slide's own JPEG bytes are in the store, or the tiles were encoded anew.
+        Whether the slide's own JPEG bytes are in the store, or the tiles were encoded.
     chunk : (int, int)
         Height and width of an inner chunk: the tile's, unless copied from smaller native tiles.
     shard_tiles : int
         Tiles per shard file.
-    opening : dict
-        With which options of ``open_slide`` the slide was opened.
+    open_options : dict
+        The options of ``open_slide`` that the slide was opened with.
     slide_bounds : (int, int, int, int)
         The part of the slide that was scanned, ``x, y, width, height`` in level-0 pixels; all zero: the whole slide.
     slide_sha256 : str
@@ -150,7 +150,7 @@ class StoreParameters:
         if missing or unknown:
             raise StoreError(
                 f"store parameters do not fit this version of wsivit: missing {missing}, unknown {unknown};"
-                " make the store anew or use the wsivit that wrote it"
+                " tile the slide again with --overwrite, or use the wsivit that wrote it"
             )
         try:
             pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk", "slide_bounds")}
@@ -162,7 +162,7 @@ class StoreParameters:
         """Name each field in which another set of parameters would make another store, with both values."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         return [
-            f"{name}: {_short(mine.get(name))} there, {_short(theirs.get(name))} asked for"
+            f"{name}: {_short(mine.get(name))} in the store, {_short(theirs.get(name))} asked for"
             for name in dict.fromkeys([*mine, *theirs])
             if name != "slide_path"
             and mine.get(name) != theirs.get(name)
@@ -171,7 +171,7 @@ class StoreParameters:
 
 
 def mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: StoreParameters) -> str:
-    """Say in what the store that is there is not the one asked for, and what can be done."""
+    """Return how an existing store differs from the one asked for, and what to do."""
     there, what = root["parameters"], "a store of other content"
     if there["slide_fingerprint"] != wanted.slide_fingerprint:
         what = f"of another slide, {there['slide_path']}, and not of {wanted.slide_path}"

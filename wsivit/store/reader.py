@@ -39,7 +39,7 @@ class TileStore(AnnotationColumns):
     ----------
     path : path or URL
     allow_incomplete : bool
-        Open a store that is still being written, or whose writing was broken off, to look at it.
+        Open a store that is being written, or was interrupted, to look at it.
 
     Attributes
     ----------
@@ -65,8 +65,8 @@ class TileStore(AnnotationColumns):
         self.complete = bool(root["complete"])
         if not self.complete and not allow_incomplete:
             raise StoreError(
-                f"{self.files.url} is not complete: its writing was broken off or is going on; tile the slide again"
-                " with the same options, and it goes on where it was"
+                f"{self.files.url} is not complete: it is being written, or was interrupted; tile the slide again with"
+                " the same options to resume"
             )
         self.url = self.files.url
         self.parameters = StoreParameters.from_dict(root["parameters"])
@@ -210,7 +210,7 @@ class TileStore(AnnotationColumns):
         indexes : array-like of int (k,)
             In any order; negative ones count from the end.
         out : array or CPU tensor of uint8 (k, size, size, 3), optional
-            C-contiguous; filled and returned. Using one again and again saves much of the time of a batch.
+            C-contiguous; filled and returned. Reusing one saves much of the time of a batch.
         threads : int, optional
             1 decodes in the calling thread, as is best in a worker process. Default: as many as the machine has cores.
 

@@ -91,10 +91,10 @@ def read_root(files: Files) -> dict[str, Any]:
 
 
 def refuse_foreign(files: Files) -> None:
-    """Leave alone what is there and is no tile store; OutputExistsError."""
+    """Raise OutputExistsError where something exists that is not a tile store."""
     strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
     if strangers and zarr_metadata.DOCUMENT not in strangers and strangers != [TILES]:
-        raise OutputExistsError(f"{files.url} is there and is not a tile store: choose another folder")
+        raise OutputExistsError(f"{files.url} exists and is not a tile store: choose another folder")
     if zarr_metadata.DOCUMENT in strangers and "format" not in zarr_metadata.attributes_of(
         zarr_metadata.read_document(files, "")
     ):

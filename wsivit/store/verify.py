@@ -1,4 +1,4 @@
-"""Is a store what was written, all of it, and is it the slide's?"""
+"""Check that a store is what was written, that it is complete, and that it matches its slide."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verify(
 ) -> list[str]:
     """Check a tile store against its own records, and against its slide.
 
-    Every file is read: documents against their seals, columns against their checksums and the grid, shards against the
+    Every file is read: documents and against their checksums and the grid, shards against the
     journal, their chunks against their checksums, the status of each tile against what is stored of it. Nothing is
     changed. To mend a damaged shard, remove its file and tile the slide again with the same options.
 
@@ -53,7 +53,7 @@ def verify(
     Returns
     -------
     list of str
-        What is wrong, one line each; empty for a store that is whole.
+        The problems, one line each; empty for a sound store.
 
     Raises
     ------
@@ -192,11 +192,11 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
         absent = bool((entries[:, 0] < 0).all())
         if absent != (status[tile] in NO_PIXEL_STATUSES) or (not absent and (entries[:, 0] < 0).any()):
             yield f"tile {tile} of {store.url} is {Status(status[tile]).name.lower()}, but its pixels say otherwise"
-        elif damaged and not absent and not _whole(store, key, entries):
+        elif damaged and not absent and not _is_sound(store, key, entries):
             yield f"tile {tile} of {store.url} is damaged"
 
 
-def _whole(store: TileStore, key: str, entries: NDArray[np.int64]) -> bool:
+def _is_sound(store: TileStore, key: str, entries: NDArray[np.int64]) -> bool:
     try:
         for start, length in entries.tolist():
             strip_crc(store.files.read(key, start, start + length))
