@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import wsivit_
+from support.cli_helpers import wsivit_
 from test_package import HEAVY
 
 import wsivit

@@ -15,10 +15,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from support.cli_helpers import wsivit_
 from support.slide_helpers import encode
 from support.small_slides import tissue_picture
 from support.train_helpers import CLASSES, make_run
-from test_cli import wsivit_
 
 import wsivit
 from wsivit.heatmap import Format

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
+from support.cli_helpers import wsivit_
 from support.small_slides import tissue_picture, write_slide
 
 import wsivit
@@ -31,11 +32,6 @@ UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
 PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess"}
-
-
-def wsivit_(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "wsivit", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
