@@ -514,7 +514,7 @@ def test_weights_that_are_nan_are_named_and_nothing_is_written(tmp_path: Path) -
         predict(folder, store.path, options=CPU)
     assert TileStore(store.path).runs == []
     with pytest.raises(StoreError, match="model nan: its weights"):
-        evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", part="all"))
+        evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", subset="all"))
 
 
 def test_weights_that_are_nan_are_never_saved(tmp_path: Path) -> None:
@@ -534,7 +534,7 @@ def test_finite_weights_that_overflow_are_the_models_fault_not_the_tiles(tmp_pat
     store = write_store(tmp_path, "s", columns=4, rows=2)
     for run in (
         lambda: predict(folder, store.path, options=CPU),
-        lambda: evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", part="all")),
+        lambda: evaluate(folder, [store.path], options=EvaluateOptions(device="cpu", subset="all")),
     ):
         with pytest.raises(StoreError, match=r"model huge gives no number \(NaN or infinity\) for \d of \d tiles"):
             run()

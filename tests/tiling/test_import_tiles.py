@@ -139,7 +139,7 @@ def test_again_it_does_nothing_and_other_tiles_are_refused(slide: Path, tmp_path
     write_trident(tmp_path / "t.h5", CORNERS[:2])
     with pytest.raises(StoreMismatchError, match="sha256"):
         import_tiles(tmp_path / "t.h5", slide, tmp_path)
-    assert len(import_tiles(tmp_path / "t.h5", slide, tmp_path, overwrite=True).store) == 2
+    assert len(import_tiles(tmp_path / "t.h5", slide, tmp_path, force=True).store) == 2
 
 
 def test_a_tile_that_is_there_twice_or_ends_past_the_slide(slide: Path, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_other_parameters_are_refused_by_name_and_nothing_is_lost(slide: Path, t
     with pytest.raises(StoreMismatchError, match=r"tile_size.*256.*128"):
         tile(slide, tmp_path, TileOptions(tile_size=128))
     assert np.array_equal(TileStore(store.path).read(np.arange(3)), before)
-    assert tile(slide, tmp_path, TileOptions(tile_size=128), overwrite=True).store.grid.tile_size == 128
+    assert tile(slide, tmp_path, TileOptions(tile_size=128), force=True).store.grid.tile_size == 128
 
 
 def test_unknown_scale_is_refused_and_names_the_flag(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_slides_checksum_is_recorded_or_compared_before_tiling(path: Path, tmp
 def test_other_bytes_under_the_same_fingerprint_are_another_slide(path: Path, tmp_path: Path) -> None:
     assert tile(path, tmp_path, TileOptions(**HOW)).store.parameters.slide_sha256 == ""
     tile(path, tmp_path, TileOptions(**HOW, sha256="record"))  # made without: nothing to compare with
-    done = tile(path, tmp_path, TileOptions(**HOW, sha256="record"), overwrite=True)
+    done = tile(path, tmp_path, TileOptions(**HOW, sha256="record"), force=True)
     parameters = done.store.parameters
     changed = type(parameters).from_dict({**parameters.to_dict(), "slide_sha256": "2" * 64})
     assert any("slide_sha256" in line for line in parameters.differences(changed))
@@ -82,7 +82,7 @@ def test_a_slide_is_given_up_after_too_many_bad_tiles_in_a_row(
     with pytest.raises(StoreMismatchError):
         tile(path, tmp_path, TileOptions(**{**HOW, "tile_size": 64}), on_unreadable_tile="skip-all")
     with pytest.raises(UnreadableTilesError, match="tile 3 cannot be read"):
-        tile(path, tmp_path, TileOptions(**HOW), on_unreadable_tile="fail", overwrite=True)
+        tile(path, tmp_path, TileOptions(**HOW), on_unreadable_tile="fail", force=True)
     done = tile(path, tmp_path, TileOptions(**HOW), on_unreadable_tile="skip-all")
     assert [i for i, status in enumerate(done.store.status) if status == Status.UNREADABLE] == [3, 6, 7, 8, 9]
     monkeypatch.setattr(shard_writer, "MAX_CONSECUTIVE_FAILURES", 5)

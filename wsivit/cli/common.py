@@ -28,7 +28,7 @@ GROUPS = {
     "Training": "TrainOptions",
     "Split": "holdout split_by split folds fold seed allow_leakage",
     "Prediction": "PredictOptions",
-    "Evaluation": "EvaluateOptions",
+    "Evaluation": "CompareOptions EvaluateOptions",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Hardware": "batch_size device precision engine compile workers gpu",

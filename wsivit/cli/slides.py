@@ -47,7 +47,7 @@ def tile(
         options,
         annotations=annotations,
         on_unreadable_tile=on_unreadable_tile,
-        overwrite=many.force,
+        force=many.force,
         progress=not quiet,
     )
     unreadable = (result.store.status == Status.UNREADABLE).any()
@@ -64,9 +64,7 @@ def import_tiles(
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     force: Annotated[bool, FORCE] = False,
 ) -> Report:
-    return Report(
-        _describe_tiling(_import_tiles(coordinates, open_options.open(slide), output, options, overwrite=force))
-    )
+    return Report(_describe_tiling(_import_tiles(coordinates, open_options.open(slide), output, options, force=force)))
 
 
 def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:

@@ -99,7 +99,7 @@ class TileTask(Task):
                 self.options,
                 annotations=slide.annotations or None,
                 on_unreadable_tile=self.on_unreadable_tile,
-                overwrite=rebuild,
+                force=rebuild,
             )
         return describe_store(result.store, layout, next(iter(result.failures.values()), ""))
 

@@ -56,7 +56,7 @@ def import_tiles(
     options: ImportOptions = ImportOptions(),
     *,
     slide_mpp: float | None = None,
-    overwrite: bool = False,
+    force: bool = False,
 ) -> TilingResult:
     """Make a store of the tiles that another tool has chosen.
 
@@ -75,7 +75,7 @@ def import_tiles(
         What the file does not say; what it says must agree.
     slide_mpp : float, optional
         Microns per pixel of the slide itself, where its file does not say or is wrong.
-    overwrite : bool
+    force : bool
         Replace a store made with other parameters or of another slide.
 
     Returns
@@ -101,7 +101,7 @@ def import_tiles(
             layout = _lay_out(at, found, options, identity)
         except (UsageError, ScaleError) as error:
             raise type(error)(f"{source}: {error}") from None
-        return tile_into(TilingTarget.in_folder(output, at), at, layout, overwrite=overwrite)
+        return tile_into(TilingTarget.in_folder(output, at), at, layout, force=force)
 
 
 def _lay_out(slide: Slide, found: Coordinates, options: ImportOptions, identity: dict[str, str]) -> TilingPlan:

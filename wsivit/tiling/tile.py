@@ -77,7 +77,7 @@ def tile(
     slide_mpp: float | None = None,
     annotations: str | os.PathLike[str] | None = None,
     on_unreadable_tile: OnUnreadableTile = "skip",
-    overwrite: bool = False,
+    force: bool = False,
     progress: bool = False,
 ) -> TilingResult:
     """Tile a slide into a zarr store at an exact scale, where there is tissue.
@@ -100,7 +100,7 @@ def tile(
     on_unreadable_tile : {"skip", "skip-all", "fail"}
         ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
-    overwrite : bool
+    force : bool
         Tile the slide again and replace the store, also one with other parameters or of another slide.
     progress : bool
         Show a progress bar.
@@ -129,7 +129,7 @@ def tile(
             options,
             annotations=annotations,
             on_unreadable_tile=on_unreadable_tile,
-            overwrite=overwrite,
+            force=force,
             progress=progress,
         )
 
@@ -141,7 +141,7 @@ def tile_into(
     *,
     annotations: str | os.PathLike[str] | None = None,
     on_unreadable_tile: OnUnreadableTile = "skip",
-    overwrite: bool = False,
+    force: bool = False,
     progress: bool = False,
 ) -> TilingResult:
     """Tile an open slide to any place, by options or by a plan made of something else; see `tile`."""
@@ -153,7 +153,7 @@ def tile_into(
     for warning in dict.fromkeys([*slide.warnings, *colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
     failures: dict[int, str] = {}
-    with StoreWriter.open(target.store, parameters, plan.table, overwrite=overwrite) as writer:
+    with StoreWriter.open(target.store, parameters, plan.table, overwrite=force) as writer:
         todo = [] if writer.done else writer.pending()
         if not writer.done:
             write_overview(writer, slide, plan)
