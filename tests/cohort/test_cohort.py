@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from wsivit.cohort import Cohort, CohortOptions, status
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog, Record, _parquet
 from wsivit.errors import OutputError, UsageError
+from wsivit.slide_list import read_table
 from wsivit.store import Predictions, TileStore
 from wsivit.tiling import TileOptions
 
@@ -73,8 +74,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     assert [Path(job.slide.path).name for job in done.jobs] == [odd, "new\nline %41.svs"]
     reasons = (tmp_path / "out" / "ledger.csv").read_text("utf-8")
     assert "caf\\xe9.tiff: no usable scale" in reasons
-    records = JobLog(CohortLayout(tmp_path / "out").files).all([record.slide_id for record in done.records])
-    assert b"caf\\xe9.tiff" in _parquet(records)
+    assert b"caf\\xe9.tiff" in _parquet([asdict(record) for record in done.records])
     assert f"{(tmp_path / 'slides' / odd).as_uri()}," in (tmp_path / "out" / "cohort.csv").read_text("utf-8")
 
 
@@ -87,7 +87,7 @@ def test_the_ledger_tells_of_each_slide(slides: Path, tmp_path: Path) -> None:
     assert {name: row["state"] for name, row in rows.items()} == STATES
     assert {name: int(row["exit_code"]) for name, row in rows.items()} == CODES
     assert "--slide-mpp" in rows["unscaled"]["reason"]
-    assert "cannot be read" in rows["hurt"]["reason"]
+    assert "unreadable" in rows["hurt"]["reason"]
     assert "HTML" in rows["page"]["reason"]
     for name in ("a__1", "hurt"):
         store = TileStore(tmp_path / "out" / "slides" / f"{name}.zarr")
@@ -134,14 +134,14 @@ def test_only_what_changed_is_done_again_and_it_says_why(slides: Path, tmp_path:
         "a__1": "its input has changed",
         "unscaled": "its input has changed",
         "new": "new",
-        "hurt": "slides/hurt.zarr/zarr.json is gone",
+        "hurt": "slides/hurt.zarr/zarr.json is missing",
     }
     assert TileStore(out / "slides" / "a__1.zarr").parameters.slide_size == (520, 400)
     assert {record.slide_id for record in done.records if record.state == "failed"} == {"page"}
     assert tile(slides, out).jobs == ()
     other = tile(slides, out, options=replace(OPTIONS, tile_size=32))
     assert set(whys(other)) == {"a__1", "b__1", "hurt", "unscaled", "new", "page"}
-    assert whys(other)["b__1"] == "tile_size: 64 in the store, 32 asked for"
+    assert whys(other)["b__1"] == "tile_size: was 64, now 32"
     assert TileStore(out / "slides" / "b__1.zarr").grid.tile_size == 32
 
 
@@ -152,11 +152,11 @@ def test_what_was_to_be_replaced_is_so_after_all(slides: Path, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(import_module("wsivit.tiling.tile"), "write_shards", Breaking(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
-            tile(slides, out, CohortOptions(only="a__1"), other)
+            tile(slides, out, CohortOptions(include="a__1"), other)
         patch.setattr(import_module("wsivit.tiling.tile"), "write_shards", Breaking(OutputError("no space")))
-        tile(slides, out, CohortOptions(only="b__1"), other)
-    done = tile(slides, out, CohortOptions(only="?__1"), other)
-    assert whys(done) == {"a__1": "was not finished", "b__1": "failed before: no space"}
+        tile(slides, out, CohortOptions(include="b__1"), other)
+    done = tile(slides, out, CohortOptions(include="?__1"), other)
+    assert whys(done) == {"a__1": "was interrupted", "b__1": "failed before: no space"}
     assert [record.state for record in done.records] == ["done", "done"]
     assert TileStore(out / "slides" / "a__1.zarr").grid.tile_size == 32
 
@@ -188,7 +188,7 @@ def test_what_was_broken_off_is_gone_on_with(slides: Path, tmp_path: Path, monke
             tile(slides, tmp_path / "out")
     assert status(tmp_path / "out")["tile"][0].state == "running"
     done = tile(slides, tmp_path / "out")
-    assert "was not finished" in whys(done).values()
+    assert "was interrupted" in whys(done).values()
     assert {record.slide_id: record.state for record in done.records} == STATES
 
 
@@ -205,21 +205,21 @@ def test_an_error_of_ours_stops_one_slide_only(slides: Path, tmp_path: Path, mon
     assert set(whys(tile(slides, tmp_path / "out"))) == {"a__1", "b__1", "hurt"}  # tried again unasked
 
 
-def test_only_limit_and_shard(slides: Path, tmp_path: Path) -> None:
+def test_include_max_slides_and_array_task(slides: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert set(whys(tile(slides, out, CohortOptions(only="a__*")))) == {"a__1"}
-    assert len(tile(slides, out, CohortOptions(limit=1)).jobs) == 1
-    first, second = (whys(tile(slides, out, CohortOptions(shard=f"{i}/2"))) for i in (1, 2))
+    assert set(whys(tile(slides, out, CohortOptions(include="a__*")))) == {"a__1"}
+    assert len(tile(slides, out, CohortOptions(max_slides=1)).jobs) == 1
+    first, second = (whys(tile(slides, out, CohortOptions(array_task=f"{i}/2"))) for i in (1, 2))
     assert not set(first) & set(second)
     assert tile(slides, out).jobs == ()
     with pytest.raises(UsageError, match="no slide is called x"):
-        tile(slides, out, CohortOptions(only="x"))
+        tile(slides, out, CohortOptions(include="x"))
 
 
-@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/2"])
-def test_a_part_that_makes_no_sense(shard: str) -> None:
+@pytest.mark.parametrize("task", ["0/4", "5/4", "1", "a/b", "1/2/3", "-1/2"])
+def test_an_array_task_that_makes_no_sense(task: str) -> None:
     with pytest.raises(UsageError, match="i/n"):
-        CohortOptions(shard=shard)
+        CohortOptions(array_task=task)
 
 
 def test_two_cohorts_do_not_mix(slides: Path, tmp_path: Path) -> None:
@@ -246,14 +246,12 @@ def test_the_output_is_a_source_for_the_next_verb(slides: Path, tmp_path: Path) 
     shard = next((out / "slides" / "a__1.zarr" / "tiles").glob("c.*"))
     shard.write_bytes(shard.read_bytes()[:-1])
     assert Cohort(out).verify().jobs == ()
-    again = Cohort(out, options=CohortOptions(again=True)).verify()
+    again = Cohort(out, options=CohortOptions(force=True)).verify()
     assert again.exit_code == 8
     assert set(status(out)) == {"tile", "verify"}
-    from wsivit.data.slide_table import read_cohort
-
     lines = (out / "cohort.csv").read_text().splitlines()
     (out / "good.csv").write_text("\n".join(line for line in lines if "unscaled" not in line and "page" not in line))
-    assert [row.slide for row in read_cohort(out / "good.csv")] == ["hurt", "a__1", "b__1"]
+    assert [row.id for row in read_table(str(out / "good.csv"))] == ["hurt", "a__1", "b__1"]
 
 
 def test_many_need_an_output(slides: Path) -> None:
@@ -271,7 +269,7 @@ def test_a_long_ledger_is_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     ledger = JobLog(CohortLayout(tmp_path).files)
     for name in ("a", "b", "c"):
-        ledger.write(Record(name, "tile", state="done", tiles=3))
+        ledger.write(Record(slide_id=name, verb="tile", tiles=3))
     (tmp_path / ".ledger" / "tile" / "b.json").write_text("{")  # damaged: as good as none
     ledger.write_table(["a", "b", "c"])
     assert (tmp_path / "ledger.csv").read_text().count("\n") == 4
@@ -294,7 +292,7 @@ def test_a_plan_tells_what_it_would_take_and_writes_nothing(slides: Path, tmp_pa
     green[..., 0] = green[..., 0] * 0.6
     write_slide(slides / "green.tiff", green)
     write_slide(slides / "glass.tiff", np.full((400, 500, 3), 243, np.uint8))
-    planned = tile(slides, tmp_path / "out", CohortOptions(plan=True))
+    planned = tile(slides, tmp_path / "out", CohortOptions(dry_run=True))
     assert not (tmp_path / "out").exists()
     assert set(whys(planned).values()) == {"new"}
     text = planned.report()
@@ -305,16 +303,16 @@ def test_a_plan_tells_what_it_would_take_and_writes_nothing(slides: Path, tmp_pa
     assert text.count("outlier") == 3
     assert "empty    glass" in text
     made = tile(slides, tmp_path / "out")
-    words = text.split("would make ")[1].split()
+    words = text.split("would write ")[1].split()
     assert int(words[0]) == sum(record.tiles for record in made.records)
     size = float(text.split("slides: ")[1].split()[0]) * 1e9
     assert size == pytest.approx(sum(record.bytes for record in made.records), rel=0.25)
-    assert "0 to do" in tile(slides, tmp_path / "out", CohortOptions(plan=True)).report()
+    assert "0 to do" in tile(slides, tmp_path / "out", CohortOptions(dry_run=True)).report()
 
 
 def test_heatmaps_of_many(slides: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    tile(slides, out, CohortOptions(only="?__1"))
+    tile(slides, out, CohortOptions(include="?__1"))
     store = TileStore(out / "slides" / "a__1.zarr")
     scores = np.linspace(0, 1, len(store), dtype=np.float32)
     store.write_predictions("vit", Predictions(np.stack([scores, 1 - scores], 1), ("tumor", "normal")))
@@ -325,4 +323,4 @@ def test_heatmaps_of_many(slides: Path, tmp_path: Path) -> None:
     assert (records["b__1"].state, records["b__1"].exit_code) == ("failed", 2)  # nothing was predicted there
     assert set(whys(Cohort(out).heatmap(run="vit", forms=("png",)))) == set()
     (out / records["a__1"].outputs[0]).unlink()
-    assert "is gone" in whys(Cohort(out).heatmap(run="vit", forms=("png",)))["a__1"]
+    assert "is missing" in whys(Cohort(out).heatmap(run="vit", forms=("png",)))["a__1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,7 @@ from support.store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
 from wsivit.cohort.devices import claim_device
-from wsivit.errors import UsageError
-from wsivit.store import TileStore
+from wsivit.errors import RemoteError, UsageError
 from wsivit.tiling import TileOptions
 
 # Dask's own threads and sockets end when they do.
@@ -24,8 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 OPTIONS = TileOptions(tile_size=32, tissue="none", codec="zstd")
-SPLIT = 0.001
-"""GB from which the test's slides are large."""
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +55,10 @@ def is_as_alone(out: Path, alone: Path) -> None:
 
 
 def test_a_local_cluster_whose_worker_is_killed(slides: Path, alone: Path, tmp_path: Path) -> None:
-    many = CohortOptions(workers=2, split_gb=SPLIT)
     out = tmp_path / "out"
-    with meanwhile(lambda: kill_whoever_runs(out, "small3")):
-        done = Cohort(slides, out, many).tile(OPTIONS)
+    with meanwhile(lambda: kill_whoever_runs(out, "large")):
+        done = Cohort(slides, out, CohortOptions(workers=2)).tile(OPTIONS)
     assert done.exit_code == 3  # of the page
-    assert TileStore(out / "slides" / "large.zarr").parameters.shard_tiles < 5000
     assert len(list((out / "slides" / "large.zarr" / "tiles").glob("c.*"))) > 1
     is_as_alone(out, alone)
 
@@ -69,30 +66,35 @@ def test_a_local_cluster_whose_worker_is_killed(slides: Path, alone: Path, tmp_p
 def test_separate_processes_of_which_workers_and_the_scheduler_are_killed(
     slides: Path, alone: Path, tmp_path: Path
 ) -> None:
-    """The large slide is there with other options: it is built beside by all, and put in its place at the end."""
+    """A lost worker is made up for; a lost scheduler ends the command, and the same command does the rest.
+
+    The large slide's store has other options: it stays as it is until it is replaced at once.
+    """
     out = tmp_path / "out"
-    Cohort(slides, out, CohortOptions(only="large")).tile(replace(OPTIONS, tile_size=256))
+    Cohort(slides, out, CohortOptions(include="large")).tile(replace(OPTIONS, tile_size=256))
     old, tiles = tree_digest(out / "slides" / "large.zarr"), out / "slides" / ".large.zarr.new" / "tiles"
 
     def mischief() -> None:
-        wait_for(lambda: list(tiles.glob("entry-*.json")), "a shard")
+        wait_for(lambda: list(tiles.glob("c.*")), "a shard")
         assert tree_digest(out / "slides" / "large.zarr") == old
-        cluster.kill_worker()
+        os.kill(states(out)["large"][1], signal.SIGKILL)
         cluster.start_worker()
         wait_for(lambda: sum(state == "done" for state, _ in states(out).values()) > 1, "two slides are done")
         cluster.kill_scheduler()
-        cluster.start_scheduler()
-        cluster.start_worker()
 
     with dask_processes(tmp_path / "dask") as cluster:
         with Client(cluster.address) as client:
             client.wait_for_workers(2)
             devices = client.run(claim_device, f"{tmp_path}0, {tmp_path}1")
         assert sorted(devices.values()) == [f"{tmp_path}0", f"{tmp_path}1"]
-        with meanwhile(mischief):
-            done = Cohort(slides, out, CohortOptions(scheduler=cluster.address, split_gb=SPLIT)).tile(OPTIONS)
-    assert done.exit_code == 3
-    assert not list((out / "slides").glob(".*"))
+        many = CohortOptions(scheduler=cluster.address)
+        with meanwhile(mischief), pytest.raises(RemoteError, match=r"scheduler was lost.*repeat the same command"):
+            Cohort(slides, out, many).tile(OPTIONS)
+        cluster.kill_workers()
+        cluster.start_scheduler()
+        cluster.start_worker()
+        assert Cohort(slides, out, many).tile(OPTIONS).exit_code == 3
+    assert not list((out / "slides").glob(".*.new"))
     is_as_alone(out, alone)
 
 
@@ -109,16 +111,16 @@ def test_each_process_has_a_device_of_its_own_while_there_are_enough(
     assert [claim_device.__wrapped__("auto") for _ in range(3)] == ["cuda:0", "cuda:1", "cuda:0"]
 
 
-def test_a_job_array_shares_out_the_large_slides(slides: Path, alone: Path, tmp_path: Path) -> None:
+def test_the_tasks_of_a_job_array_process_each_slide_once(slides: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for i in (1, 2, 3):
-        Cohort(slides, out, CohortOptions(shard=f"{i}/3", split_gb=SPLIT)).tile(OPTIONS)
-        assert states(out)["large"][0] == ("done" if i == 3 else "running")
+        done = Cohort(slides, out, CohortOptions(array_task=f"{i}/3")).tile(OPTIONS)
+        assert len(done.jobs) == done.slides in (2, 3)
     is_as_alone(out, alone)
 
 
 def test_a_scheduler_that_is_not_there(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsivit.cohort.run_on_dask.PATIENCE", 0.3)
+    monkeypatch.setattr("wsivit.cohort.dask_cluster.CONNECT_S", 0.3)
     with pytest.raises(UsageError, match=r"tcp://127.0.0.1:9: no Dask scheduler answers there"):
         Cohort(slides, tmp_path / "out", CohortOptions(scheduler="tcp://127.0.0.1:9")).tile(OPTIONS)
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")
@@ -130,7 +132,7 @@ def test_a_scheduler_that_is_not_there(slides: Path, tmp_path: Path, monkeypatch
 def test_workers_of_another_version_are_refused_before_work(
     slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsivit.cohort.cluster.__version__", "99.0")
+    monkeypatch.setattr("wsivit.__version__", "99.0")
     with pytest.raises(UsageError, match=r"has wsivit 0.* this process 99\.0.*install the same everywhere"):
         Cohort(slides, tmp_path / "out", CohortOptions(workers=1)).tile(OPTIONS)
     assert states(tmp_path / "out") == {}
@@ -141,8 +143,8 @@ def test_workers_of_another_version_are_refused_before_work(
     [
         ({"workers": -1}, "0 or more"),
         ({"workers": 2, "scheduler": "tcp://x:1"}, "not both"),
-        ({"shard": "1/2", "workers": 2}, "no workers"),
-        ({"limit": 0}, "at least 1"),
+        ({"array_task": "1/2", "workers": 2}, "no workers"),
+        ({"max_slides": 0}, "at least 1"),
     ],
 )
 def test_options_that_make_no_sense(wrong: dict[str, object], said: str) -> None:

@@ -85,7 +85,7 @@ def is_right(out: Path, alone: Path, slides: Path, many: CohortOptions = CohortO
 
 
 def test_local_workers_one_of_which_is_killed(slides: Path, alone: Path, tmp_path: Path) -> None:
-    out, many = tmp_path / "out", CohortOptions(workers=2, split_gb=SPLIT)
+    out, many = tmp_path / "out", CohortOptions(workers=2)
     with meanwhile(lambda: kill_whoever_runs(out, "drawn__2__2", 3600)):
         Cohort(slides, out, many).tile(OPTIONS)
     is_right(out, alone, slides, many)

@@ -47,6 +47,10 @@ class DaskProcesses:
         worker.kill()
         worker.wait()
 
+    def kill_workers(self) -> None:
+        while self.workers:
+            self.kill_worker()
+
     def kill_scheduler(self) -> None:
         assert self.scheduler is not None
         self.scheduler.kill()

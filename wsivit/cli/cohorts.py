@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from wsivit import status as _status
 from wsivit.cli.app import Report
@@ -14,25 +15,25 @@ from wsivit.slide_list import is_one_file
 
 @documented_by(_status)
 def status(cohort: str) -> Report:
-    found = _status(cohort)
-    lines = [line for kind, records in found.items() for line in [kind, *(f"  {row}" for row in summary(records))]]
-    return Report("\n".join(lines or ["nothing was begun yet"]))
+    by_verb = _status(cohort)
+    lines = [line for verb, records in by_verb.items() for line in [verb, *(f"  {row}" for row in summary(records))]]
+    return Report("\n".join(lines or ["no verb was run yet"]))
 
 
 def many_slides(
     sources: Sequence[str], output: str | None, options: CohortOptions, *, quiet: bool = False, **alone: object
 ) -> Cohort | None:
-    """Return the slides as a cohort; None where one is meant, to be done without a ledger.
+    """Return the slides as a cohort; None for a single slide, which needs no ledger.
 
     Raises
     ------
     UsageError
-        For many slides, with an option in `alone` that makes sense for one only.
+        For many slides, with an option in `alone` that is for a single one.
     """
-    if len(sources) == 1 and options == CohortOptions() and is_one_file(sources[0]):
+    if len(sources) == 1 and replace(options, force=False) == CohortOptions() and is_one_file(sources[0]):
         return None
-    if wrong := [name for name, value in alone.items() if value is not None]:
-        raise UsageError(f"--{wrong[0]} is for one slide; for many, {_INSTEAD[wrong[0]]}")
+    if given := [name for name, value in alone.items() if value is not None]:
+        raise UsageError(f"--{given[0]} is for one slide; for many, {_INSTEAD[given[0]]}")
     return Cohort(sources, None if output == "." else output, options, progress=not quiet)
 
 
@@ -44,5 +45,5 @@ _INSTEAD = {
 
 
 def format_report(result: CohortResult) -> Report:
-    """Say what came of many slides."""
+    """Report the result of many slides."""
     return Report(result.report(), result.exit_code)

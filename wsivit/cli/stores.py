@@ -32,7 +32,7 @@ def verify(
 
 
 def _is_cohort(sources: Sequence[str]) -> bool:
-    return len(sources) == 1 and CohortLayout(sources[0]).is_there
+    return len(sources) == 1 and CohortLayout(sources[0]).exists
 
 
 def _stores(sources: Sequence[str]) -> Iterator[str]:

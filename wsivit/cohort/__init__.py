@@ -1,4 +1,4 @@
-"""Many slides: which jobs there are, what became of each, and where they run."""
+"""Many slides: which to process, the status of each, and the processes that do it."""
 
 from wsivit._face import attach
 

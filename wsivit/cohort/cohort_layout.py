@@ -1,13 +1,13 @@
-"""The output of a cohort: one folder, or URL, of a fixed shape.
+"""The output of a cohort: one folder, or URL, with a fixed layout.
 
 ::
 
-    cohort.csv            the slides, with all that is known about each
-    ledger.csv            what was done with each (ledger.parquet past 10,000 lines)
-    slides/<id>.zarr      tile stores, each with <id>-preview.png beside it
+    cohort.csv            the slides, with all columns of their tables
+    ledger.csv            the status of each slide (ledger.parquet past 10,000 lines)
+    slides/<id>.zarr      tile stores, each with <id>-preview.png
     heatmaps/             pictures and their data
-    runs/                 for the models trained on it
-    .ledger/              the ledger as it grows, a record for each slide and verb
+    runs/                 for models trained on it
+    .ledger/              the records behind ledger.csv, a file for each slide and verb
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from wsivit.errors import UsageError
 from wsivit.io import files_at, public
-from wsivit.slide_list import CohortSlide, read_slides
+from wsivit.slide_list import SlideRow, read_slides
 from wsivit.tiling import TilingTarget
 
 COHORT = "cohort.csv"
@@ -42,11 +42,11 @@ class CohortLayout:
         self.root = text if "://" in text else os.path.normpath(Path(text).absolute())
         self.files = files_at(self.root)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:  # open files and connections stay in this process
         return CohortLayout, (self.root,)
 
     @property
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         """Whether this is the output of a cohort already."""
         return self.files.size(COHORT) is not None
 
@@ -55,59 +55,62 @@ class CohortLayout:
         """Folder of the pictures."""
         return posixpath.join(self.root, "heatmaps")
 
-    def store(self, slide: CohortSlide) -> str:
+    def store(self, slide: SlideRow) -> str:
         """Where a slide's tiles are, or will be."""
         return slide.store or posixpath.join(self.root, "slides", f"{slide.id}.zarr")
 
-    def place(self, slide: CohortSlide) -> TilingTarget:
+    def target(self, slide: SlideRow) -> TilingTarget:
         """Where the tiling of a slide goes."""
         return TilingTarget(self.store(slide), posixpath.join(self.root, "slides", f"{slide.id}-preview.png"), slide.id)
 
-    def slides(self) -> list[CohortSlide]:
-        """Slides of the cohort so far; none where there is none yet."""
-        return read_slides(posixpath.join(self.root, COHORT)) if self.is_there else []
+    def relative(self, location: str) -> str:
+        """Return a location relative to the root; unchanged where it lies elsewhere."""
+        return location.removeprefix(f"{self.root}/")
 
-    def names(self) -> dict[str, str]:
-        """Names of the slides so far, by where they are; of those that are there still."""
+    def slides(self) -> list[SlideRow]:
+        """Slides of the cohort so far; none where it does not exist yet."""
+        return read_slides(posixpath.join(self.root, COHORT)) if self.exists else []
+
+    def ids(self) -> dict[str, str]:
+        """Ids of the slides so far, by path; of those that still exist."""
         return {slide.source: slide.id for slide in self.slides() if not _is_gone(slide.source)}
 
-    def add_slides(self, slides: Sequence[CohortSlide]) -> None:
+    def add_slides(self, slides: Sequence[SlideRow]) -> None:
         """Add slides to the cohort.
 
         Raises
         ------
         UsageError
-            If another cohort is there, or another slide of the same name.
+            If it holds another cohort, or another slide of the same id.
         """
-        merged = self.merged(slides)
-        text = _table(merged, self.root)
-        if not self.is_there or self.files.read(COHORT) != text:
+        text = _table(self.merge(slides), self.root)
+        if not self.exists or self.files.read(COHORT) != text:
             self.files.write(COHORT, [text])
 
-    def merged(self, slides: Sequence[CohortSlide]) -> list[CohortSlide]:
-        """The cohort with some slides added; see `add_slides`."""
-        there = {slide.id: slide for slide in self.slides()}
-        if there and not any(slide.id in there for slide in slides):
+    def merge(self, slides: Sequence[SlideRow]) -> list[SlideRow]:
+        """Return the slides so far and new ones, without writing them; see `add_slides`."""
+        existing = {slide.id: slide for slide in self.slides()}
+        if existing and not any(slide.id in existing for slide in slides):
             raise UsageError(
-                f"{self.root} holds another cohort, of {len(there)} slides, none of which is among these: "
+                f"{self.root} holds another cohort, of {len(existing)} slides, none of which is among these: "
                 "choose another output, or name the slides of both"
             )
         for slide in slides:
-            old = there.get(slide.id, slide)
+            old = existing.get(slide.id, slide)
             if public(old.source) != public(slide.source) and not _is_gone(old.source):
                 raise UsageError(
-                    f"{self.root} holds another slide called {slide.id}: {old.source} there, {slide.source} asked for; "
+                    f"{self.root} holds another slide called {slide.id}: {old.source}, not {slide.source}; "
                     "choose another output, or another slide_id in a table"
                 )
-        return list((there | {slide.id: slide for slide in slides}).values())
+        return list((existing | {slide.id: slide for slide in slides}).values())
 
 
 def _is_gone(path: str) -> bool:
     return "://" not in path and not Path(path).exists()
 
 
-def _table(slides: Sequence[CohortSlide], root: str) -> bytes:
-    known = {*_COLUMNS, "path", "slide"}
+def _table(slides: Sequence[SlideRow], root: str) -> bytes:
+    known = {*_COLUMNS, "slide"}
     extra = list(dict.fromkeys(name for slide in slides for name in slide.values if name.lower() not in known))
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, *extra], lineterminator="\n", extrasaction="ignore")
@@ -121,10 +124,10 @@ def _table(slides: Sequence[CohortSlide], root: str) -> bytes:
     return text.getvalue().encode()
 
 
-def _cell(place: str) -> str:
-    """Write a path or URL, as a URL where it is no text, and without credentials."""
+def _cell(location: str) -> str:
+    """Write a path or URL without credentials; a path that is not UTF-8 as a URL."""
     try:
-        place.encode()
+        location.encode()
     except UnicodeEncodeError:
-        return Path(place).as_uri()
-    return public(place)
+        return Path(location).as_uri()
+    return public(location)

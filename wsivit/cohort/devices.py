@@ -1,4 +1,4 @@
-"""Which of several devices is this process's own, without anyone who gives them out."""
+"""One of several devices for each process, without a coordinator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ _held: list[Lock] = []
 
 @cache
 def claim_device(devices: str) -> str:
-    """Take one of several devices, with commas: the first of those that the fewest processes of this machine have.
+    """Claim one of several devices, separated by commas: the first that the fewest processes of this machine have.
 
-    It stays this process's own until it ends, however that comes, so a worker that takes the place of another gets its
-    device. ``auto`` are all GPUs that this process sees.
+    The claim is a lock that ends with the process, however that ends, so a worker that replaces a lost one gets its
+    device. ``auto`` stands for all GPUs that this process sees.
     """
     each = [device.strip() for device in devices.split(",")]
     if each == ["auto"]:
         each = _gpus() or each
     if len(each) == 1:
         return each[0]
-    return next(device for turn in itertools.count() for device in each if _take(device, turn))
+    # Every device has one lock per round: the processes beyond the number of devices share them evenly.
+    return next(device for turn in itertools.count() for device in each if _claim(device, turn))
 
 
 def _gpus() -> list[str]:
@@ -36,11 +37,11 @@ def _gpus() -> list[str]:
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
 
 
-def _take(device: str, turn: int) -> bool:
-    """Whether this process is the one that has a device in some turn; the kernel keeps the list."""
+def _claim(device: str, turn: int) -> bool:
     name = hashlib.sha256(f"{device} {turn}".encode()).hexdigest()[:16]
+    user = getattr(os, "getuid", str)()  # Windows has no uid, and a temporary folder for each user
     try:
-        _held.append(Lock(Path(tempfile.gettempdir(), f"wsivit-{os.getuid()}-device-{name}")))
+        _held.append(Lock(Path(tempfile.gettempdir(), f"wsivit-{user}-device-{name}")))
     except StoreLockedError:
         return False
     return True

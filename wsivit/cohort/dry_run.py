@@ -1,33 +1,31 @@
-"""What tiling a cohort would take and meet, from a look at each slide; nothing is written."""
+"""What tiling a cohort would take, and which slides stand out, from a few tiles of each; writes nothing."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.cohort.cluster import connect
-from wsivit.cohort.jobs import Job, JobRunner
-from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.result import listed
-from wsivit.cohort.run_serial import unexpected_failure
-from wsivit.cohort.tasks import JobOutcome, Skipped, TileTask, failure
+from wsivit.cohort.job_log import JobOutcome
+from wsivit.cohort.jobs import Job, failure
+from wsivit.cohort.result import shorten
+from wsivit.cohort.tasks import Skipped, TileTask
 from wsivit.errors import WsivitError
 from wsivit.slide import Slide, TileFailure
 from wsivit.store import pieces_of
-from wsivit.tiling import TileSource, TilingPlan
+from wsivit.tiling import TileSource, TilingPlan, plan_tiling
 
 _RUNS, _RUN = 4, 8
-"""Tiles are tried in so many runs of so many, spread over the slide."""
-_LOOK = 512
+"""Tiles are tried in so many runs of so many neighbours, spread over the slide."""
+_THUMBNAIL = 512
 _FEWEST = 5
-"""Slides from which one of them can be called unlike the others."""
+"""Slides from which a median means something."""
 _FAR = 5 * 1.4826
-"""Outliers lie farther from the median than so many median deviations (5 standard deviations of a normal one) …"""
+"""Outliers are farther from the median than so many median absolute deviations (5 sigma of a normal distribution) …"""
 _LEAST = {"scale": math.log(1.05), "size": math.log(4), "red": 25.0, "green": 25.0, "blue": 25.0}
 """… and than this: logarithms of microns per pixel and of pixels, and grey levels of the tissue."""
 
@@ -39,11 +37,11 @@ class Estimate:
     Attributes
     ----------
     slide_id : str
-    refused : Outcome or None
-        Why it would fail.
+    refused : JobOutcome or None
+        How it would fail.
     tiles : int
     bytes, cpu_seconds : float
-        From a sample of its tiles.
+        Extrapolated from a sample of its tiles.
     mpp : float
         Of the slide, microns per pixel.
     pixels : int
@@ -62,111 +60,95 @@ class Estimate:
     color: tuple[float, float, float] = (math.nan,) * 3
 
     def features(self) -> dict[str, float]:
-        """What slides of one cohort should be alike in."""
+        """What should be alike in the slides of a cohort."""
         red, green, blue = self.color
         return {"scale": math.log(self.mpp), "size": math.log(self.pixels), "red": red, "green": green, "blue": blue}
 
 
-def estimate(runner: JobRunner, job: Job) -> Estimate:
-    """Lay a slide out and try some of its tiles."""
-    if not isinstance(runner.verb, TileTask):
-        raise TypeError(f"{runner.verb.verb} cannot be estimated")
-    tiler = runner.verb.tiler(job.slide, rebuild=job.rebuild)
+def estimate(task: TileTask, job: Job) -> Estimate:
+    """Plan the tiling of a slide and try some of its tiles."""
     try:
-        with runner.verb.open(job.slide) as slide:
-            began = time.process_time()
-            layout = tiler.plan_tiling(slide, runner.tree.place(job.slide))
-            fixed = time.process_time() - began
-            size, seconds = _try(slide, layout)
-            count = len(layout.table)
-            width, height = slide.dimensions
-            mpp = math.sqrt(slide.scale.mpp_x * slide.scale.mpp_y)
-            cost = (count, size * count, fixed + seconds * count)
-            return Estimate(job.slide.id, None, *cost, mpp, width * height, _color(slide, layout))
+        with task.open(job.slide) as slide:
+            start = time.process_time()
+            plan = plan_tiling(slide, task.options)
+            planning = time.process_time() - start
+            tile_bytes, tile_seconds = _try_tiles(slide, plan)
+            tiles, (width, height) = len(plan.table), slide.dimensions
+            return Estimate(
+                job.slide.id,
+                tiles=tiles,
+                bytes=tile_bytes * tiles,
+                cpu_seconds=planning + tile_seconds * tiles,
+                mpp=math.sqrt(slide.scale.mpp_x * slide.scale.mpp_y),
+                pixels=width * height,
+                color=_tissue_color(slide, plan),
+            )
     except Skipped as error:
         return Estimate(job.slide.id, JobOutcome("skipped", str(error)))
     except (WsivitError, OSError) as error:
         return Estimate(job.slide.id, failure(error))
 
 
-def _try(slide: Slide, layout: TilingPlan) -> tuple[float, float]:
-    """Return bytes and CPU seconds of a tile."""
-    count = len(layout.table)
-    if not count or layout.parameters.codec == "none":
+def _try_tiles(slide: Slide, plan: TilingPlan) -> tuple[float, float]:
+    """Return bytes and CPU seconds of a tile, on average."""
+    count = len(plan.table)
+    if not count or plan.parameters.codec == "none":
         return 0.0, 0.0
     starts = np.linspace(0, max(0, count - _RUN), _RUNS).astype(int)
     tiles = np.unique(np.clip(starts[:, None] + np.arange(_RUN), 0, count - 1))
-    began = time.process_time()
-    made = list(TileSource(slide, layout.parameters, layout.table).chunks(tiles))
-    seconds = (time.process_time() - began) / len(tiles)
-    readable = [tiles for tiles in made if not isinstance(tiles, TileFailure)]
+    start = time.process_time()
+    encoded = list(TileSource(slide, plan.parameters, plan.table).chunks(tiles))
+    seconds = (time.process_time() - start) / len(tiles)
+    readable = [tiles for tiles in encoded if not isinstance(tiles, TileFailure)]
     size = sum(len(piece) for tiles in readable for chunk in tiles.chunks for piece in pieces_of(chunk))
     return size / max(1, sum(len(tiles.sharpness) for tiles in readable)), seconds
 
 
-def _color(slide: Slide, layout: TilingPlan) -> tuple[float, float, float]:
-    look, mask = slide.thumbnail(_LOOK), layout.tissue.mask
-    rows, cols = (np.arange(a) * b // a for a, b in zip(look.shape[:2], mask.shape, strict=True))
-    tissue: NDArray[np.uint8] = look[mask[np.ix_(rows, cols)]]
+def _tissue_color(slide: Slide, plan: TilingPlan) -> tuple[float, float, float]:
+    thumbnail, mask = slide.thumbnail(_THUMBNAIL), plan.tissue.mask
+    rows, cols = (np.arange(a) * b // a for a, b in zip(thumbnail.shape[:2], mask.shape, strict=True))
+    tissue: NDArray[np.uint8] = thumbnail[mask[np.ix_(rows, cols)]]
     if not len(tissue):
         return (math.nan,) * 3
     red, green, blue = tissue.mean(axis=0).tolist()
     return red, green, blue
 
 
-def estimates(runner: JobRunner, jobs: Sequence[Job], options: CohortOptions) -> Iterator[Estimate]:
-    """Estimate each slide, by the workers if there are any."""
-    from dask.local import SynchronousExecutor
-
-    if options.workers or options.address:
-        with connect(options, patience=15.0) as client:
-            futures = client.map(lambda job: estimate(runner, job), jobs, pure=False)
-            for job, future in zip(jobs, futures, strict=True):
-                yield _estimated(job, future.exception(), future.result)
-        return
-    for job in jobs:
-        done = SynchronousExecutor().submit(estimate, runner, job)
-        yield _estimated(job, done.exception(), done.result)
-
-
-def _estimated(job: Job, error: BaseException | None, result: Callable[[], Estimate]) -> Estimate:
-    if error is not None and not isinstance(error, Exception):
-        raise error
-    return result() if error is None else Estimate(job.slide.id, unexpected_failure(error))
-
-
-def outliers(found: Sequence[Estimate]) -> dict[str, list[str]]:
-    """Tell in what a slide is unlike the others, by slide."""
-    format_estimates: dict[str, list[str]] = {}
-    good = [one for one in found if one.refused is None]
-    if len(good) < _FEWEST:
+def outliers(estimates: Sequence[Estimate]) -> dict[str, list[str]]:
+    """Describe how a slide is unlike the others, by slide."""
+    readable = [estimate for estimate in estimates if estimate.refused is None]
+    if len(readable) < _FEWEST:
         return {}
+    unlike: dict[str, list[str]] = {}
     for name, least in _LEAST.items():
-        values = np.array([one.features()[name] for one in good])
-        middle = float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
-        far = max(least, _FAR * float(np.nanmedian(np.abs(values - middle)))) if math.isfinite(middle) else math.inf
-        for one, value in zip(good, values.tolist(), strict=True):
-            if abs(value - middle) > far:
-                format_estimates.setdefault(one.slide_id, []).append(_unlike(name, value, middle))
-    return format_estimates
+        values = np.array([estimate.features()[name] for estimate in readable])
+        if not np.isfinite(values).any():
+            continue
+        median = float(np.nanmedian(values))
+        far = max(least, _FAR * float(np.nanmedian(np.abs(values - median))))
+        for estimate, value in zip(readable, values.tolist(), strict=True):
+            if abs(value - median) > far:
+                unlike.setdefault(estimate.slide_id, []).append(_describe_outlier(name, value, median))
+    return unlike
 
 
-def _unlike(name: str, value: float, middle: float) -> str:
+def _describe_outlier(name: str, value: float, median: float) -> str:
     if name == "scale":
-        return f"scale {math.exp(value):.4g} µm/px, the others about {math.exp(middle):.4g}"
+        return f"scale {math.exp(value):.4g} µm/px, the others about {math.exp(median):.4g}"
     if name == "size":
-        return f"{math.exp(value) / 1e6:.4g} megapixels, the others about {math.exp(middle) / 1e6:.4g}"
-    return f"stain: {name} of the tissue {value:.0f}, of the others about {middle:.0f}"
+        return f"{math.exp(value) / 1e6:.4g} megapixels, the others about {math.exp(median) / 1e6:.4g}"
+    return f"stain: {name} of the tissue {value:.0f}, of the others about {median:.0f}"
 
 
-def format_estimates(found: Sequence[Estimate]) -> str:
-    """Sum up the estimates for a person."""
-    good = [one for one in found if one.refused is None]
-    tiles, size = sum(one.tiles for one in good), sum(one.bytes for one in good)
-    hours = sum(one.cpu_seconds for one in good) / 3600
-    lines = [f"would make {tiles} tiles of {len(good)} slides: {size / 1e9:.3g} GB, {hours:.3g} CPU hours"]
-    refused = [(one.slide_id, one.refused) for one in found if one.refused is not None]
-    lines += listed([f"refused  {name}: {why.reason} (exit code {why.exit_code})" for name, why in refused])
-    lines += listed([f"outlier  {name}: {'; '.join(why)}" for name, why in outliers(found).items()])
-    lines += listed([f"empty    {one.slide_id}: no tile of it has enough tissue" for one in good if not one.tiles])
+def format_estimates(estimates: Sequence[Estimate]) -> str:
+    """Summarize the estimates for people."""
+    good = [estimate for estimate in estimates if estimate.refused is None]
+    tiles, size = sum(estimate.tiles for estimate in good), sum(estimate.bytes for estimate in good)
+    hours = sum(estimate.cpu_seconds for estimate in good) / 3600
+    lines = [f"would write {tiles} tiles of {len(good)} slides: {size / 1e9:.3g} GB, {hours:.3g} CPU hours"]
+    refused = [(estimate.slide_id, estimate.refused) for estimate in estimates if estimate.refused is not None]
+    lines += shorten([f"refused  {slide}: {why.reason} (exit code {why.exit_code})" for slide, why in refused])
+    lines += shorten([f"outlier  {slide}: {'; '.join(why)}" for slide, why in outliers(estimates).items()])
+    empty = [estimate.slide_id for estimate in good if not estimate.tiles]
+    lines += shorten([f"empty    {slide}: no tile of it has enough tissue" for slide in empty])
     return "\n".join([*lines, "nothing is written"])

@@ -1,7 +1,7 @@
-"""The ledger: what was done with each slide of a cohort, in a table that can be looked at while it grows.
+"""The job log: what each verb did with each slide of a cohort, as ``ledger.csv``.
 
-Each slide and verb has a small record of its own, written whole or not at all, so that any number of processes on any
-number of machines may write at once and none waits for another. The table is folded from the records.
+Each slide and verb has a small record file of its own, written atomically: any number of processes on any number of
+machines can write at once, without a lock. The table is put together from the records.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from wsivit.io import Files, scrub
@@ -23,74 +23,83 @@ STATES: tuple[State, ...] = ("not_started", "running", "done", "partial", "faile
 CSV, PARQUET = "ledger.csv", "ledger.parquet"
 LONGEST_CSV = 10_000
 _READERS = 16
+COLUMNS = tuple(
+    "slide_id verb run state reason exit_code tiles unreadable bytes seconds scale worker updated versions fingerprint"
+    .split()
+)  # fmt: skip
+"""What of a record is in the table."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """What one verb did with one slide.
+class JobOutcome:
+    """How a verb ended with one slide.
+
+    Attributes
+    ----------
+    state : str
+        ``not_started``, ``running``, ``done``, ``partial`` (some tiles are unreadable), ``failed`` or ``skipped``.
+    reason : str
+        Why it is not ``done``.
+    exit_code : int
+        Of the verb on this slide alone.
+    retryable : bool
+        A failure that is not the slide's fault, such as a full disk: the next run tries it again.
+    tiles, unreadable : int
+    bytes : int
+        Size of the results.
+    scale : str
+        Microns per pixel of the slide, their source and confidence.
+    fingerprint : str
+        Of the content of the slide.
+    outputs : tuple of str
+        Files that it wrote, relative to the cohort.
+    """
+
+    state: State = "done"
+    reason: str = ""
+    exit_code: int = 0
+    retryable: bool = False
+    tiles: int = 0
+    unreadable: int = 0
+    bytes: int = 0
+    scale: str = ""
+    fingerprint: str = ""
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record(JobOutcome):
+    """What one verb did with one slide; see also `JobOutcome`.
 
     Attributes
     ----------
     slide_id, verb : str
     run : str
         Name of the model's run; empty for verbs without.
-    state : str
-        ``not_started``, ``running``, ``done``, ``partial`` (some tiles cannot be read), ``failed`` or ``skipped``.
-    reason : str
-        Why not ``done``.
-    exit_code : int
-        That the verb would have ended with on this slide alone.
-    passing : bool
-        A failure that is not the slide's own, such as a full disk: it is tried again unasked.
-    anew : bool
-        What is there may be of other input or parameters, and is to be replaced still.
-    tiles, unreadable : int
-    bytes : int
-        Of what was made.
+    rebuild : bool
+        The results may be of another input or of other parameters, and are still to be replaced.
     seconds : float
-    scale : str
-        The verdict on the slide's microns per pixel.
     worker : str
-        Which process on which machine.
-    when : str
-        When it came to this state, UTC.
+        Process and machine.
+    updated : str
+        Time of this state, UTC.
     versions : str
-    signature, fingerprint : str
-        Of what it was made from, by size and time, and by content.
+    signature : str
+        Of the input, by size and time.
     parameters : dict
-        What it was made with.
-    outputs : tuple of str
-        Files that it made, relative to the cohort.
+        All options that determine the results.
     """
 
     slide_id: str
     verb: str
     run: str = ""
-    state: State = "not_started"
-    reason: str = ""
-    exit_code: int = 0
-    retryable: bool = False
     rebuild: bool = False
-    tiles: int = 0
-    unreadable: int = 0
-    bytes: int = 0
     seconds: float = 0.0
-    scale: str = ""
     worker: str = ""
-    when: str = ""
+    updated: str = ""
     versions: str = ""
     signature: str = ""
-    fingerprint: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    outputs: tuple[str, ...] = ()
-
-
-COLUMNS = tuple(
-    entry.name
-    for entry in fields(Record)
-    if entry.name not in ("retryable", "rebuild", "signature", "parameters", "outputs")
-)
-"""What of a record is in the table."""
 
 
 class JobLog:
@@ -106,19 +115,16 @@ class JobLog:
         self._files = files
 
     def write(self, record: Record) -> None:
-        """Write a record in place of what was known of that slide and verb."""
-        key = f"{LEDGER}/{_kind(record.verb, record.run)}/{record.slide_id}.json"
+        """Write a record, in place of the one before of that slide and verb."""
+        key = f"{_folder(record.verb, record.run)}/{record.slide_id}.json"
         self._files.write(key, [scrub(json.dumps(asdict(record))).encode()])
 
     def read(self, verb: str, run: str = "") -> dict[str, Record]:
-        """Read all records of a verb, by slide; one that is damaged is as good as none."""
-        return self._read(_kind(verb, run))
-
-    def _read(self, kind: str) -> dict[str, Record]:
-        names = [name for name in self._files.list(f"{LEDGER}/{kind}") if name.endswith(".json")]
-        with ThreadPoolExecutor(_READERS) as pool:  # an object store answers many at once
-            found = pool.map(lambda name: self._record(f"{LEDGER}/{kind}/{name}"), names)
-            return {record.slide_id: record for record in found if record is not None}
+        """Read all records of a verb, by slide; a damaged one counts as none."""
+        folder = _folder(verb, run)
+        keys = [f"{folder}/{name}" for name in self._files.list(folder) if name.endswith(".json")]
+        with ThreadPoolExecutor(_READERS) as pool:  # an object store answers many requests at once
+            return {record.slide_id: record for record in pool.map(self._record, keys) if record is not None}
 
     def _record(self, key: str) -> Record | None:
         try:
@@ -127,50 +133,43 @@ class JobLog:
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
-    def all(self, slides: Sequence[str]) -> list[Record]:
-        """Every record, slide by slide, with ``not_started`` for what was begun for other slides only."""
-        found = [(*_verb_and_run(kind), self._read(kind)) for kind in self._files.list(LEDGER)]
-        return [records.get(slide) or Record(slide, verb, run) for slide in slides for verb, run, records in found]
-
     def write_table(self, slides: Sequence[str]) -> list[Record]:
-        """Write the table, and return what is in it."""
-        records = self.all(slides)
-        name, other = (PARQUET, CSV) if len(records) > LONGEST_CSV else (CSV, PARQUET)
-        self._files.write(name, [_parquet(records) if name == PARQUET else _csv(records)])
+        """Write the table; return its records, slide by slide, ``not_started`` where a verb has none of a slide."""
+        kinds = [(verb, run) for verb, _, run in (kind.partition(".") for kind in self._files.list(LEDGER))]
+        known = {kind: self.read(*kind) for kind in kinds}
+        records = [
+            known[verb, run].get(slide) or Record("not_started", slide_id=slide, verb=verb, run=run)
+            for slide in slides
+            for verb, run in kinds
+        ]
+        rows = [{name: getattr(record, name) for name in COLUMNS} for record in records]
+        name, other = (PARQUET, CSV) if len(rows) > LONGEST_CSV else (CSV, PARQUET)
+        self._files.write(name, [_parquet(rows) if name == PARQUET else _csv(rows)])
         self._files.remove(other)
         return records
 
 
-def _kind(verb: str, run: str) -> str:
-    return f"{verb}.{run}" if run else verb
+def _folder(verb: str, run: str) -> str:
+    return f"{LEDGER}/{verb}.{run}" if run else f"{LEDGER}/{verb}"
 
 
-def _verb_and_run(kind: str) -> tuple[str, str]:
-    return kind.partition(".")[0], kind.partition(".")[2]
-
-
-def _rows(records: Iterable[Record]) -> list[dict[str, Any]]:
-    return [{name: getattr(record, name) for name in COLUMNS} for record in records]
-
-
-def _readable(text: str) -> str:
-    """Show bytes in a name that are no text by their numbers, so that the table is UTF-8."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
-def _csv(records: Sequence[Record]) -> bytes:
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_rows(records))
-    return _readable(text.getvalue()).encode()
+    writer.writerows(rows)
+    return _escape_bytes(text.getvalue()).encode()
 
 
-def _parquet(records: Sequence[Record]) -> bytes:
+def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    rows = [row | {"reason": _readable(row["reason"])} for row in _rows(records)]
-    pq.write_table(pa.Table.from_pylist(rows), sink)
+    pq.write_table(pa.Table.from_pylist([row | {"reason": _escape_bytes(row["reason"])} for row in rows]), sink)
     return bytes(sink.getvalue())
+
+
+def _escape_bytes(text: str) -> str:
+    """Write bytes of file names that are not UTF-8 as escapes, so that the table is."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

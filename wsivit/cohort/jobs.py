@@ -1,42 +1,45 @@
-"""One slide, one verb: what is to be done and why, doing it, and what is written down of it."""
+"""One slide, one verb: whether there is something to do and why, doing it, and the record of it."""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
 import wsivit
 from wsivit.cohort.cohort_layout import CohortLayout
-from wsivit.cohort.job_log import JobLog, Record
-from wsivit.cohort.tasks import JobOutcome, Skipped, Task, failure
-from wsivit.errors import StoreLockedError, UsageError, WsivitError
-from wsivit.slide_list import CohortSlide
+from wsivit.cohort.job_log import JobLog, JobOutcome, Record
+from wsivit.cohort.tasks import Skipped, Task
+from wsivit.errors import OutputError, RemoteError, StoreLockedError, UsageError, WsivitError
+from wsivit.slide_list import SlideRow
 from wsivit.store import versions
+
+UNEXPECTED = 1
+"""Exit code of a job whose worker was lost, or that raised what no verb should raise."""
 
 
 class VersionError(UsageError):
-    """A worker of another version than who gives it work."""
+    """A worker has another version of wsivit than the process that gives it jobs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One slide that something is to be done with; it is sent to workers.
+    """One slide to process; it is sent to workers.
 
     Attributes
     ----------
-    slide : CohortSlide
+    slide : SlideRow
     why : str
         For people.
-    anew : bool
-        What is there was made of other input, or with other parameters.
+    rebuild : bool
+        The existing results are of another input or of other parameters.
     """
 
-    slide: CohortSlide
+    slide: SlideRow
     why: str
     rebuild: bool = False
 
@@ -47,122 +50,119 @@ class JobRunner:
 
     Attributes
     ----------
-    verb : Task
-    tree : CohortLayout
-    dry : bool
-        Nothing may be written: it is a plan.
+    task : Task
+    layout : CohortLayout
+    dry_run : bool
+        Write nothing.
     version : str
-        Of the wsivit that gives out the work.
+        Of wsivit in the process that makes the jobs.
     """
 
-    verb: Task
-    tree: CohortLayout
-    dry: bool = False
+    task: Task
+    layout: CohortLayout
+    dry_run: bool = False
     version: str = wsivit.__version__
 
-    def decide(self, slide: CohortSlide, record: Record | None, *, again: bool, retry_failed: bool) -> Job | None:
-        """Say whether, and why, something is to be done with a slide; None where all is as it should be."""
+    def decide(self, slide: SlideRow, record: Record | None, *, force: bool, retry_failed: bool) -> Job | None:
+        """Decide whether to process a slide, and say why; None where its results are up to date."""
         if record is None or record.state == "not_started":
-            return Job(slide, "new", again)
-        changed = _differences(record.parameters, self.verb.parameters(slide)) or self._change(slide, record)
-        if changed or again:
-            return Job(slide, changed or "asked to do it again", rebuild=True)
+            return Job(slide, "new", force)
+        changed = _differences(record.parameters, self.task.parameters(slide)) or self._change(slide, record)
+        if changed or force:
+            return Job(slide, changed or "forced", rebuild=True)
         if record.state == "running":
-            return Job(slide, "was not finished", record.rebuild)
+            return Job(slide, "was interrupted", record.rebuild)
         if record.state == "failed" and (retry_failed or record.retryable):
             return Job(slide, f"failed before: {record.reason}", record.rebuild)
-        gone = [path for path in record.outputs if self._is_gone(path)]
-        return Job(slide, f"{gone[0]} is gone") if gone else None
+        missing = [path for path in record.outputs if self._is_missing(path)]
+        return Job(slide, f"{missing[0]} is missing") if missing else None
 
-    def _change(self, slide: CohortSlide, record: Record) -> str:
-        now = self.verb.signature(slide, self.tree)
-        if now == record.signature:
+    def _change(self, slide: SlideRow, record: Record) -> str:
+        signature = self.task.signature(slide, self.layout)
+        if signature == record.signature:
             return ""
         if record.state == "skipped":
             return "there is something to do now"
         try:
-            same = record.fingerprint and self.verb.fingerprint(slide) == record.fingerprint
+            same = record.fingerprint and self.task.fingerprint(slide) == record.fingerprint
         except (WsivitError, OSError):
-            same = False  # the verb will say what is wrong
-        if same and self.dry:
-            return ""
-        if same:
-            JobLog(self.tree.files).write(replace(record, signature=now))
-            return ""
-        return "its input has changed"
+            same = False  # the verb will report what is wrong
+        if not same:
+            return "its input has changed"
+        if not self.dry_run:  # or each run would read the content of the copied slide
+            JobLog(self.layout.files).write(replace(record, signature=signature))
+        return ""
 
-    def _is_gone(self, path: str) -> bool:
-        inside = "://" not in path and not path.startswith("/")
-        whole = CohortLayout(path.rpartition("/")[0]) if not inside else self.tree
-        return whole.files.size(path if inside else path.rpartition("/")[2]) is None
+    def _is_missing(self, output: str) -> bool:
+        if "://" not in output and not output.startswith("/"):
+            return self.layout.files.size(output) is None
+        folder, _, name = output.rpartition("/")  # of a store that was tiled elsewhere
+        return CohortLayout(folder).files.size(name) is None
 
     def do(self, job: Job) -> Record:
-        """Do a job, and write down how it went; only what no verb should raise is raised."""
-        self.check_version()
-        began = time.monotonic()
-        self.begin(job)
-        try:
-            outcome = self.verb.do(job.slide, self.tree, rebuild=job.rebuild)
-        except StoreLockedError as error:  # its holder writes the record
-            return self.record(job.slide, replace(failure(error), state="running"))
-        except Skipped as error:
-            outcome = JobOutcome("skipped", str(error))
-        except (WsivitError, OSError) as error:
-            outcome = failure(error)
-        return self.end(job, outcome, time.monotonic() - began)
-
-    def begin(self, job: Job) -> None:
-        """Write down that a job is being done."""
-        record = self.record(job.slide, JobOutcome("running", job.why))
-        JobLog(self.tree.files).write(replace(record, rebuild=job.rebuild))
-
-    def end(self, job: Job, outcome: JobOutcome, seconds: float) -> Record:
-        """Write down how a job went."""
-        record = self.record(job.slide, outcome)
-        record = replace(record, seconds=round(seconds, 3), rebuild=job.rebuild and outcome.state == "failed")
-        JobLog(self.tree.files).write(record)
-        return record
-
-    def record(self, slide: CohortSlide, outcome: JobOutcome) -> Record:
-        """Return what is written down of a slide that is in some state."""
-        return Record(
-            slide.id,
-            self.verb.verb,
-            self.verb.run,
-            **asdict(outcome),
-            worker=f"{socket.gethostname()}:{os.getpid()}",
-            when=datetime.now(UTC).isoformat(timespec="seconds"),
-            versions=_versions(),
-            signature=self.verb.signature(slide, self.tree),
-            parameters=self.verb.parameters(slide),
-        )
-
-    def check_version(self) -> None:
-        """Refuse work from another version of wsivit.
+        """Do a job and record how it ended; raises only what no verb should raise.
 
         Raises
         ------
         VersionError
+            On a worker of another version.
         """
-        if self.version != wsivit.__version__:
+        if self.version != wsivit.__version__:  # workers can join at any time
             raise VersionError(
                 f"worker {socket.gethostname()} has wsivit {wsivit.__version__}, the client {self.version}: "
                 "install the same on both"
             )
+        start = time.monotonic()
+        self._write(job, JobOutcome("running", job.why), rebuild=job.rebuild)
+        try:
+            outcome = self.task.do(job.slide, self.layout, rebuild=job.rebuild)
+        except StoreLockedError as error:  # the process that holds the lock writes the record
+            return self._record(job.slide, replace(failure(error), state="running"))
+        except Skipped as error:
+            outcome = JobOutcome("skipped", str(error))
+        except (WsivitError, OSError) as error:
+            outcome = failure(error)
+        return self.end(job, outcome, time.monotonic() - start)
+
+    def end(self, job: Job, outcome: JobOutcome, seconds: float = 0.0) -> Record:
+        """Record how a job ended."""
+        # What failed while it replaced results has still to replace them.
+        rebuild = job.rebuild and outcome.state == "failed"
+        return self._write(job, outcome, seconds=round(seconds, 3), rebuild=rebuild)
+
+    def _write(self, job: Job, outcome: JobOutcome, *, rebuild: bool, seconds: float = 0.0) -> Record:
+        record = replace(self._record(job.slide, outcome), seconds=seconds, rebuild=rebuild)
+        JobLog(self.layout.files).write(record)
+        return record
+
+    def _record(self, slide: SlideRow, outcome: JobOutcome) -> Record:
+        return Record(
+            **asdict(outcome),
+            slide_id=slide.id,
+            verb=self.task.verb,
+            run=self.task.run,
+            worker=f"{socket.gethostname()}:{os.getpid()}",
+            updated=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=_versions(),
+            signature=self.task.signature(slide, self.layout),
+            parameters=self.task.parameters(slide),
+        )
 
 
-def choose(
-    runner: JobRunner, slides: Sequence[CohortSlide], known: Mapping[str, Record], *, again: bool, retry_failed: bool
-) -> list[Job]:
-    """Return what is to be done, in order."""
-    jobs = (runner.decide(slide, known.get(slide.id), again=again, retry_failed=retry_failed) for slide in slides)
-    return [job for job in jobs if job is not None]
+def failure(error: BaseException) -> JobOutcome:
+    """Describe an error; those that are not the slide's fault can be retried."""
+    text = " ".join(str(error).split())
+    if isinstance(error, WsivitError):
+        return JobOutcome("failed", text, error.exit_code, isinstance(error, OutputError | RemoteError))
+    if isinstance(error, OSError):
+        return JobOutcome("failed", text, OutputError.exit_code, retryable=True)
+    return JobOutcome("failed", f"{type(error).__name__}: {text}", UNEXPECTED, retryable=True)
 
 
-def _differences(there: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+def _differences(existing: Mapping[str, object], wanted: Mapping[str, object]) -> str:
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in wanted.items()}
-    changed = [key for key in {**there, **plain} if there.get(key) != plain.get(key)]
-    return "; ".join(f"{key}: {there.get(key)!r} there, {plain.get(key)!r} asked for" for key in changed)
+    changed = [key for key in {**existing, **plain} if existing.get(key) != plain.get(key)]
+    return "; ".join(f"{key}: was {existing.get(key)!r}, now {plain.get(key)!r}" for key in changed)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How a verb is run over many slides."""
+"""How a verb processes many slides."""
 
 from __future__ import annotations
 
@@ -10,66 +10,63 @@ from wsivit.errors import UsageError
 
 @dataclass(frozen=True)
 class CohortOptions:
-    """How a verb is run over many slides.
+    """How a verb processes many slides.
 
     Parameters
     ----------
     workers : int
-        Processes on this machine, as a local Dask cluster. 0: this process does it all, one slide after the other.
+        Processes on this machine, as a local Dask cluster. 0: this process does everything, one slide after the other.
     scheduler : str, optional
         Address of a Dask scheduler, ``tcp://host:8786``; default: the variable ``DASK_SCHEDULER_ADDRESS``, if
         `workers` is 0.
     worker_memory : str
-        Most memory of a local worker, such as ``4GB``, before it is stopped and its slide tried elsewhere; ``auto`` is
-        its share of the machine.
-    split_gb : float
-        Slides of at least so many GB on disk are tiled by all workers at once, shard by shard.
-    shard : str, optional
-        ``i/n``: do the i-th of n parts of the work only, 1 to n, as a task of a job array does.
+        Memory limit of a local worker, such as ``4GB``: beyond it the worker is stopped, and its slide tried on another
+        one. ``auto`` shares the machine's memory out equally.
+    array_task : str, optional
+        ``i/n``: process the i-th of n parts of the slides only, 1 to n, as a task of a job array does.
     retry_failed : bool
-        Try again what failed before.
-    again : bool
-        Do all of it anew, also what is done and unchanged.
-    only : str, optional
-        Do only slides whose id matches this pattern, such as ``site-a__*``.
-    limit : int, optional
-        Do at most so many slides.
-    plan : bool
-        Say what would be done, what it would take, and which slides would be refused; write nothing.
+        Process slides again that failed before.
+    force : bool
+        Process every slide again, also finished and unchanged ones, and replace its results.
+    include : str, optional
+        Process only slides whose id matches this pattern, such as ``site-a__*``.
+    max_slides : int, optional
+        Process at most so many slides.
+    dry_run : bool
+        Report which slides would be processed, which would fail, and what it would take; write nothing.
     """
 
     workers: int = 0
     scheduler: str | None = None
     worker_memory: str = "auto"
-    split_gb: float = 1.0
-    shard: str | None = None
+    array_task: str | None = None
     retry_failed: bool = False
-    again: bool = False
-    only: str | None = None
-    limit: int | None = None
-    plan: bool = False
+    force: bool = False
+    include: str | None = None
+    max_slides: int | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UsageError(f"workers must be 0 or more, not {self.workers}")
         if self.workers and self.scheduler:
-            raise UsageError("give workers, or a scheduler that has some, not both")
-        if self.limit is not None and self.limit < 1:
-            raise UsageError(f"limit must be at least 1, not {self.limit}")
-        if self.shard and (self.workers or self.scheduler):
-            raise UsageError("a shard is done by the process that it is given to: give no workers or scheduler with it")
+            raise UsageError("give workers, or the address of a scheduler, not both")
+        if self.max_slides is not None and self.max_slides < 1:
+            raise UsageError(f"max_slides must be at least 1, not {self.max_slides}")
+        if self.array_task and (self.workers or self.scheduler):
+            raise UsageError("each task of an array is one process: give no workers or scheduler with array_task")
         self.part()
 
     @property
     def address(self) -> str | None:
-        """Address of the scheduler to use; None for no distant one."""
-        if self.workers or self.shard:
+        """Address of the scheduler to connect to; None for local workers, or this process."""
+        if self.workers or self.array_task:
             return None
         return self.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS") or None
 
     @property
     def threads(self) -> int | None:
-        """Threads for each slide: the machine's CPUs are shared out among local workers; a distant one has one each."""
+        """Threads for each slide: local workers share the machine's CPUs; a worker of a scheduler has one thread."""
         if self.workers:
             return max(1, (os.cpu_count() or 1) // self.workers)
         return 1 if self.address else None
@@ -80,11 +77,11 @@ class CohortOptions:
         Raises
         ------
         UsageError
-            If `shard` is not ``i/n`` with 1 <= i <= n.
+            If `array_task` is not ``i/n`` with 1 <= i <= n.
         """
-        if self.shard is None:
+        if self.array_task is None:
             return 0, 1
-        words = self.shard.split("/")
-        if len(words) != 2 or not all(word.isdecimal() for word in words) or not 0 < int(words[0]) <= int(words[1]):
-            raise UsageError(f"shard must be i/n with i from 1 to n, such as 3/16, not {self.shard!r}")
-        return int(words[0]) - 1, int(words[1])
+        part, _, total = self.array_task.partition("/")
+        if not (part.isdecimal() and total.isdecimal() and 0 < int(part) <= int(total)):
+            raise UsageError(f"array_task must be i/n with i from 1 to n, such as 3/16, not {self.array_task!r}")
+        return int(part) - 1, int(total)

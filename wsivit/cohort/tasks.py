@@ -1,290 +1,236 @@
-"""What a verb does with one slide of many, and what that depends on."""
+"""What each verb does with one slide of many, and which inputs and options determine the result."""
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.devices import claim_device
-from wsivit.cohort.inputs import document_signature, signature
-from wsivit.cohort.job_log import State
-from wsivit.errors import OutputError, RemoteError, StoreError, UnreadableTilesError, WsivitError
+from wsivit.cohort.job_log import JobOutcome
+from wsivit.cohort.signatures import document_signature, signature
+from wsivit.errors import StoreError, UnreadableTilesError
 from wsivit.heatmap import DEFAULT_FORMS, Form, HeatmapOptions, heatmap
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import files_at
 from wsivit.models import CONTRACT
 from wsivit.slide import Slide, open_slide
-from wsivit.slide_list import CohortSlide
+from wsivit.slide_list import SlideRow
 from wsivit.store import Status, TileStore, read_journal, verify
-from wsivit.tiling import OnUnreadableTile, TileOptions, Tiler
+from wsivit.tiling import OnUnreadableTile, TileOptions, tile_into
 
 
 class Skipped(Exception):
-    """There is nothing to be done with this slide, which is no failure; the text says why."""
+    """There is nothing to do for this slide, which is no failure; the text says why."""
 
 
-@dataclass(frozen=True)
-class JobOutcome:
-    """What came of a slide; as in `wsivit.cohort.job_log.Record`."""
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A verb with its options, applied to any slide; it is sent to workers.
 
-    state: State = "done"
-    reason: str = ""
-    exit_code: int = 0
-    retryable: bool = False
-    tiles: int = 0
-    unreadable: int = 0
-    bytes: int = 0
-    scale: str = ""
-    fingerprint: str = ""
-    outputs: tuple[str, ...] = ()
+    Attributes
+    ----------
+    verb : str
+    run : str
+        Name of the model's run; empty for verbs without.
+    """
 
-
-class Task(Protocol):
-    """A verb with its options, applied to any slide; it is sent to workers."""
-
-    @property
-    def verb(self) -> str:
-        """Its name."""
-
-    @property
-    def run(self) -> str:
-        """Name of the model's run; empty for verbs without."""
-
-    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
-        """Everything but the input that determines what comes out, ready for JSON."""
-
-    def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
-        """What changes when the input does."""
-
-    def fingerprint(self, slide: CohortSlide) -> str:
-        """The input's content, where its signature may change without it; else empty."""
-
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
-        """Do it; `anew`: in place of what was made of other input or with other parameters."""
-
-
-@dataclass(frozen=True)
-class TileTask:
-    """Tile each slide, each with so many `threads`; None for as many as there are CPUs."""
-
-    options: TileOptions = TileOptions()
-    open_options: tuple[tuple[str, Any], ...] = ()
-    on_unreadable_tile: OnUnreadableTile = "skip"
-    threads: int | None = None
-    verb: str = "tile"
+    verb: ClassVar[str]
     run: str = ""
 
-    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+    @abstractmethod
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
+        """Everything but the input that determines the result, ready for JSON."""
+
+    @abstractmethod
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
+        """Process a slide; with `rebuild`, replace results of another input or of other parameters."""
+
+    def signature(self, slide: SlideRow, layout: CohortLayout) -> str:
+        """A digest that changes with the input: here the slide's store."""
+        return document_signature(layout.store(slide))
+
+    def fingerprint(self, slide: SlideRow) -> str:
+        """Of the input's content, where its signature can change without it; else empty."""
+        return ""
+
+
+@dataclass(frozen=True)
+class TileTask(Task):
+    """Tile each slide, with so many `threads`; None for as many as there are CPUs."""
+
+    verb = "tile"
+    options: TileOptions = TileOptions()
+    open_options: Mapping[str, Any] = field(default_factory=dict)
+    on_unreadable_tile: OnUnreadableTile = "skip"
+    threads: int | None = None
+
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         tissue = self.options.tissue
         return {
             **asdict(self.options),
             "tissue_file": signature(tissue) if Path(tissue).suffix else "",
             "annotations": signature(slide.annotations),
-            **self._opening(slide),
+            **self._open_options(slide),
             "on_unreadable_tile": self.on_unreadable_tile,
         }
 
-    def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
+    def signature(self, slide: SlideRow, layout: CohortLayout) -> str:
         """See `Task`."""
         return signature(slide.path)
 
-    def fingerprint(self, slide: CohortSlide) -> str:
+    def fingerprint(self, slide: SlideRow) -> str:
         """See `Task`."""
         with self.open(slide) as opened:
             return opened.fingerprint
 
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
         with self.open(slide) as opened:
-            done = self.tiler(slide, rebuild=rebuild).tile(opened, tree.place(slide))
-        return tiled(done.store, tree, next(iter(done.failures.values()), ""))
+            result = tile_into(
+                layout.target(slide),
+                opened,
+                self.options,
+                annotations=slide.annotations or None,
+                on_unreadable_tile=self.on_unreadable_tile,
+                overwrite=rebuild,
+            )
+        return describe_store(result.store, layout, next(iter(result.failures.values()), ""))
 
-    def open(self, slide: CohortSlide) -> Slide:
+    def open(self, slide: SlideRow) -> Slide:
         """Open a slide."""
         if not slide.path:
             raise Skipped("only its store is known, there is no slide to tile")
-        how = self._opening(slide)
-        opened = open_slide(slide.path, mpp=how.pop("slide_mpp"), **how)
+        options = self._open_options(slide)
+        opened = open_slide(slide.path, mpp=options.pop("slide_mpp"), **options)
         opened.threads = self.threads or opened.threads
         return opened
 
-    def tiler(self, slide: CohortSlide, *, rebuild: bool) -> Tiler:
-        """Return what tiles it."""
-        return Tiler(self.options, slide.annotations or None, self.on_unreadable_tile, rebuild)
-
-    def _opening(self, slide: CohortSlide) -> dict[str, Any]:
-        how = {"slide_mpp": None, **dict(self.open_options)}
-        return how if slide.mpp is None else {**how, "slide_mpp": slide.mpp}
-
-
-def tiled(store: TileStore, tree: CohortLayout, why: str = "") -> JobOutcome:
-    """Sum up a store of tiles."""
-    unreadable = int((store.status == Status.UNREADABLE).sum())
-    scale = store.parameters.scale
-    mpp = "{mpp_x:.4g} x {mpp_y:.4g}".format(**scale) if scale["mpp_x"] != scale["mpp_y"] else f"{scale['mpp_x']:.4g}"
-    whole = JobOutcome(
-        tiles=len(store),
-        bytes=sum(entry.bytes for entry in read_journal(store.files).values()),
-        scale=f"{mpp} µm/px, {scale['source']}, {scale['confidence']}",
-        fingerprint=store.parameters.slide_fingerprint,
-        outputs=(_below(store.url, tree) + "/zarr.json",),
-    )
-    if not unreadable:
-        return whole
-    reason = f"{unreadable} tiles cannot be read{': ' + why if why else ''}"
-    code = UnreadableTilesError.exit_code
-    return replace(whole, state="partial", reason=reason, unreadable=unreadable, exit_code=code)
+    def _open_options(self, slide: SlideRow) -> dict[str, Any]:
+        """The options of all slides, but the scale that the table has for this one."""
+        options = {"slide_mpp": None, **self.open_options}
+        return options if slide.mpp is None else {**options, "slide_mpp": slide.mpp}
 
 
 @dataclass(frozen=True)
-class PredictTask:
-    """Run a model over the tiles of each slide."""
+class PredictTask(Task):
+    """Run a model over the tiles of each slide; `slides` opens those that have none."""
 
+    verb = "predict"
     model: str
-    run: str
     options: PredictOptions = PredictOptions()
     slides: TileTask = TileTask()
-    verb: str = "predict"
 
-    @classmethod
-    def of(cls, model: str, name: str | None, options: PredictOptions, slides: TileTask) -> PredictTask:
-        """Name the predictions like the model, unless they have a name."""
-        return cls(model, Predictor(model, name=name, options=options).name, options, slides)
-
-    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
-        how = {key: value for key, value in asdict(self.options).items() if key not in _MACHINE}
-        folder = signature(posixpath.join(self.model, CONTRACT))
-        return {"model": f"{self.model} {folder}".rstrip(), **how}
+        # What only changes how fast the same result is computed does not count.
+        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size", "overwrite")}
+        run_folder = signature(posixpath.join(self.model, CONTRACT))
+        return {"model": f"{self.model} {run_folder}".rstrip(), **options}
 
-    def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
-        """See `Task`."""
-        return document_signature(tree.store(slide))
-
-    def fingerprint(self, slide: CohortSlide) -> str:
-        """See `Task`."""
-        return ""
-
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
         options = replace(self.options, overwrite=self.options.overwrite or rebuild)
-        predictor = _predictor(self.model, self.run, options)
-        if TileStore.is_store(tree.store(slide)) or not slide.path:
-            predicted = predictor(_finished(slide, tree))
-        else:
-            predicted = predictor(_finished(slide, tree, self._coordinates(slide, tree, predictor.tile_options)))
+        predictor = _load_predictor(self.model, self.run, options)
+        if slide.path and not TileStore.is_store(layout.store(slide)):
+            with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
+                tile_into(layout.target(slide), opened, predictor.tile_options)
+        store = predictor(_open_store(slide, layout))
         node = f"{'features' if options.features else 'predictions'}/{self.run}"
-        outputs = (f"{_below(predicted.url, tree)}/{node}/zarr.json",)
-        return replace(tiled(predicted, tree), outputs=outputs)
-
-    def _coordinates(self, slide: CohortSlide, tree: CohortLayout, options: TileOptions) -> TileStore:
-        """Make a store of coordinates only, as the model wants them."""
-        with self.slides.open(slide) as opened:
-            return Tiler(options).tile(opened, tree.place(slide)).store
-
-
-_MACHINE = ("device", "batch_size", "overwrite")
-"""Options that do not change what comes out."""
+        return replace(describe_store(store, layout), outputs=(f"{layout.relative(store.url)}/{node}/zarr.json",))
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: str, name: str, options: PredictOptions) -> Predictor:
-    """Load a model once for all slides that this process is given, on the device that is its own."""
+def _load_predictor(model: str, name: str, options: PredictOptions) -> Predictor:
+    """Load a model once for all slides of this process, on a device of its own."""
     return Predictor(model, name=name, options=replace(options, device=claim_device(options.device)))
 
 
 @dataclass(frozen=True)
-class HeatmapTask:
+class HeatmapTask(Task):
     """Draw the predictions of each slide."""
 
-    run: str
+    verb = "heatmap"
     forms: tuple[Form, ...] = DEFAULT_FORMS
     options: HeatmapOptions = HeatmapOptions()
-    verb: str = "heatmap"
 
-    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         return {"forms": list(self.forms), **asdict(self.options)}
 
-    def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
+    def signature(self, slide: SlideRow, layout: CohortLayout) -> str:
         """See `Task`."""
-        return "".join(document_signature(tree.store(slide), node) for node in self._nodes(slide, tree))
+        location = layout.store(slide)
+        runs = [self.run] if self.run else files_at(location).list("predictions")
+        return "".join(document_signature(location, f"predictions/{run}") for run in runs if run != "zarr.json")
 
-    def _nodes(self, slide: CohortSlide, tree: CohortLayout) -> Iterator[str]:
-        names = [self.run] if self.run else files_at(tree.store(slide)).list("predictions")
-        yield from (f"predictions/{name}" for name in names if name != "zarr.json")
-
-    def fingerprint(self, slide: CohortSlide) -> str:
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
-        return ""
-
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
-        """See `Task`."""
-        store = _finished(slide, tree)
-        made = heatmap(store, run=self.run or None, output=tree.heatmaps, forms=self.forms, options=self.options)
-        outputs = tuple(_below(str(path), tree) for path in made.paths)
-        sizes = [tree.files.size(path) or 0 for path in outputs]
-        return JobOutcome(tiles=len(store), bytes=sum(sizes), outputs=outputs)
+        store = _open_store(slide, layout)
+        drawn = heatmap(store, run=self.run or None, output=layout.heatmaps, forms=self.forms, options=self.options)
+        outputs = tuple(layout.relative(str(path)) for path in drawn.paths)
+        return JobOutcome(
+            tiles=len(store), bytes=sum(layout.files.size(path) or 0 for path in outputs), outputs=outputs
+        )
 
 
 @dataclass(frozen=True)
-class VerifyTask:
+class VerifyTask(Task):
     """Check each store."""
 
+    verb = "verify"
     sample: int = 32
-    verb: str = "verify"
-    run: str = ""
 
-    def parameters(self, slide: CohortSlide) -> dict[str, Any]:
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         return {"sample": self.sample}
 
-    def signature(self, slide: CohortSlide, tree: CohortLayout) -> str:
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
-        return document_signature(tree.store(slide))
-
-    def fingerprint(self, slide: CohortSlide) -> str:
-        """See `Task`."""
-        return ""
-
-    def do(self, slide: CohortSlide, tree: CohortLayout, *, rebuild: bool) -> JobOutcome:
-        """See `Task`."""
-        location = tree.store(slide)
+        location = layout.store(slide)
         if not TileStore.is_store(location):
             raise Skipped("it has no tiles yet")
         problems = verify(location, sample=self.sample)
         if problems:
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
             return JobOutcome("failed", problems[0] + more, StoreError.exit_code)
-        return replace(tiled(TileStore(location), tree), state="done", exit_code=0, outputs=())
+        return replace(describe_store(TileStore(location), layout), state="done", exit_code=0, outputs=())
 
 
-def _finished(slide: CohortSlide, tree: CohortLayout, made: TileStore | None = None) -> TileStore:
+def _open_store(slide: SlideRow, layout: CohortLayout) -> TileStore:
     """Open the tiles of a slide, if it has any."""
+    location = layout.store(slide)
     try:
-        store = TileStore(tree.store(slide)) if made is None else made
+        store = TileStore(location)
     except StoreError as error:
-        if TileStore.is_store(tree.store(slide)):
-            raise Skipped(str(error)) from None
-        raise Skipped("it has no tiles: wsivit tile comes first") from None
+        raise Skipped(
+            str(error) if TileStore.is_store(location) else "it has no tiles: run wsivit tile first"
+        ) from None
     if len(store) == 0:
         raise Skipped("no tile of it has enough tissue")
     return store
 
 
-def _below(location: str, tree: CohortLayout) -> str:
-    """Return a location relative to the tree's root, or whole where it lies elsewhere."""
-    return location.removeprefix(f"{tree.root}/")
-
-
-def failure(error: WsivitError | OSError) -> JobOutcome:
-    """Sum up what went wrong."""
-    code = error.exit_code if isinstance(error, WsivitError) else OutputError.exit_code
-    retryable = isinstance(error, OutputError | RemoteError) or not isinstance(error, WsivitError)
-    return JobOutcome("failed", " ".join(str(error).split()), code, retryable)
+def describe_store(store: TileStore, layout: CohortLayout, first_failure: str = "") -> JobOutcome:
+    """Summarize a store of tiles: ``partial`` where some are unreadable, with the reason for the first of them."""
+    unreadable = int((store.status == Status.UNREADABLE).sum())
+    scale = store.parameters.scale
+    mpp = "{mpp_x:.4g} x {mpp_y:.4g}".format(**scale) if scale["mpp_x"] != scale["mpp_y"] else f"{scale['mpp_x']:.4g}"
+    reason = f"{unreadable} tiles are unreadable{f': {first_failure}' if first_failure else ''}"
+    return JobOutcome(
+        "partial" if unreadable else "done",
+        reason if unreadable else "",
+        UnreadableTilesError.exit_code if unreadable else 0,
+        tiles=len(store),
+        unreadable=unreadable,
+        bytes=sum(entry.bytes for entry in read_journal(store.files).values()),
+        scale=f"{mpp} µm/px, {scale['source']}, {scale['confidence']}",
+        fingerprint=store.parameters.slide_fingerprint,
+        outputs=(f"{layout.relative(store.url)}/zarr.json",),
+    )

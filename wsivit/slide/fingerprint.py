@@ -98,8 +98,11 @@ def _whole_digest(source: ByteSource) -> str:
 
 
 def _files(path: str) -> list[ByteSource]:
-    if is_url(path):
-        return [remote_file(path)]
+    return [remote_file(path)] if is_url(path) else [LocalFile(file) for file in slide_files(path)]
+
+
+def slide_files(path: str) -> list[Path]:
+    """Return the local files of a slide: one, or those of a DICOM folder, of MIRAX and its folder, of Hamamatsu VMS."""
     file = Path(path)
     if file.is_dir():
         parts = list(file.rglob("*"))
@@ -109,7 +112,7 @@ def _files(path: str) -> list[ByteSource]:
         parts = list(file.parent.glob(glob.escape(file.stem) + "*"))
     else:
         parts = [file]
-    return [LocalFile(part) for part in parts if part.is_file()]
+    return [part for part in parts if part.is_file()]
 
 
 def _file_digest(source: ByteSource) -> bytes:
