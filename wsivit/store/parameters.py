@@ -16,8 +16,6 @@ from wsivit.errors import StoreError
 from wsivit.slide import TileGrid
 
 FORMAT = 2
-_ADDED = {"slide_sha256"}
-"""Optional fields."""
 
 
 class Status(IntEnum):
@@ -146,7 +144,7 @@ class StoreParameters:
             When fields are missing or unknown: the store is of another version, or damaged.
         """
         names = {entry.name for entry in fields(cls)}
-        missing, unknown = sorted(names - set(values) - _ADDED), sorted(set(values) - names)
+        missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
         if missing or unknown:
             raise StoreError(
                 f"store parameters do not fit this version of wsivit: missing {missing}, unknown {unknown};"
