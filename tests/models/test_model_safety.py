@@ -16,6 +16,7 @@ from support.train_helpers import make_run, write_store
 
 from wsivit.errors import StoreError, UsageError, WsivitError
 from wsivit.inference.predict import predict
+from wsivit.models import open_model
 from wsivit.models.classifier import create_classifier, load_classifier, weights_fingerprint
 from wsivit.models.run_folder import RunMetadata
 from wsivit.training.train import TrainOptions, train
@@ -103,8 +104,9 @@ def test_a_processor_with_code_is_not_run(tmp_path: Path, proof: Path) -> None:
     hostile = {"auto_map": AUTO_MAP, "image_processor_type": "Evil"}
     (folder / "preprocessor_config.json").write_text(json.dumps(hostile))
     for use in (load_classifier, lambda path: create_classifier(str(path), CLASSES, image_size=32)):
-        with pytest.raises(UsageError, match="its input cannot be made as its own processor makes it"):
-            use(folder)
+        use(folder)  # its own settings are used instead: a folder without a processor is a model all the same
+    with pytest.raises(UsageError, match="its own processor makes it: transformers cannot load it"):
+        open_model(folder)  # whose own scores would be wrong
     assert not proof.exists()
 
 

@@ -251,7 +251,7 @@ def _transformers_classifier(
     with hub_errors(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **_label_maps(classes))
         refuse_code(config.to_dict(), name)
-        preprocessing = published_preprocessing(name, config).of_whole_tile(image_size)
+        preprocessing = published_preprocessing(name, config, scored=False).of_whole_tile(image_size)
         if not (pretrained or weights) and native_size(config) is not None:
             config.image_size = preprocessing.image_size
         if weights is not None:
@@ -316,16 +316,17 @@ def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel
     return resized
 
 
-def published_preprocessing(name: str, config: Any) -> Preprocessing:
+def published_preprocessing(name: str, config: Any, *, scored: bool) -> Preprocessing:
     """How a transformers model's input is made; where nothing says it, ImageNet's values, with a warning."""
     native = native_size(config)
     channels = int(getattr(config, "num_channels", 3))
-    made = processor_input(name, channels, native)
+    made = processor_input(name, channels, native, scored=scored)
     if made is not None:
         return made
     _log.warning(
-        "model %s comes without a %s, which says how its input is made: the mean and deviation of ImageNet are taken, "
-        "and if it learned from others its scores are WRONG; put in the file of the model that it was trained from",
+        "model %s comes without a %s that can be read, so nothing says how its input is made: the mean and deviation "
+        "of ImageNet are taken, and if it learned from others its scores are WRONG; put in the file of the model that "
+        "it was trained from",
         name,
         PROCESSOR,
     )
@@ -380,7 +381,7 @@ def _processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
 def _saved_preprocessing(folder: Path, config: Any) -> Preprocessing:
     if config.model_type == "timm_wrapper":
         return timm_input(str(folder), config.pretrained_cfg)
-    return published_preprocessing(str(folder), config)
+    return published_preprocessing(str(folder), config, scored=False)
 
 
 def _label_maps(classes: Sequence[str]) -> dict[str, Any]:

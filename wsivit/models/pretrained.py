@@ -69,7 +69,7 @@ def _transformers(name: str) -> tuple[Network, tuple[str, ...], Preprocessing]:
         model, loaded = AutoModelForImageClassification.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-        preprocessing = published_preprocessing(name, model.config)
+        preprocessing = published_preprocessing(name, model.config, scored=True)
     network = of_classifier(model.eval())
     absent = set(loaded["missing_keys"])
     if any(network.head is None or not key.startswith(f"{network.head}.") for key in absent):

@@ -35,7 +35,9 @@ RESAMPLE: dict[str, int] = {name: code for code, name in _INTERPOLATIONS.items()
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 
-def processor_input(name: str, channels: int = 3, native: int | None = None) -> Preprocessing | None:
+def processor_input(
+    name: str, channels: int = 3, native: int | None = None, *, scored: bool = True
+) -> Preprocessing | None:
     """Read how a transformers model's input is made, and prove it on pictures; None where it has no processor.
 
     Parameters
@@ -46,6 +48,9 @@ def processor_input(name: str, channels: int = 3, native: int | None = None) -> 
         That the model takes.
     native : int, optional
         Side of the model's input by its ``config.json``, for a processor that does not resize.
+    scored : bool
+        Whether the model's own scores are wanted. Else a processor that transformers cannot load, such as one with code
+        of its own, counts as none: a new head can learn from other input.
 
     Raises
     ------
@@ -54,7 +59,12 @@ def processor_input(name: str, channels: int = 3, native: int | None = None) -> 
     """
     if not _has_processor(name):
         return None
-    processor = _processor(name)
+    try:
+        processor = _processor(name)
+    except MODEL_LOAD_ERRORS as error:
+        if not scored:
+            return None
+        raise _refusal(name, f"transformers cannot load it ({_first_line(error)})") from error
 
     def transform(picture: Image.Image) -> Tensor:
         made: Any = processor(picture, return_tensors="pt")["pixel_values"]
@@ -112,10 +122,7 @@ def _has_processor(name: str) -> bool:
 def _processor(name: str) -> Any:
     from transformers import AutoImageProcessor
 
-    try:
-        return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    except MODEL_LOAD_ERRORS as error:
-        raise _refusal(name, f"transformers cannot load it ({_first_line(error)})") from error
+    return AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
 
 
 def _candidates(processor: Any, name: str, channels: int, native: int | None) -> Iterator[Preprocessing]:
