@@ -9,8 +9,9 @@ import sys
 
 from torch.utils.data import DataLoader
 
-from wsivit.data.augment import augmentation, normalise, resize
+from wsivit.data.augment import augmentation
 from wsivit.data.dataset import TileDataset
+from wsivit.models.model_input import normalise, resize
 
 
 def make_store() -> str:

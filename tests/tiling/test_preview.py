@@ -43,8 +43,9 @@ def test_shows_tiles_outline_and_classes(tmp_path: Path) -> None:
 
 
 def test_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*preview"):
-        draw(tmp_path / "missing" / "preview.png")
+        draw(tmp_path / "file" / "preview.png")
 
 
 def test_an_interrupt_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

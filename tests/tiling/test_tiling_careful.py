@@ -77,7 +77,7 @@ def test_a_slide_is_given_up_after_too_many_bad_tiles_in_a_row(
     for index in (3, 6, 7, 8, 9):
         damage(path, index, "zeros")
     monkeypatch.setattr(shard_writer, "MAX_CONSECUTIVE_FAILURES", 4)
-    with pytest.raises(SlideError, match=r"given up after 4 unreadable tiles in a row.*no JPEG start marker.*skip-all"):
+    with pytest.raises(SlideError, match=r"gave up after 4 unreadable tiles in a row.*no JPEG start marker.*skip-all"):
         tile(path, tmp_path, TileOptions(**HOW))
     with pytest.raises(StoreMismatchError):
         tile(path, tmp_path, TileOptions(**{**HOW, "tile_size": 64}), on_unreadable_tile="skip-all")

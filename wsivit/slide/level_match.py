@@ -22,7 +22,7 @@ _WHOLE = 8  # whole numbers tried as the factor of a padded picture, besides pow
 _VISIBLE = 8.0  # grey levels of variation that padding does not have
 _PLACES = 3  # heaviest tiles of each part of the picture
 _FLAT = 2.0  # grey levels: what varies less says nothing
-_ALIKE = 0.5  # correlation: real levels have 0.5 (every 16th pixel) to 1, two places of one tissue -0.2 to 0.25
+_ALIKE = 0.35  # correlation: real levels have 0.5 (every 16th pixel) to 1, two places of one tissue -0.2 to 0.25
 _TINTED = 40.0  # grey levels by which a channel's mean may differ
 _UNDECIDED = 0.01  # correlation that does not tell two factors apart
 
