@@ -13,10 +13,10 @@ from PIL import Image
 from support.train_helpers import write_store
 from torch.utils.data import DataLoader
 
-import wsivit.models.model_input as model_input
 from wsivit.data import augment
 from wsivit.data.dataset import Examples, TileDataset, collate
 from wsivit.errors import UsageError
+from wsivit.models.model_input import normalise, resize
 
 
 def test_a_loader_gives_the_stores_own_tiles(tmp_path: Path) -> None:
@@ -47,14 +47,14 @@ def test_a_batch_that_was_read_together_is_not_copied(tmp_path: Path) -> None:
 
 def test_resize_agrees_with_pillow() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    ours = model_input.resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], 24)[0].permute(1, 2, 0).numpy() * 255
+    ours = resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], 24)[0].permute(1, 2, 0).numpy() * 255
     theirs = np.asarray(Image.fromarray(pixels).resize((24, 24), Image.Resampling.BILINEAR), np.float32)
     assert np.abs(ours - theirs).max() <= 1
 
 
 def test_normalise_is_mean_and_spread() -> None:
     pictures = torch.rand(3, 3, 4, 4)
-    made = model_input.normalise(pictures, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    made = normalise(pictures, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     torch.testing.assert_close(made[:, 1], (pictures[:, 1] - 0.2) / 0.6)
 
 

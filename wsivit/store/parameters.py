@@ -148,7 +148,7 @@ class StoreParameters:
         if missing or unknown:
             raise StoreError(
                 f"store parameters do not fit this version of wsivit: missing {missing}, unknown {unknown};"
-                " tile the slide again with --overwrite, or use the wsivit that wrote it"
+                " tile the slide again with --force, or use the wsivit that wrote it"
             )
         try:
             pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk", "slide_bounds")}
