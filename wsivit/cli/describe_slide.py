@@ -50,8 +50,8 @@ def _describe(info: SlideInfo) -> str:
 
 def _describe_picture(other: OtherPicture) -> str:
     name = f" {other.name!r}" if other.name else ""
-    able = f"not supported: {other.problem}" if other.problem else f"not read; --scene {other.number} takes it"
-    return f"{other.number}: {other.kind}{name}, {other.width} x {other.height} px, {able}"
+    action = f"never read: {other.problem}" if other.problem else f"not read; --scene {other.number} takes it"
+    return f"{other.number}: {other.kind}{name}, {other.width} x {other.height} px, {action}"
 
 
 def _describe_scale(info: SlideInfo) -> str:

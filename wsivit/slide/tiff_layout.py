@@ -158,7 +158,8 @@ def _layout(name: str, tiff: tifffile.TiffFile, series: Series) -> Layout:
 
 def _other(picture: Picture) -> OtherPicture:
     kind = picture.aside or "picture"
-    return OtherPicture(picture.number, picture.name, kind, *picture.size, picture.problem)
+    problem = "it may name a patient" if picture.private else picture.problem
+    return OtherPicture(picture.number, picture.name, kind, *picture.size, problem)
 
 
 def _by(size: tuple[int, int]) -> str:
