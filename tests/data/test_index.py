@@ -20,7 +20,7 @@ import wsivit
 from wsivit.data.index import labelled_index, shards_of
 from wsivit.data.labelled_tiles import samples_from_stores
 from wsivit.data.loading import load_samples
-from wsivit.data.shard_shuffle import OrderOptions, epoch_order, part_of
+from wsivit.data.shard_shuffle import OrderOptions, epoch_order
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.store import TileStore
 
@@ -163,20 +163,13 @@ orders = st.builds(
 )
 
 
-@given(
-    lengths=st.lists(st.integers(1, 30), max_size=20), options=orders, world=st.integers(1, 4), seed=st.integers(0, 9)
-)
-def test_an_epoch_has_each_tile_once_for_one_process(
-    lengths: list[int], options: OrderOptions, world: int, seed: int
-) -> None:
+@given(lengths=st.lists(st.integers(1, 30), max_size=20), options=orders, seed=st.integers(0, 9))
+def test_an_epoch_has_each_tile_once(lengths: list[int], options: OrderOptions, seed: int) -> None:
     shard = np.repeat(np.arange(len(lengths)), lengths)
     code = shard % 2
     order = epoch_order(shard, code, seed, 1, options)
     assert sorted(order.tolist()) == list(range(len(shard)))
     np.testing.assert_array_equal(order, epoch_order(shard, code, seed, 1, options))
-    parts = [part_of(order, rank, world, options.batch_size) for rank in range(world)]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(shard)))
-    assert max(map(len, parts)) - min(map(len, parts)) <= options.batch_size
 
 
 @given(counts=st.lists(st.integers(1, 60), min_size=2, max_size=5), seed=st.integers(0, 9))
@@ -215,8 +208,6 @@ def test_an_epoch_reads_few_shards_at_a_time_and_is_shuffled() -> None:
 def test_orders_that_make_no_sense() -> None:
     with pytest.raises(UsageError, match="mix must be at least 1"):
         OrderOptions(mix=0)
-    with pytest.raises(UsageError, match="no process 2 of 2"):
-        part_of(np.arange(4), 2, 2, 1)
 
 
 def test_shards_are_those_of_the_stores(cohort: Path) -> None:

@@ -135,6 +135,14 @@ def test_pyramids_one_after_another_without_any_metadata(tmp_path: Path, marked:
         assert_shows(slide, SMALL_B, 0.5, [1, 2, 4])
 
 
+@pytest.mark.parametrize("scene", [7, "label", "Scene #9"])
+def test_a_scene_that_is_not_there_is_wrong_use_and_not_damage(tmp_path: Path, scene: int | str) -> None:
+    path = write_ome(tmp_path / "a.ome.tif", [("Scene #1", A, 0.5), ("Scene #2", SMALL_B, 0.25)])
+    with pytest.raises(UsageError, match=rf"there is no picture '{scene}'.*Scene #2") as told:
+        open_slide(path, scene=scene)
+    assert "not a TIFF" not in str(told.value)
+
+
 def test_a_scene_stays_chosen_in_other_processes_and_in_stores(tmp_path: Path) -> None:
     path = write_ome(tmp_path / "a.ome.tif", [("Scene #1", A, 0.5), ("Scene #2", SMALL_B, 0.5)])
     with open_slide(path, scene="Scene #2") as slide:

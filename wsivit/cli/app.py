@@ -117,7 +117,7 @@ def _plainly(error: CycloptsError, words: Sequence[str]) -> str:
     missing = re.search(r"parameter --([\w-]+) requires an argument", str(error))
     if missing and not any(word.startswith(f"--{missing[1]}") for word in words):
         return f"{missing[1].upper()} is missing"
-    return str(error).rstrip(".")
+    return str(error).rstrip("., ")
 
 
 class _Plain(logging.Formatter):

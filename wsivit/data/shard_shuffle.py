@@ -73,14 +73,6 @@ def epoch_order(
     return _in_turn(sequence, borders, options.batch_size, rng)
 
 
-def part_of(order: IntArray, rank: int, world: int, batch_size: int) -> IntArray:
-    """Return the batches of one process of several: together all, none twice, in turn."""
-    if not 0 <= rank < world:
-        raise UsageError(f"there is no process {rank} of {world}")
-    own: IntArray = order[np.arange(len(order)) // batch_size % world == rank]
-    return own
-
-
 def _balanced(code: IntArray, rng: np.random.Generator) -> IntArray:
     """Places in ascending order, each as often as it is drawn."""
     count = np.bincount(code)

@@ -254,7 +254,8 @@ class Series:
         if text.isdecimal() and len(found) != 1:
             found = self.pictures[int(text) : int(text) + 1]
         if len(found) != 1:
-            raise UsageError(f"there is no one picture {text!r}; it holds {'; '.join(map(str, self.pictures))}")
+            every = "; ".join(map(str, self.pictures))
+            raise UsageError(f"there is no picture {text!r} (or several are called so); it holds {every}")
         if found[0].private:
             raise UsageError(f"picture {found[0]} may name a patient: it is never read")
         return found[0]

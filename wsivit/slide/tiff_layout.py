@@ -120,10 +120,10 @@ def read_layout(source: ByteSource, color: JpegColor = "auto", scene: int | str 
             if tiff.is_scn or tiff.is_bif or tiff.is_philips:
                 raise UnknownLayoutError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
             return _layout(source.name, tiff, Series(tiff, open_level, scene))
+    except UsageError as error:  # first: it is a ValueError too, which tifffile raises of damaged files
+        raise UsageError(f"{source.name}: {error}") from None
     except TIFF_ERRORS as error:
         raise UnknownLayoutError(f"{source.name}: not a TIFF that can be read: {error}") from error
-    except UsageError as error:
-        raise UsageError(f"{source.name}: {error}") from None
     except SlideError as error:
         raise type(error)(f"{source.name}: {error}") from error
 

@@ -4,7 +4,6 @@ from .focus import blur_scores as blur_scores
 from .focus import line_pairs as line_pairs
 from .focus import sharpness as sharpness
 from .focus import sharpness_along as sharpness_along
-from .geometry import area_mm2 as area_mm2
 from .geometry import mask_polygons as mask_polygons
 from .geometry import polygons_mask as polygons_mask
 from .geometry import tissue_fractions as tissue_fractions

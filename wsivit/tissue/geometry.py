@@ -149,8 +149,3 @@ def _fill(start: NDArray[np.float64], end: NDArray[np.float64], shape: tuple[int
     np.add.at(turns, (row, col), np.where(down, 1, -1)[edge])
     inside: BoolMask = np.cumsum(turns, axis=1)[:, :width] != 0
     return inside
-
-
-def area_mm2(mask: BoolMask, mpp: tuple[float, float]) -> float:
-    """Area of a mask in mm², from its own microns per pixel (x, y)."""
-    return float(np.count_nonzero(mask)) * mpp[0] * mpp[1] / 1e6

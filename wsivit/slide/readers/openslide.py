@@ -132,7 +132,7 @@ class OpenSlideBackend:
 
     def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
         """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
-        self._let_go()
+        self.close()
         try:
             with openslide.OpenSlide(self.path) as handle:
                 return np.asarray(handle.read_region(place, level, size))
@@ -141,9 +141,6 @@ class OpenSlideBackend:
 
     def close(self) -> None:
         """Close the handle of this process."""
-        self._let_go()
-
-    def _let_go(self) -> None:
         local = self._local.get()
         with local.lock:
             held, local.slide = local.slide(), nothing
