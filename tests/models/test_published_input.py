@@ -260,8 +260,9 @@ def test_every_way_in_which_timm_makes_input_is_known() -> None:
 
 
 def test_timm_input_that_is_no_square_is_refused() -> None:
-    with pytest.raises(UsageError, match="tiles are squares"):
+    with pytest.raises(UsageError, match="tiles are squares") as told:
         timm_input("model", {"input_size": (3, 224, 160)})
+    assert str(told.value).count("model model:") == 1
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,8 @@ def timm_input(name: str, settings: dict[str, Any]) -> Preprocessing:
             crop="round",
             channels=_channels(name, channels, flipped=False),
         )
+    except UsageError:  # a ValueError that has its words already
+        raise
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise _refusal(name, str(error)) from error
     return _proven(name, iter([_simplest(made)]), lambda picture: transform(picture)[None].float())
