@@ -94,6 +94,9 @@ class Lock:
             who = "another process: wait for it, or stop it"
         return who if self.of_kernel else f"{who}; if it has ended, remove {self._marker}"
 
+    def check(self) -> None:
+        """Do nothing: no other writer takes over a lock that is held, as it may a `Lease`."""
+
     def close(self) -> None:
         """Release the lock; once is enough."""
         if self._lock.is_locked:
