@@ -48,7 +48,7 @@ from wsivit.errors import (
     UnreadableTilesError,
     UsageError,
 )
-from wsivit.io.threads import parallel_for
+from wsivit.io.processes import parallel_for
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore
 from wsivit.store.shard import append_crc, decode, decode_index, encode_jpeg, encode_shard, index_size, strip_crc
 from wsivit.store.zarr_codec import Jpeg, WsivitJpeg, register
