@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsivit.slide.grid import TileGrid
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore, TileTable
-from wsivit.store.codec import encode_zstd
+from wsivit.store.shard import encode_zstd
 
 Field = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsivit.slide.grid import TileGrid
 from wsivit.store import StoreParameters, StoreWriter, TileTable
-from wsivit.store.codec import encode_jpeg, encode_zstd
+from wsivit.store.shard import encode_jpeg, encode_zstd
 
 SIZE = 32
 COLS, ROWS = 7, 5

@@ -14,7 +14,7 @@ from wsivit.models.run_folder import RunMetadata
 from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid
 from wsivit.store import Status, StoreParameters, StoreWriter, TileStore, TileTable
-from wsivit.store.codec import encode_jpeg
+from wsivit.store.shard import encode_jpeg
 
 CLASSES = ("stroma", "tumor")
 
