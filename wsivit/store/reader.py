@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
-from wsivit.slide import ReadPlan, TileGrid
+from wsivit.slide import TileGrid
 from wsivit.store import zarr_metadata
 from wsivit.store.annotation_columns import AnnotationColumns
 from wsivit.store.codec import decode, decode_checked_jpeg, strip_crc
@@ -378,7 +378,7 @@ class TileStore(AnnotationColumns):
 
     def _read_slide(self, wanted: NDArray[np.int64], target: NDArray[np.uint8]) -> None:
         x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
-        tiles = self._slide.read_tiles(ReadPlan(**self.parameters.plan), self.grid.tile_size, x, y)
+        tiles = self._slide.read_tiles(self.parameters.plan, self.grid.tile_size, x, y)
         for place, tile in enumerate(tiles):
             if not isinstance(tile, np.ndarray):
                 slide = self.parameters.slide_path
