@@ -527,7 +527,7 @@ def test_classes_and_preprocessing_are_compared_too(run: Path, tmp_path: Path) -
     replace(contract, data=[{"id": "a", "downscale": "area"}], label="other").write(learned)
     spec = open_model(learned).spec
     assert spec.downscale == {"area"}
-    half = replace(store.parameters, plan=store.parameters.plan | {"reduce": 2, "downscale": "dct"})
+    half = replace(store.parameters, plan=replace(store.parameters.plan, reduce=2, downscale="dct"))
     store.parameters = half
     with pytest.raises(StoreMismatchError, match=r"preprocessing: the model learned from tiles scaled by area.*dct"):
         predict(learned, store, options=CPU)

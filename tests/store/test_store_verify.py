@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +156,7 @@ def of_slide(slide: Slide, mpp: float, **changes: object) -> tuple[StoreParamete
         slide_path=slide.path,
         slide_fingerprint=slide.fingerprint,
         slide_size=slide.dimensions,
-        plan=asdict(plan),
+        plan=plan,
         grid=grid,
         chunk=(64, 64),
         open_options=slide.open_options,

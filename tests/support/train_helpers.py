@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def parameters(name: str, columns: int, rows: int, size: int, mpp: float = 0.5, 
         scale={},
         requested_mpp=mpp,
         mpp=(mpp, mpp),
-        plan=asdict(plan),
+        plan=plan,
         grid=TileGrid.from_plan(plan, size, overlap),
         tissue={},
         min_tissue=0.0,

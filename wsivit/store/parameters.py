@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, shorten
-from wsivit.slide import TileGrid
+from wsivit.slide import ReadPlan, TileGrid
 
 FORMAT = 2
 
@@ -51,8 +51,7 @@ class StoreParameters:
     requested_mpp : float
     mpp : (float, float)
         What the tiles really have, x and y.
-    plan : dict
-        The reading plan, as ``dataclasses.asdict(ReadPlan)``.
+    plan : ReadPlan
     grid : TileGrid
     tissue : dict
         Parameters of the tissue mask.
@@ -92,7 +91,7 @@ class StoreParameters:
     scale: dict[str, Any]
     requested_mpp: float
     mpp: tuple[float, float]
-    plan: dict[str, Any]
+    plan: ReadPlan
     grid: TileGrid
     tissue: dict[str, Any]
     min_tissue: float
@@ -127,7 +126,7 @@ class StoreParameters:
     @property
     def downscale(self) -> str:
         """How the slide was brought to the scale of the tiles; empty where a level was used as it is."""
-        return str(self.plan.get("downscale", "")) if self.plan.get("reduce", 1) > 1 else ""
+        return self.plan.downscale if self.plan.reduce > 1 else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as they come back from JSON."""
@@ -152,7 +151,8 @@ class StoreParameters:
             )
         try:
             pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk", "slide_bounds")}
-            return cls(**{**values, **pairs, "grid": TileGrid(**values["grid"])})
+            plan, grid = ReadPlan(**values["plan"]), TileGrid(**values["grid"])
+            return cls(**{**values, **pairs, "plan": plan, "grid": grid})
         except (TypeError, ValueError) as error:
             raise StoreError(f"store parameters make no sense: {error}") from error
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
-from wsivit.slide import ReadPlan, TileGrid
+from wsivit.slide import TileGrid
 from wsivit.store import zarr_metadata
 from wsivit.store.columns import TileColumns
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
@@ -250,7 +250,7 @@ class TileStore(TileColumns):
                 self._read_span(wanted[span].tolist(), targets, threads or THREADS)
             return target
         x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
-        tiles = self._slide.read_tiles(ReadPlan(**self.parameters.plan), self.grid.tile_size, x, y)
+        tiles = self._slide.read_tiles(self.parameters.plan, self.grid.tile_size, x, y)
         for place, tile in enumerate(tiles):
             if not isinstance(tile, np.ndarray):
                 slide = self.parameters.slide_path

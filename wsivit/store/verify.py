@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, WsivitError
 from wsivit.io import files_at
-from wsivit.slide import ReadPlan
 from wsivit.store import zarr_metadata
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
@@ -224,7 +223,7 @@ def compare_with_slide(store: TileStore, slide: Slide, sample: int = 32) -> list
     readable = store.readable
     chosen = readable[np.unique(np.linspace(0, len(readable) - 1, min(sample, len(readable))).astype(int))]
     x, y = store.grid.plane_xy(store.col[chosen], store.row[chosen])
-    fresh = slide.read_tiles(ReadPlan(**store.parameters.plan), store.grid.tile_size, x, y)
+    fresh = slide.read_tiles(store.parameters.plan, store.grid.tile_size, x, y)
     comparisons = []
     for index, stored, tile in zip(chosen.tolist(), store.read(chosen), fresh, strict=True):
         if not isinstance(tile, np.ndarray):
