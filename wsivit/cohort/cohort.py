@@ -20,7 +20,7 @@ from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, Verify
 from wsivit.errors import UsageError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions
 from wsivit.inference import PredictOptions, Predictor
-from wsivit.io import progress_bar
+from wsivit.io import progress_bar, require_main_guard
 from wsivit.slide_list import SlideRow, find_slides
 from wsivit.tiling import OnUnreadableTile, TileOptions
 
@@ -122,6 +122,8 @@ class Cohort:
         return self._run(VerifyTask(sample))
 
     def _run(self, task: Task) -> CohortResult:
+        if self.options.workers:
+            require_main_guard()
         options, log = self.options, JobLog(self.layout.files)
         runner = JobRunner(task, self.layout, options.dry_run)
         slides, records = self._selected(), log.read(task.verb, task.run)
