@@ -201,8 +201,8 @@ def paired_test(
 def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     """Fit the temperature that calibrates the probabilities when the logits are divided by it.
 
-    The targets allow for one error not seen yet (Platt's correction), so that perfect accuracy on the held-out tiles
-    does not make the model infinitely confident.
+    The targets allow for one error in all that was not seen yet (Platt's correction), so that perfect accuracy on the
+    held-out tiles does not make the model infinitely confident.
 
     Parameters
     ----------
@@ -212,26 +212,27 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     Returns
     -------
     float
-        Between 0.05 and 20; 1 where there is nothing to fit.
+        Between 0.05 and 20; 1 where there is nothing to fit, or where the log loss of these tiles is lowest so.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     scores, classes = np.asarray(logits, np.float64), np.asarray(truth, np.int64)
     n, n_classes = scores.shape
-    if n == 0:
+    if n == 0 or n_classes < 2:
         return 1.0
-    target = np.full((n, n_classes), 1 / (n + n_classes))
-    target[np.arange(n), classes] += n / (n + n_classes)
+    true = np.eye(n_classes)[classes]
+    target = (true * (n + 1) + (1 - true) / (n_classes - 1)) / (n + 2)
 
-    def loss(log_temperature: float) -> float:
-        scaled = scores / np.exp(log_temperature)
-        top = scaled.max(axis=1, keepdims=True)
-        log_sum = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-        return float((log_sum - (target * scaled).sum(axis=1)).mean())
+    def loss(temperature: float, of: Floats) -> float:
+        return -float((of * log_softmax(scores / temperature, axis=1)).sum(axis=1).mean())
 
     # Of the logarithm: halving and doubling are equally far from 1.
-    result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(result.x))
+    bounds, options = (np.log(0.05), np.log(20)), {"xatol": 1e-4}
+    fit = minimize_scalar(lambda x: loss(np.exp(x), target), bounds=bounds, method="bounded", options=options)
+    temperature = float(np.exp(fit.x))
+    # The correction makes a model less confident: of few tiles, or a perfect and very confident one, too much so.
+    return temperature if loss(temperature, true) <= loss(1.0, true) else 1.0
 
 
 def _sum_by(places: Indices, weights: Floats, size: int) -> Floats:
