@@ -18,7 +18,7 @@ from wsivit.cohort.result import CohortResult
 from wsivit.cohort.run_jobs import run_jobs
 from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import UsageError
-from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, check_formats
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import progress_bar, require_main_guard
 from wsivit.slide_list import SlideRow, find_slides
@@ -115,6 +115,7 @@ class Cohort:
         options: HeatmapOptions = HeatmapOptions(),
     ) -> CohortResult:
         """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
+        check_formats(formats, options)  # once, and not for every slide
         return self._run(HeatmapTask(tuple(formats), options, run=run or ""))
 
     def verify(self, *, sample: int = 32) -> CohortResult:
