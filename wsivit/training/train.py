@@ -130,12 +130,11 @@ def train(
     from transformers import set_seed
 
     from wsivit.data import TileDataset
-    from wsivit.models import create_classifier, library_of, require_image_size, save_classifier
+    from wsivit.models import create_classifier, require_image_size, save_classifier
     from wsivit.training.arguments import check_machine, make_arguments
     from wsivit.training.trainer import TileTrainer, run_training
 
     # What can be refused is refused before slides are tiled for hours.
-    library_of(model)
     require_image_size(model, options.image_size)
     device = check_machine(options)
 
