@@ -20,7 +20,7 @@ from tests.cli.test_cli import wsivit_
 from wsivit import TileStore, info, open_slide, tile
 from wsivit.errors import ScaleError, SlideError, UsageError
 from wsivit.slide import Slide
-from wsivit.slide.ome import ome_images
+from wsivit.slide.metadata import ome_images
 from wsivit.tiling import TileOptions
 
 Picture = NDArray[np.uint8]

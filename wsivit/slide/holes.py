@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from wsivit.io import ByteSource
 from wsivit.slide.backend import Backend, Pixels, TileFailure, TileMask, UnreadableBlockError, area_mean
 from wsivit.slide.metadata import TIFF_ERRORS
+from wsivit.slide.preflight import stored_tiles
 from wsivit.slide.read_plan import Level, ReadPlan, plan_downsample
 from wsivit.slide.reading import Request, map_rectangles
-from wsivit.slide.tiff_validation import stored_tiles
 
 _PART, _SMALLEST_PART = 512, 32
 _SOURCE = 2048  # side of what one part may be made of: memory stays bounded where levels are missing

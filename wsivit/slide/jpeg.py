@@ -21,7 +21,7 @@ _WHOLE = b"\0\x0c\x03"  # begins a scan of all three components
 _MOST_SCANS = 100
 
 
-class TooMuchError(ValueError):
+class JpegLimitError(ValueError):
     """What would take more memory or time than a picture of its size can need."""
 
 
@@ -180,7 +180,7 @@ class Normaliser:
         alone = sequential and tile.startswith(_WHOLE, len(stored))
         # Each scan is a way through the whole picture, and can be of a few bytes.
         if not alone and tile.count(stored[-2:], len(stored)) >= _MOST_SCANS:
-            raise TooMuchError(f"JPEG of more than {_MOST_SCANS} scans")
+            raise JpegLimitError(f"JPEG of more than {_MOST_SCANS} scans")
         return stored, normalised
 
     def _known(self, tile: bytes) -> tuple[bytes, bytes, bool]:

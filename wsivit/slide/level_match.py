@@ -105,7 +105,7 @@ def _windows(coarse: TiledLevel) -> Iterator[_Window]:
     """What to compare: parts of the heaviest tiles of the whole picture, and of its right and lower ends."""
     if len(coarse.counts) != coarse.n_cols * coarse.n_rows:
         return  # NDPI indexes stripes; which are a level its own tags say
-    grid = np.where(coarse.counts > coarse.most, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
+    grid = np.where(coarse.counts > coarse.max_bytes, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
     rows, cols = np.mgrid[0 : coarse.n_rows, 0 : coarse.n_cols]
     seen: set[int] = set()
     for part in (grid, grid * (cols >= 0.6 * coarse.n_cols), grid * (rows >= 0.6 * coarse.n_rows)):

@@ -131,6 +131,12 @@ def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
     return tuple(found)
 
 
+def objective_power(sources: Iterable[ScaleSource]) -> float | None:
+    """The nominal magnification, from the first source that states one."""
+    powers = (10 / source.mpp_x for source in sources if source.name in _POWERS and source.mpp_x)
+    return next(powers, None)
+
+
 def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]) -> ScaleSource:
     texts = [properties.get(key, "") for key in keys]
     x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))

@@ -20,10 +20,10 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from wsivit.slide.backend import Backend
-from wsivit.slide.open_slide import open_backend
 from wsivit.slide.preflight import check_slide
 from wsivit.slide.readers.isolated import ERRORS, TOO_SLOW, receive, send
 from wsivit.slide.readers.native import NativeBackend
+from wsivit.slide.select_reader import open_backend
 from wsivit.slide.tiff_level import JpegTiles
 
 Answer: TypeAlias = tuple[dict[str, Any], bytes | memoryview]
@@ -46,7 +46,7 @@ class Server:
         """Open the slide and say everything about it."""
         job = self._job
         source = check_slide(job["path"], job["max_pixels"]).source
-        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
+        self._backend, reason, _ = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
         facts = self._backend.facts
         levels = range(len(facts.levels))
         return {
