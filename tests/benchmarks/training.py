@@ -85,7 +85,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> TileStore:
     """Tile the slide, label its halves, and write its tiles' JPEG bytes as files and as an HDF5 file."""
     import h5py
 
-    from wsivit.store.codec import encode_jpeg
+    from wsivit.store.shard import encode_jpeg
 
     with open_slide(options.slide, mpp=options.slide_mpp) as slide:
         store = tile(slide, folder, TileOptions(mpp=options.mpp, tile_size=options.tile_size)).store

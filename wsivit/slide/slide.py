@@ -281,7 +281,7 @@ class Slide:
         return read_overview(self._backend, self._overview_size(mpp, max_side), self.threads).pixels
 
     def read_overview(self, mpp: float) -> OverviewImage:
-        """Read the complete slide at about a scale, from a level that agrees with level 0 (finer ones where damaged)."""
+        """Read the complete slide at about a scale, from a level that agrees with level 0, finer where damaged."""
         overview = read_checked_overview(self._backend, self._overview_size(mpp, None), self.threads)
         for level, found in overview.rejected.items():
             _log.warning(

@@ -128,9 +128,9 @@ def train(
     """
     folder = Path(output)
     _require_free(folder)
-    from wsivit.models import library_of
+    from wsivit.models import require_image_size
 
-    library_of(model)  # before slides are tiled for hours
+    require_image_size(model, options.image_size)  # before slides are tiled for hours
     samples = load_samples(data, label, side=_picture_side(options), tiler=SlideTiler(folder / TILES, slides))
     options = options.resolved(of_slides=any(source.patient for source in samples.sources))
     _tell_unlabelled(samples)

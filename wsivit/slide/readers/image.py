@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from wsivit.errors import LimitError, SlideError
+from wsivit.errors import LimitError, SlideError, WsivitError
 from wsivit.io import ByteSource, open_picture
 from wsivit.slide.backend import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
 from wsivit.slide.metadata import TIFF_ERRORS
@@ -100,6 +100,8 @@ def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, st
         raise LimitError(f"{name}: {error}; convert it to a tiled, pyramidal TIFF") from error
     except UnidentifiedImageError as error:
         raise SlideError(f"{name}: not a picture of a known format") from error
+    except WsivitError:  # ours are OSError or ValueError too, which Pillow raises of damaged files
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise SlideError(f"{name}: the picture cannot be read: {error}") from error
 
@@ -108,6 +110,8 @@ def _read_tiff(file: IO[bytes], layout: Layout) -> Pixels:
     try:
         with tifffile.TiffFile(file) as tiff:
             planes = [_read_plane(tiff, offset, layout.name) for offset in layout.directories[0]]
+    except WsivitError:
+        raise
     except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{layout.name}: the TIFF cannot be read: {error}") from error
     return np.concatenate([plane[..., :1] for plane in planes], axis=2) if len(planes) == 3 else planes[0]
