@@ -85,7 +85,7 @@ class SlideFacts:
     properties : mapping of str to str
         Metadata, named as OpenSlide names it, and ``tiff.*``, ``ome.*`` besides.
     associated : tuple of str
-        Names of images that are in the file beside the pyramid: label, macro, thumbnail.
+        Names of images in the file besides the pyramid: label, macro, thumbnail.
     background : tuple of int
         Colour of what was not scanned.
     bounds : tuple of int or None

@@ -59,10 +59,10 @@ def check_sha256(path: str, wanted: str | None) -> str:
     if wanted is None:
         return ""
     expected = None if wanted == "record" else _expected(path, wanted)
-    found = sha256(path)
-    if expected is not None and found != expected:
-        raise SlideError(f"{path}: its sha256 is {found}, not {expected}: these are not the bytes that were meant")
-    return found
+    actual = sha256(path)
+    if expected is not None and actual != expected:
+        raise SlideError(f"{path}: its sha256 is {actual}, not {expected}: these are not the expected bytes")
+    return actual
 
 
 def _expected(path: str, wanted: str) -> str:
@@ -84,19 +84,17 @@ def _expected(path: str, wanted: str) -> str:
 def sha256(path: str) -> str:
     """Checksum of all bytes of a slide; see `check_sha256`."""
     named = sorted(((PurePosixPath(file.name).name, file) for file in _files(path)), key=lambda pair: pair[0])
-    digests = [_whole_digest(file) for _, file in named]
+    digests = []
+    for _, source in named:
+        digest = hashlib.sha256()
+        with source.open() as file:
+            while block := file.read(_READ):
+                digest.update(block)
+        digests.append(digest.hexdigest())
     if len(digests) == 1:
         return digests[0]
     lines = "".join(f"{digest}  {name}\n" for digest, (name, _) in zip(digests, named, strict=True))
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _whole_digest(source: ByteSource) -> str:
-    digest = hashlib.sha256()
-    with source.open() as file:
-        while block := file.read(_READ):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _files(path: str) -> list[ByteSource]:
@@ -120,25 +118,18 @@ def slide_files(path: str) -> list[Path]:
 def _file_digest(source: ByteSource) -> bytes:
     digest, size = hashlib.sha256(), source.size
     digest.update(size.to_bytes(8, "little"))
-    for sample in source.read_spread(list(_samples(size))):
+    # Both ends and evenly spread blocks; everything where that is no more.
+    ranges = [(0, size)]
+    if size > 2 * _ENDS + _BLOCKS * _BLOCK:
+        step = (size - 2 * _ENDS - _BLOCK) / (_BLOCKS - 1)
+        starts = [_ENDS + int(index * step) for index in range(_BLOCKS)]
+        ranges = [(0, _ENDS), *((start, start + _BLOCK) for start in starts), (size - _ENDS, size)]
+    for sample in source.read_spread(ranges):
         digest.update(sample)
     with source.open() as file:
         for value in _tiff_values(file):
             digest.update(value)
     return digest.digest()
-
-
-def _samples(size: int) -> Iterator[tuple[int, int]]:
-    """Both ends and evenly spread blocks; everything where that is no more."""
-    if size <= 2 * _ENDS + _BLOCKS * _BLOCK:
-        yield 0, size
-        return
-    yield 0, _ENDS
-    step = (size - 2 * _ENDS - _BLOCK) / (_BLOCKS - 1)
-    for index in range(_BLOCKS):
-        start = _ENDS + int(index * step)
-        yield start, start + _BLOCK
-    yield size - _ENDS, size
 
 
 def _tiff_values(file: IO[bytes]) -> Iterator[bytes]:

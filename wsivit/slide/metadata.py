@@ -54,7 +54,7 @@ class SlideInfo:
     scale_error : str or None
         Why there is no scale.
     scale_sources : tuple of ScaleSource
-        Everything that speaks of the scale, usable or not.
+        Everything that states the scale, usable or not.
     objective : float or None
         Nominal magnification that the slide states.
     tile_size : tuple of int or None

@@ -64,11 +64,11 @@ def read_checked_overview(backend: Backend, size: tuple[int, int], threads: int 
     n_levels = len(backend.facts.levels)
     while True:
         overview = read_overview(backend, size, threads, n_levels)
-        found = find_disagreement(backend, overview.pixels, overview.unreadable) if overview.level else None
-        if found is None:
-            return overview._replace(rejected=rejected)
         n_levels = overview.level
-        rejected[overview.level] = found
+        disagreement = find_disagreement(backend, overview.pixels, overview.unreadable) if n_levels else None
+        if disagreement is None:
+            return overview._replace(rejected=rejected)
+        rejected[n_levels] = disagreement
 
 
 def read_overview(
@@ -87,17 +87,14 @@ def read_overview(
             pixels[place] = part
             continue
         # Something in it is damaged: small parts of it may be read, the others from finer levels.
-        rows, columns = place
-        for small, small_part in _parts(
-            backend, plan, (columns.start, rows.start, columns.stop, rows.stop), _SMALL, threads
-        ):
-            box = (small[1].start, small[0].start, small[1].stop, small[0].stop)
-            repaired = small_part
-            for count in range(plan.level, 0, -1):
-                if repaired is not None:
-                    break
+        box = (place[1].start, place[0].start, place[1].stop, place[0].stop)
+        for small, repaired in _parts(backend, plan, box, _SMALL, threads):
+            small_box = (small[1].start, small[0].start, small[1].stop, small[0].stop)
+            count = plan.level
+            while repaired is None and count > 0:
                 finer = plan_downsample((plan.downsample_x, plan.downsample_y), levels[:count], tolerance=0)
-                ((_, repaired),) = _parts(backend, finer, box, _SMALL, 1)
+                ((_, repaired),) = _parts(backend, finer, small_box, _SMALL, 1)
+                count -= 1
             pixels[small] = backend.facts.background if repaired is None else repaired
             unreadable[small] = repaired is None
     return OverviewImage(pixels, unreadable, plan.level)
@@ -201,9 +198,8 @@ def _choose_places(backend: Backend, view: Pixels, unreadable: NDArray[np.bool_]
     spread = places.patches(view).mean(axis=3).std(axis=(1, 2))
     flat = spread <= _FLAT
     plain = ~flat & (spread <= np.median(spread[~flat], keepdims=False)) if not flat.all() else ~flat
-    return places.select(
-        np.unique(np.concatenate([_far_apart(places, np.flatnonzero(k)) for k in (flat, plain, ~flat & ~plain)]))
-    )
+    chosen = [_far_apart(places, np.flatnonzero(kind)) for kind in (flat, plain, ~flat & ~plain)]
+    return places.select(np.unique(np.concatenate(chosen)))
 
 
 def _lattice(backend: Backend, size: tuple[int, int]) -> _Places:

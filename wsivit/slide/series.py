@@ -19,7 +19,7 @@ import tifffile
 
 from wsivit.errors import SlideError, UsageError
 from wsivit.slide.backend import UnreadableBlockError
-from wsivit.slide.level_match import fits, match, rescaled
+from wsivit.slide.level_match import fits, match, rescale
 from wsivit.slide.metadata import TIFF_ERRORS, OmeImage, harmless_name, ome_images
 from wsivit.slide.preflight import SUPPORTED_PIXELS, unsupported_pixels
 from wsivit.slide.tiff_level import TiledLevel
@@ -108,7 +108,10 @@ class Series:
         self._open, self._tiff = open_level, tiff
         self.pictures: list[Picture] = []
         self.notes: list[str] = []
-        chain: list[tifffile.TiffPage] = [tiff.pages.first, *_readable_pages(tiff)]
+        chain: list[tifffile.TiffPage] = [tiff.pages.first]
+        with suppress(IndexError, *TIFF_ERRORS):  # up to the end, or to a page that is damaged
+            while True:
+                chain.append(tiff.pages[len(chain)])  # type: ignore[arg-type]
         sizes = [_size([page]) for page in chain if page.samplesperpixel == 1]
         self._grey = {size: sizes.count(size) for size in sizes}
         self._add_chain(self._add_ome(chain) if tiff.is_ome else chain, chain)
@@ -190,7 +193,7 @@ class Series:
         picture, level, factor = likely
         picture.pages.append(planes)
         if level is not None:
-            rescaled(level, picture.size, factor)
+            rescale(level, picture.size, factor)
             picture.tiled.append(level)
         return True
 
@@ -256,15 +259,6 @@ def _is_bright(level: TiledLevel) -> bool:
                     left, top = level.size[0] - col * level.block_width, level.size[1] - row * level.block_height
                     means.append(block[:top, :left].mean())
     return not means or float(np.mean(means)) > _BRIGHT
-
-
-def _readable_pages(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """The pages after the first, up to one that is damaged."""
-    for number in count(1):
-        try:
-            yield tiff.pages[number]  # type: ignore[misc]
-        except (IndexError, *TIFF_ERRORS):
-            return
 
 
 def _planes(image: OmeImage, chain: Sequence[tifffile.TiffPage]) -> Planes:

@@ -69,7 +69,7 @@ class Slide:
         self._backend = backend
         self._mpp = mpp
         self._jpeg_color = color
-        # What opening found out about a TIFF: a copy in another process takes it over. The backend has its readers.
+        # What opening decided about a TIFF, for copies in other processes. Readers of its levels are the backend's.
         self._layout = None if layout is None else replace(layout, tiled=[])
 
     def __repr__(self) -> str:
@@ -283,10 +283,10 @@ class Slide:
     def read_overview(self, mpp: float) -> OverviewImage:
         """Read the complete slide at about a scale, from a level that agrees with level 0, finer where damaged."""
         overview = read_checked_overview(self._backend, self._overview_size(mpp, None), self.threads)
-        for level, found in overview.rejected.items():
+        for level, disagreement in overview.rejected.items():
             _log.warning(
                 "%s: level %d of the slide is wrong, %s: the overview is read from level %d, which takes longer",
-                *(self.path, level, found, overview.level),
+                *(self.path, level, disagreement, overview.level),
             )
         return overview
 

@@ -54,7 +54,7 @@ class TiledLevel(ABC):
     ----------
     level : Level
     size : tuple of int
-        Width and height of the picture as stored: more than the level's own where it is padded to whole tiles.
+        Width and height of the picture as stored: more than the level's own where it is padded to complete tiles.
     block_width, block_height : int
     n_cols, n_rows : int
     counts : ndarray of int64
@@ -269,27 +269,25 @@ class Jpeg2000Tiles(CodecTiles):
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
-        pixels = self._wavelets(col, row, reduce) if reduce > 1 and self.wavelets else super().decode(col, row, reduce)
+        if reduce == 1 or not self.wavelets:
+            pixels = super().decode(col, row, reduce)
+        else:
+            stored = self.compressed(row * self.n_cols + col)
+            if stored is None:
+                return None
+            with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
+                image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
+                pixels = np.asarray(image)
+            if pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
         return ycbcr_to_rgb(pixels) if self.ycbcr and pixels is not None else pixels
 
     def compressed(self, index: int) -> bytes | None:
-        """A whole stream of the tile's size; see `TiledLevel.compressed`."""
+        """A complete stream of the tile's size; see `TiledLevel.compressed`."""
         stored = super().compressed(index)
         if stored is not None:
             check_jpeg2000(stored, self.block_width, self.block_height)
         return stored
-
-    def _wavelets(self, col: int, row: int, reduce: int) -> Pixels | None:
-        """One tile without its finest wavelet levels."""
-        stored = self.compressed(row * self.n_cols + col)
-        if stored is None:
-            return None
-        with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
-            image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
-            pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
-        return pixels
 
 
 class _Plane(TiledLevel):

@@ -47,7 +47,7 @@ class TiffSlideBackend:
 
     def __init__(self, source: ByteSource, witness: Backend | None = None) -> None:
         self.source, self.witness = source, witness
-        self._handle = LibraryHandle(partial(_open, source), _close)
+        self._handle = LibraryHandle(partial(_open, source), lambda slide: slide.close())
         try:
             held = self._handle.get()
             self.facts = _facts(held.value)
@@ -105,10 +105,6 @@ def _open(source: ByteSource) -> TiffSlide:
     file: Any = source.name if isinstance(source, LocalFile) else source.open()
     # Or it would read, or wait for, any other file that the OME-XML of this one names.
     return TiffSlide(file, tifffile_options={"_multifile": False})
-
-
-def _close(slide: TiffSlide) -> None:
-    slide.close()
 
 
 def _facts(handle: TiffSlide) -> SlideFacts:
