@@ -23,6 +23,7 @@ from .lock import Lease as Lease
 from .lock import Lock as Lock
 from .lock import exclusive as exclusive
 from .lock import lock_file as lock_file
+from .main_guard import require_main_guard as require_main_guard
 from .outputs import Output as Output
 from .outputs import display_path as display_path
 from .outputs import local_output as local_output

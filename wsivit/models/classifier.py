@@ -208,10 +208,22 @@ def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
 
 
 def device_for(name: str) -> torch.device:
-    """Resolve ``auto``: the first GPU there is, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    """Resolve ``auto``: the first GPU there is, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        If this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a name alone says nothing of the machine
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
+    return device
 
 
 # timm ------------------------------------------------------------------------------------------------
