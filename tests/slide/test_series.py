@@ -20,7 +20,7 @@ from tests.cli.test_cli import wsivit_
 from wsivit import TileStore, info, open_slide, tile
 from wsivit.errors import ScaleError, SlideError, UsageError
 from wsivit.slide import Slide
-from wsivit.slide.ome import ome_images
+from wsivit.slide.metadata import ome_images
 from wsivit.tiling import TileOptions
 
 Picture = NDArray[np.uint8]
@@ -141,6 +141,44 @@ def test_a_scene_that_is_not_there_is_wrong_use_and_not_damage(tmp_path: Path, s
     with pytest.raises(UsageError, match=rf"there is no picture '{scene}'.*Scene #2") as told:
         open_slide(path, scene=scene)
     assert "not a TIFF" not in str(told.value)
+
+
+@pytest.mark.parametrize("how", ["scene", "jpeg", "planes", "strips", "tiffslide"])
+def test_a_copy_in_another_process_repeats_no_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path, picture, loss, options = tmp_path / "a.tif", A, 0.6, {}
+    if how == "scene":
+        write_ome(path, [("one", B, 0.5), ("two", A, 0.5)], levels=2, compression="zstd")
+        options = {"scene": "two"}
+    elif how == "planes":
+        kind: dict[str, Any] = {"tile": (TILE, TILE), "photometric": "minisblack", "compression": "deflate"}
+        named = ome("one", axes="CYX") | {"Channel": {"Name": ["Red", "Green", "Blue"]}}
+        with tifffile.TiffWriter(path, ome=True) as tiff:
+            planes = [np.ascontiguousarray(np.moveaxis(smaller(A, k), -1, 0)) for k in (1, 2, 4)]
+            tiff.write(planes[0], subifds=2, metadata=named, **kind)
+            for level in planes[1:]:
+                tiff.write(level, subfiletype=1, **kind)
+    elif how == "strips":
+        write_chain(path, [(A, 0, 0.5), (B[:500], 0, 0.5)], tile=None)
+    else:
+        write_chain(path, [(smaller(A, k), int(k > 1), 0.5 * k) for k in (1, 2, 4)], compression="jpeg")
+        loss, options = 5.0, {"reader": "tiffslide"} if how == "tiffslide" else {}
+    factors = [1] if how == "strips" else [1, 2, 4]
+    with open_slide(path, **options) as slide:
+        assert_shows(slide, picture, 0.5, factors, loss)
+        sent = pickle.dumps(slide)
+    with monkeypatch.context() as only_here:
+        only_here.setattr("wsivit.slide.tiff_layout.Series", None)
+        only_here.setattr("wsivit.slide.select_reader._difference", None)
+        with pickle.loads(sent) as copy:
+            assert_shows(copy, picture, 0.5, factors, loss)
+            assert copy._backend.facts == slide._backend.facts
+            assert copy.reader_reason == slide.reader_reason
+    write_chain(path, [(SMALL_B, 0, 0.25)])  # another file by now: nothing known of the first holds
+    if how != "scene":
+        with pickle.loads(sent) as copy:
+            assert_shows(copy, SMALL_B, 0.25, [1])
 
 
 def test_a_scene_stays_chosen_in_other_processes_and_in_stores(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from support.small_slides import tissue_picture, write_slide
 from wsivit.cli.app import main
 from wsivit.errors import SlideError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.slide import open_slide
-from wsivit.slide.fingerprint import sha256
+from wsivit.slide.identity import sha256
 from wsivit.store import Status, TileStore
 from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions, shard_writer, tile

@@ -1,8 +1,8 @@
-"""What the rooms of ``slide/`` share: the protocol of a reader, and what a tile that cannot be read becomes."""
+"""What all readers share: their protocol, what they know of a slide, and what stands for a tile without pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
@@ -22,14 +22,14 @@ WHITE: Color = (255, 255, 255)
 
 @dataclass(frozen=True)
 class TileFailure:
-    """Stands where a tile's pixels would: the slide holds none that can be read there.
+    """Stands for a tile that has no pixels.
 
     Attributes
     ----------
     reason : str
-        What was wrong, and with which native tile.
+        What is wrong, and with which native tile.
     missing : bool
-        Nothing was wrong: there is nothing but what the scanner left out.
+        Nothing is wrong: the scanner left everything out there.
     """
 
     reason: str
@@ -40,11 +40,11 @@ MISSING = TileFailure("never scanned: transparent, or left out of the file", mis
 
 
 class UnreadableBlockError(SlideError):
-    """One block of a slide cannot be read; the rest may well be."""
+    """One block of a slide cannot be read; others may be."""
 
 
 class BlockLimitError(UnreadableBlockError):
-    """One that would take more memory or time than its pixels can need: no reader should try."""
+    """A block that would take more memory or time than its pixels can need: no reader should try."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class SlideFacts:
     properties : mapping of str to str
         Metadata, named as OpenSlide names it, and ``tiff.*``, ``ome.*`` besides.
     associated : tuple of str
-        Names of images that are in the file beside the pyramid: label, macro, thumbnail.
+        Names of images in the file besides the pyramid: label, macro, thumbnail.
     background : tuple of int
         Colour of what was not scanned.
     bounds : tuple of int or None
@@ -95,7 +95,7 @@ class SlideFacts:
     others : tuple of OtherPicture
         The file's other pictures, which are not read.
     warnings : tuple of str
-        What the user must know of them, and of the file's structure.
+        What the user must know of them and of the file's structure.
     """
 
     format: str
@@ -141,14 +141,14 @@ class Backend(Protocol):
         Raises
         ------
         UnreadableBlockError
-            If there are no pixels to be had.
+            If its pixels cannot be read.
         """
 
     def filled(self, level: int) -> TileMask | None:
         """Which native tiles the file leaves out at this level and a finer one fills; None if none."""
 
     def close(self) -> None:
-        """Let go of files; calling anything else afterwards opens them again."""
+        """Close files of this process; reading afterwards opens them again."""
 
 
 def scanned(rgba: Pixels, background: Color) -> Pixels | None:
@@ -181,13 +181,20 @@ def block_size(tile_width: int | None, tile_height: int | None) -> tuple[int, in
     return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
 
 
-def reducible(level: Level, width: int, height: int, centred: bool = True) -> Level:
+def reducible(level: Level, width: int, height: int) -> Level:
     """The level, with the fractions at which its blocks of that size still lie edge to edge."""
-    return replace(level, reductions=tuple(r for r in REDUCTIONS if width % r == height % r == 0), centred=centred)
+    return replace(level, reductions=tuple(r for r in REDUCTIONS if width % r == height % r == 0))
+
+
+def region_level(size0: tuple[int, int], size: tuple[int, int], tile: Sequence[str | None]) -> Level:
+    """A level of a reader of regions, from the sizes and the tile's sides that it states."""
+    tile_width, tile_height = (int(side) if side else None for side in tile)
+    level = Level(*size, size0[0] / size[0], size0[1] / size[1], tile_width, tile_height)
+    return reducible(level, *block_size(tile_width, tile_height))
 
 
 def area_mean(pixels: Pixels, reduce: int) -> Pixels:
-    """Average squares of ``reduce`` pixels, for readers whose decoder cannot; what is left at the end counts alone."""
+    """Average squares of ``reduce`` pixels, for readers whose decoder cannot; incomplete squares at the end too."""
     return pixels if reduce == 1 else np.asarray(Image.fromarray(pixels).reduce(reduce))
 
 

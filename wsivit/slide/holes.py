@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from wsivit.io import ByteSource
 from wsivit.slide.backend import Backend, Pixels, TileFailure, TileMask, UnreadableBlockError, area_mean
 from wsivit.slide.metadata import TIFF_ERRORS
+from wsivit.slide.preflight import stored_tiles
 from wsivit.slide.read_plan import Level, ReadPlan, plan_downsample
 from wsivit.slide.reading import Request, map_rectangles
-from wsivit.slide.tiff_validation import stored_tiles
 
-_PART, _SMALLEST_PART = 512, 32
+_MAX_PART, _MIN_PART = 512, 32
 _SOURCE = 2048  # side of what one part may be made of: memory stays bounded where levels are missing
 
 Mask = NDArray[np.bool_]
@@ -31,14 +31,14 @@ class Holes:
     tiles : sequence of TileMask or None
         Of each level, those that have bytes in the file; None where it is not known.
     inherited : bool, optional
-        The file's writer made coarse levels of levels with holes, and black where those are (Aperio): tiles over what
-        is filled are filled themselves.
+        Coarse levels were made of levels with holes, and are black there (Aperio): tiles over filled ones are filled
+        themselves.
     """
 
     def __init__(self, levels: Sequence[Level], tiles: Sequence[TileMask | None], inherited: bool = False) -> None:
         self._levels, self._tiles = levels, tiles
         self._filled: list[TileMask | None] = []
-        covered: TileMask | None = None  # what the level before shows, its own tiles and those that are filled
+        covered: TileMask | None = None  # what the finer level shows: its own tiles and those that are filled
         for number, (level, own) in enumerate(zip(levels, tiles, strict=True)):
             self._filled.append(None)
             below = self._filled[number - 1] if inherited and number else None
@@ -102,26 +102,23 @@ def tiff_holes(source: ByteSource, levels: Sequence[Level]) -> Holes:
     tiles: dict[tuple[int, int], TileMask] = {}
     try:
         with source.open() as file, tifffile.TiffFile(file) as tiff:
-            for page in tiff.pages:
-                for one in [page, *(page.pages or [])] if isinstance(page, tifffile.TiffPage) else []:
-                    found = _page_tiles(one, source.size) if isinstance(one, tifffile.TiffPage) else None
-                    if found is not None:
-                        tiles.setdefault((one.imagewidth, one.imagelength), found)
+            if tiff.is_ndpi:
+                return Holes(levels, [None] * len(levels))  # its index is of stripes
+            for top_page in tiff.pages:
+                for page in [top_page, *(top_page.pages or [])] if isinstance(top_page, tifffile.TiffPage) else []:
+                    if not isinstance(page, tifffile.TiffPage) or not page.is_tiled:
+                        continue
+                    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
+                    offsets = np.array(page.dataoffsets, np.int64)
+                    counts = np.array(page.databytecounts, np.int64)
+                    if len(offsets) != len(counts) or not len(offsets) or len(offsets) % (columns * rows):
+                        continue  # a damaged index
+                    planes = stored_tiles(offsets, counts, source.size).reshape(-1, rows, columns)
+                    mask = TileMask(page.tilewidth, page.tilelength, np.logical_and.reduce(planes, axis=0))
+                    tiles.setdefault((page.imagewidth, page.imagelength), mask)
     except TIFF_ERRORS:
-        pass  # no TIFF, or only so far: its reader has opened it
+        pass  # no TIFF, or damaged from there on: its reader has opened it
     return Holes(levels, [tiles.get((level.width, level.height)) for level in levels])
-
-
-def _page_tiles(page: tifffile.TiffPage, size: int) -> TileMask | None:
-    """The tiles of a page; None where it has none, or more than one picture's."""
-    if not page.is_tiled or page.parent.is_ndpi:
-        return None
-    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-    offsets, counts = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
-    if len(offsets) != len(counts) or not len(offsets) or len(offsets) % (columns * rows):
-        return None
-    planes = stored_tiles(offsets, counts, size).reshape(-1, rows, columns)
-    return TileMask(page.tilewidth, page.tilelength, np.logical_and.reduce(planes, axis=0))
 
 
 def read_finer(backend: Backend, level: int, box: tuple[int, int, int, int], reduce: int = 1) -> Pixels | None:
@@ -149,15 +146,21 @@ def read_finer(backend: Backend, level: int, box: tuple[int, int, int, int], red
     """
     own = backend.facts.levels[level]
     if reduce > 1 and not own.centred:
-        return _on_first(read_finer(backend, level, box), reduce)
+        # As where wavelet levels are left out, a pixel must lie on the first of those it stands for.
+        full = read_finer(backend, level, box)
+        if full is None:
+            return None
+        before, (height, width, _) = reduce // 2, full.shape
+        shifted = np.pad(full, ((before, 0), (before, 0), (0, 0)), mode="edge")[:height, :width]
+        return area_mean(shifted, reduce)
     wanted = (own.downsample_x * reduce, own.downsample_y * reduce)
     failure: TileFailure | None = None
     for count in range(level, 0, -1):
         plan = plan_downsample(wanted, backend.facts.levels[:count], tolerance=0)
-        found = _read(backend, plan, (box[0] // reduce, box[1] // reduce, box[2] // reduce, box[3] // reduce))
-        if not isinstance(found, TileFailure):
-            return found
-        failure = found
+        pixels = _read(backend, plan, (box[0] // reduce, box[1] // reduce, box[2] // reduce, box[3] // reduce))
+        if not isinstance(pixels, TileFailure):
+            return pixels
+        failure = pixels
     raise UnreadableBlockError(f"level {level} is left out at {box[:2]}, and {failure.reason if failure else ''}")
 
 
@@ -165,7 +168,7 @@ def _read(backend: Backend, plan: ReadPlan, box: tuple[int, int, int, int]) -> P
     """Read a rectangle of a plan's plane in parts; None where nothing was scanned."""
     x, y, width, height = box
     side = int(_SOURCE / max(plan.residual_x, plan.residual_y))
-    side = max(_SMALLEST_PART, min(_PART, side))
+    side = max(_MIN_PART, min(_MAX_PART, side))
     side_x, side_y = min(side, width), min(side, height)
     top, left = (grid.ravel() for grid in np.mgrid[0:height:side_y, 0:width:side_x])
     pixels = np.empty((height, width, 3), np.uint8)
@@ -181,12 +184,3 @@ def _read(backend: Backend, plan: ReadPlan, box: tuple[int, int, int, int]) -> P
         elif not part.missing:
             return part
     return pixels if scanned else None
-
-
-def _on_first(pixels: Pixels | None, reduce: int) -> Pixels | None:
-    """Reduce so that a pixel lies on the first of those it stands for, as where wavelet levels are left out."""
-    if pixels is None:
-        return None
-    height, width, _ = pixels.shape
-    before = reduce // 2
-    return area_mean(np.pad(pixels, ((before, 0), (before, 0), (0, 0)), mode="edge")[:height, :width], reduce)

@@ -17,12 +17,12 @@ _APP = range(0xE0, 0xF0)
 _RESTARTS_AND_END = frozenset((*range(0xD0, 0xD8), 0xD9))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
-_WHOLE = b"\0\x0c\x03"  # begins a scan of all three components
-_MOST_SCANS = 100
+_ALL_COMPONENTS = b"\0\x0c\x03"  # begins a scan of all three
+_MAX_SCANS = 100
 
 
-class TooMuchError(ValueError):
-    """What would take more memory or time than a picture of its size can need."""
+class JpegLimitError(ValueError):
+    """A stream that would take more memory or time than a picture of its size can need."""
 
 
 class SplitJpeg(NamedTuple):
@@ -94,7 +94,7 @@ def read_header(data: bytes) -> JpegHeader:
 
 
 def check_jpeg2000(data: bytes, width: int, height: int) -> None:
-    """Check that a JPEG 2000 stream is whole and of a size, before a decoder believes what it says of itself.
+    """Check that a JPEG 2000 stream is complete and of a size, before a decoder believes its header.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def check_jpeg2000(data: bytes, width: int, height: int) -> None:
 
 
 def adobe_marker(rgb: bool) -> bytes:
-    """An APP14 segment that says how colours are stored: as they are (RGB), or as YCbCr."""
+    """An APP14 segment that states how colours are stored: as RGB or as YCbCr."""
     return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + (b"\x00" if rgb else b"\x01")
 
 
@@ -141,7 +141,7 @@ class Normaliser:
         segments = read_header(tables).segments if tables else b""
         self.prefix = SOI + adobe_marker(rgb) + segments
         self.size = (width, height)
-        # A header as stored, what it becomes, if it is sequential: nearly always that of the next tile too.
+        # A header as stored, its replacement, and whether it is sequential: nearly always those of the next tile too.
         self._seen = (b"\0", b"", True)
 
     def __call__(self, tile: bytes) -> bytes:
@@ -152,35 +152,46 @@ class Normaliser:
     def alone(self, tile: bytes) -> bytes:
         """Return the complete stream to keep, without what stands behind its end; `ValueError` as above."""
         stored, normalised = self._checked(tile)
-        return normalised + tile[len(stored) : _end(tile, len(stored))]
+        scan, end = len(stored), tile.find(EOI, len(stored))
+        stop = len(tile) if end < 0 else end + 2
+        if stop < len(tile) and SOI[:1] + bytes((_SOS,)) in tile[scan:]:
+            # The data of one scan hold no end marker but the end; what stands between several scans may.
+            stop = tile.rfind(EOI) + 2
+        return normalised + tile[scan:stop]
 
     def header(self, tile: bytes) -> bytes:
-        """Return what should stand before a tile's compressed data; `ValueError` as for a whole tile."""
+        """Return what should stand before a tile's compressed data; `ValueError` as for a complete tile."""
         stored, normalised, sequential = self._headers(tile)
         scan = tile[len(stored) :]
-        if not (sequential and scan.startswith(_WHOLE)):
+        if not (sequential and scan.startswith(_ALL_COMPONENTS)):
             raise ValueError("JPEG is of several scans")
         return normalised + scan[: int.from_bytes(scan[:2], "big")]
 
     def all_alone(self, data: bytes, places: Sequence[tuple[int, int]]) -> list[SplitJpeg] | None:
-        """Return what `alone` does of each of the tiles at ``[start, stop)`` in the data.
+        """Return `alone` of each of the tiles at ``[start, stop)`` in the data.
 
-        None where one of them begins unlike the others, or where anything else has to be looked at closely.
+        None where one of them begins unlike the others, or must be checked by itself.
         """
         stored, normalised, sequential = self._known(data)
-        begin = stored + _WHOLE
+        begin = stored + _ALL_COMPONENTS
         alike = all(data.startswith(begin, start) and data.endswith(EOI, start, stop) for start, stop in places)
-        if not (alike and sequential) or _count_ends(data) != len(places):
+        if not (alike and sequential):
+            return None
+        # Each may hold one end marker only. Counted as pairs of bytes, from the first and from the second byte on, in a
+        # tenth of the time of bytes.find, which is longer than copying; sliced first, as numpy is slow where they lie
+        # unevenly.
+        pairs = (np.frombuffer(part, "<u2", len(part) // 2) for part in (data, data[1:]))
+        if sum(int(np.count_nonzero(both == _END)) for both in pairs) != len(places):
             return None
         scan, view = len(stored), np.frombuffer(data, np.uint8)
         return [SplitJpeg(normalised, view[start + scan : stop]) for start, stop in places]
 
     def _checked(self, tile: bytes) -> tuple[bytes, bytes]:
         stored, normalised, sequential = self._known(tile)
-        alone = sequential and tile.startswith(_WHOLE, len(stored))
-        # Each scan is a way through the whole picture, and can be of a few bytes.
-        if not alone and tile.count(stored[-2:], len(stored)) >= _MOST_SCANS:
-            raise TooMuchError(f"JPEG of more than {_MOST_SCANS} scans")
+        alone = sequential and tile.startswith(_ALL_COMPONENTS, len(stored))
+        # Each scan passes through the complete picture, however few bytes it has.
+        if not alone and tile.count(stored[-2:], len(stored)) >= _MAX_SCANS:
+            raise JpegLimitError(f"JPEG of more than {_MAX_SCANS} scans")
         return stored, normalised
 
     def _known(self, tile: bytes) -> tuple[bytes, bytes, bool]:
@@ -205,23 +216,6 @@ class Normaliser:
         return tile[: header.scan + 2], self.prefix + header.segments + marker, header.sequential
 
 
-def _end(tile: bytes, scan: int) -> int:
-    """Where the stream ends: what stands after its end marker is no picture, and may be anything."""
-    end = tile.find(EOI, scan)
-    if end in (-1, len(tile) - 2):
-        return len(tile)
-    # The data of one scan hold no end marker but the end; what stands between several scans may.
-    several = SOI[:1] + bytes((_SOS,)) in tile[scan:]
-    return (tile.rfind(EOI) if several else end) + 2
-
-
-def _count_ends(data: bytes) -> int:
-    """Count end markers; in a tenth of the time that bytes.find takes, which is longer than copying the bytes."""
-    # As pairs of bytes, from the first and from the second byte on; copied, as numpy is slow where these lie unevenly.
-    pairs = (np.frombuffer(part, "<u2", len(part) // 2) for part in (data, data[1:]))
-    return sum(int(np.count_nonzero(both == _END)) for both in pairs)
-
-
 def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) -> bytes:
     """Join what stands between restart markers to one stream of `height` rows.
 
@@ -244,12 +238,8 @@ def join_stripes(header: bytes, stripes: Sequence[bytes | None], height: int) ->
             raise ValueError("a stripe does not end with a restart marker")
         parts += [stripe[:-2], bytes((0xFF, 0xD0 + number % 8))]
     parts[-1] = EOI
-    at = _frame_place(header) + 5
-    return b"".join((header[:at], height.to_bytes(2, "big"), header[at + 2 :], *parts))
-
-
-def _frame_place(header: bytes) -> int:
     at = 2
     while header[at + 1] not in _FRAMES:
         at += 2 + int.from_bytes(header[at + 2 : at + 4], "big")
-    return at
+    at += 5  # where the frame states its height
+    return b"".join((header[:at], height.to_bytes(2, "big"), header[at + 2 :], *parts))

@@ -18,10 +18,10 @@ Factor: TypeAlias = tuple[float, float]
 _WINDOW = 96  # pixels of the coarser picture along one side of a place
 _SOURCE = 1536  # and of the finer one, at most
 _FEW = 4  # tiles
-_WHOLE = 8  # whole numbers tried as the factor of a padded picture, besides powers of two
+_INTEGERS = 8  # integers tried as the factor of a padded picture, besides powers of two
 _VISIBLE = 8.0  # grey levels of variation that padding does not have
 _PLACES = 3  # heaviest tiles of each part of the picture
-_FLAT = 2.0  # grey levels: what varies less says nothing
+_FLAT = 2.0  # grey levels: what varies less proves nothing
 _ALIKE = 0.35  # correlation: real levels have 0.5 (every 16th pixel) to 1, two places of one tissue -0.2 to 0.25
 _TINTED = 40.0  # grey levels by which a channel's mean may differ
 _UNDECIDED = 0.01  # correlation that does not tell two factors apart
@@ -36,22 +36,14 @@ class _Window(NamedTuple):
 
 
 class Match(NamedTuple):
-    """What came of a comparison.
-
-    Attributes
-    ----------
-    agrees : bool or None
-        None where there was nothing to compare.
-    factor : tuple of float
-        Level-0 pixels per pixel of the coarser picture.
-    """
+    """Whether pictures agree, None with nothing to compare; and level-0 pixels per pixel of the coarser one."""
 
     agrees: bool | None
     factor: Factor
 
 
 def fits(full: tuple[int, int], small: tuple[int, int], tile: tuple[int, int]) -> bool:
-    """Whether one picture can be another one made smaller, going by their sizes, padded to whole tiles or not."""
+    """Whether one picture can be another one made smaller, going by their sizes, padded to complete tiles or not."""
     return small[0] < full[0] and small[1] < full[1] and bool(_factors(full, small, tile))
 
 
@@ -64,48 +56,48 @@ def match(finer: list[TiledLevel], coarse: TiledLevel) -> Match:
     relative = [(x / fine.downsample_x, y / fine.downsample_y) for x, y in factors]
     windows = list(_windows(coarse))
     scores = [[_score(finer[-1], window, factor) for window in windows] for factor in relative]
-    seen = [[score for score in of_one if score is not None] for of_one in scores]
-    if not any(seen):
+    known = [[score for score in row if score is not None] for row in scores]
+    if not any(known):
         return Match(None, factors[0])
-    means = [float(np.mean(of_one)) if of_one else -1.0 for of_one in seen]
+    means = [float(np.mean(row)) if row else -1.0 for row in known]
     chosen = next(index for index, mean in enumerate(means) if mean > max(means) - _UNDECIDED)
-    return Match(float(np.median(seen[chosen])) >= _ALIKE, factors[chosen])
+    return Match(float(np.median(known[chosen])) >= _ALIKE, factors[chosen])
 
 
-def rescaled(tiled: TiledLevel, full: tuple[int, int], factor: Factor) -> None:
-    """Give a level the factor that was found, and the size that is not padding."""
+def rescale(tiled: TiledLevel, full: tuple[int, int], factor: Factor) -> None:
+    """Give a level its factor, and the size that is not padding."""
     sides = [
-        min(stored, max(1, math.floor(whole / f + 1e-6)))
-        for stored, whole, f in zip(tiled.size, full, factor, strict=True)
+        min(stored, max(1, math.floor(side / f + 1e-6)))
+        for stored, side, f in zip(tiled.size, full, factor, strict=True)
     ]
     tiled.level = replace(tiled.level, width=sides[0], height=sides[1], downsample_x=factor[0], downsample_y=factor[1])
 
 
 def _factors(full: tuple[int, int], small: tuple[int, int], tile: tuple[int, int]) -> list[Factor]:
-    """Factors that a size allows, the one to take where pixels do not decide first.
+    """Factors that a size allows, first the one to take where pixels do not decide.
 
-    Where the sides are those of the whole picture, up to a pixel's rounding, it is their ratio. Where they are whole
-    tiles, it may be a whole number that leaves less than a tile of padding.
+    Where the sides are those of the full picture, up to a pixel's rounding, it is their ratio. Where they are multiples
+    of the tile, it may be an integer that leaves less than a tile of padding.
     """
     sides = list(zip(full, small, tile, strict=True))
     ratio = full[0] / small[0], full[1] / small[1]
     if any(k > 0 and all(abs(w / k - s) < 1 for w, s, _ in sides) for k in map(round, ratio)):
         return [ratio]
-    found: list[Factor] = []
+    factors: list[Factor] = []
     if all(s % n == 0 for _, s, n in sides):
         first = max(w // (s + 1) + 1 for w, s, _ in sides)
-        whole = [k for k in range(max(2, first), 4 * first + 1) if all(s - n < -(-w // k) for w, s, n in sides)]
-        powers = [k for k in whole if k & (k - 1) == 0]
-        found = [(float(k), float(k)) for k in dict.fromkeys([*powers, *whole[:_WHOLE]])]
+        integers = [k for k in range(max(2, first), 4 * first + 1) if all(s - n < -(-w // k) for w, s, n in sides)]
+        powers = [k for k in integers if k & (k - 1) == 0]
+        factors = [(float(k), float(k)) for k in dict.fromkeys([*powers, *integers[:_INTEGERS]])]
     proportional = abs(full[1] / ratio[0] - small[1]) <= 1 + 0.01 * small[1]
-    return [*found, ratio] if proportional else found
+    return [*factors, ratio] if proportional else factors
 
 
 def _windows(coarse: TiledLevel) -> Iterator[_Window]:
-    """What to compare: parts of the heaviest tiles of the whole picture, and of its right and lower ends."""
+    """What to compare: parts of the heaviest tiles of the picture, and of its right and lower ends."""
     if len(coarse.counts) != coarse.n_cols * coarse.n_rows:
-        return  # NDPI indexes stripes; which are a level its own tags say
-    grid = np.where(coarse.counts > coarse.most, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
+        return  # NDPI indexes stripes; its own tags state which pictures are levels
+    grid = np.where(coarse.counts > coarse.max_bytes, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
     rows, cols = np.mgrid[0 : coarse.n_rows, 0 : coarse.n_cols]
     seen: set[int] = set()
     for part in (grid, grid * (cols >= 0.6 * coarse.n_cols), grid * (rows >= 0.6 * coarse.n_rows)):
@@ -113,10 +105,10 @@ def _windows(coarse: TiledLevel) -> Iterator[_Window]:
         for tile in heaviest:
             if part.flat[tile] > 0 and tile not in seen:
                 seen.add(tile)
-                yield from _of_tile(coarse, *divmod(tile, coarse.n_cols))
+                yield from _tile_windows(coarse, *divmod(tile, coarse.n_cols))
 
 
-def _of_tile(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:
+def _tile_windows(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:
     """The middle of a tile; of a picture of few tiles, that of each quarter."""
     try:
         block = coarse.block(col, row, 1)
@@ -137,9 +129,9 @@ def _of_tile(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:
 
 
 def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
-    """Correlation of a window with the finer picture's pixels there; None where that has none or nothing is to be seen.
+    """Correlation of a window with the finer picture's pixels there; None where that has none or both are flat.
 
-    Where colours differ it is -1, and 0 where something is to be seen past the finer picture's end.
+    Where colours differ it is -1, and 0 where the window shows something past the finer picture's end.
     """
     height, width = (
         min(n, max(8, int(_SOURCE / f))) for n, f in zip(window.pixels.shape[:2], factor[::-1], strict=True)
@@ -150,7 +142,7 @@ def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
     if right > fine.size[0] + factor[0] or bottom > fine.size[1] + factor[1]:
         past = (x + right) / 2 > fine.size[0] or (y + bottom) / 2 > fine.size[1]
         return 0.0 if past and small.std() > _VISIBLE else None
-    shrunk = _shrunk(fine, (x, y, right, bottom), small.shape)
+    shrunk = _shrink(fine, (x, y, right, bottom), small.shape)
     if shrunk is None:
         return None
     a, b = small.astype(np.float64), shrunk.astype(np.float64)
@@ -162,7 +154,7 @@ def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
     return float(np.corrcoef(a, b)[0, 1]) if min(a.std(), b.std()) > 0 else 0.0
 
 
-def _shrunk(fine: TiledLevel, box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Pixels | None:
+def _shrink(fine: TiledLevel, box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Pixels | None:
     """The mean over each pixel's exact area; None where the finer picture has nothing that can be read."""
     left, top = math.floor(box[0] + 1e-6), math.floor(box[1] + 1e-6)
     right, bottom = min(math.ceil(box[2] - 1e-6), fine.size[0]), min(math.ceil(box[3] - 1e-6), fine.size[1])
@@ -174,16 +166,12 @@ def _shrunk(fine: TiledLevel, box: tuple[float, float, float, float], shape: tup
                 block = fine.block(col, row, 1)
                 if block is None:
                     return None
-                _paste(pixels, block, col * width - left, row * height - top)
+                x, y = col * width - left, row * height - top
+                x0, y0 = max(x, 0), max(y, 0)
+                x1, y1 = min(x + block.shape[1], pixels.shape[1]), min(y + block.shape[0], pixels.shape[0])
+                if x0 < x1 and y0 < y1:
+                    pixels[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]
     except UnreadableBlockError:
         return None
     edges = (box[0] - left, box[1] - top, min(box[2] - left, right - left), min(box[3] - top, bottom - top))
     return np.asarray(Image.fromarray(pixels).resize((shape[1], shape[0]), Image.Resampling.BOX, box=edges))
-
-
-def _paste(target: Pixels, block: Pixels, x: int, y: int) -> None:
-    """Copy what of a block lies inside the target when its corner is at (x, y)."""
-    x0, y0 = max(x, 0), max(y, 0)
-    x1, y1 = min(x + block.shape[1], target.shape[1]), min(y + block.shape[0], target.shape[0])
-    if x0 < x1 and y0 < y1:
-        target[y0:y1, x0:x1] = block[y0 - y : y1 - y, x0 - x : x1 - x]

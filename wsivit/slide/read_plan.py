@@ -1,4 +1,4 @@
-"""How a slide is brought to a scale: from which level, at which decoding fraction, with what resampling. Pure."""
+"""How a scale is reached: from which level, at which decoding fraction, with what resampling. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from wsivit.slide.scale import ANISOTROPIC, SlideScale, apart
 
 Downscale: TypeAlias = Literal["dct", "area"]
 
+# A decoder's reduction must leave the resampler so many pixels per target pixel: with fewer, what the decoder has
+# averaged away is missed.
 _SPARE = 1.5
 
 
@@ -48,7 +50,7 @@ class Level:
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """How the slide is brought to one scale: which level, decoded at which fraction, resampled by how much.
+    """How a slide is brought to one scale: which level, decoded at which fraction, resampled by how much.
 
     Attributes
     ----------
@@ -64,7 +66,7 @@ class ReadPlan:
     downsample_x, downsample_y : float
         Level-0 pixels per target pixel.
     width, height : int
-        The whole slide in target pixels: the target plane.
+        The complete slide in target pixels: the target plane.
     downscale : {"dct", "area"}
         Whether the decoder and a filter reduce, or every pixel is decoded and averaged by exact area.
     """
@@ -153,51 +155,32 @@ def plan_downsample(
         for index, level in enumerate(levels)
         for reduce in (level.reductions if downscale == "dct" else (1,))
     ]
-    near = [
-        (index, reduce, have)
-        for index, reduce, have in options
-        if apart(have, wanted) <= 1 + max(tolerance, 1e-9)
-        and _square(have, wanted)
-        and (reduce == 1 or levels[index].centred)
-    ]
-    index, reduce, have = min(near, key=lambda o: (o[1], apart(o[2], wanted))) if near else _finer(options, wanted)
+    near = []
+    for index, reduce, have in options:
+        ratio = (have[0] / wanted[0], have[1] / wanted[1])
+        # Used as it is only where pixels also keep their aspect within a percent and lie in their middle.
+        if (
+            apart(have, wanted) <= 1 + max(tolerance, 1e-9)
+            and max(ratio) / min(ratio) <= ANISOTROPIC
+            and (reduce == 1 or levels[index].centred)
+        ):
+            near.append((index, reduce, have))
     if near:
+        index, reduce, have = min(near, key=lambda o: (o[1], apart(o[2], wanted)))
         wanted = have
-        size = (max(1, levels[index].width // reduce), max(1, levels[index].height // reduce))
+        width, height = levels[index].width // reduce, levels[index].height // reduce
     else:
-        size = _plane_size(levels[0], wanted)
+        # The coarsest that is no coarser than wanted; of nearly equal ones the least reduced.
+        finer = [
+            (index, reduce, have)
+            for index, reduce, have in options
+            if all(w / h >= (_SPARE if reduce > 1 else 1 - 1e-9) for w, h in zip(wanted, have, strict=True))
+        ]
+        coarsest = max((math.prod(have) for _, _, have in finer), default=0.0)
+        finer = [option for option in finer if math.prod(option[2]) > 0.95 * coarsest]
+        index, reduce, have = min(finer, key=lambda o: o[1]) if finer else options[0]
+        # Target pixels that lie inside the slide: the last part of one is not invented.
+        width, height = (int(n / d + 1e-6) for n, d in zip((levels[0].width, levels[0].height), wanted, strict=True))
     residual = (wanted[0] / have[0], wanted[1] / have[1])
     effective = (wanted[0] * mpp0[0], wanted[1] * mpp0[1])
-    return ReadPlan(mpp, *effective, index, reduce, *residual, *wanted, *size, downscale)
-
-
-_Option: TypeAlias = tuple[int, int, tuple[float, float]]
-
-
-def _square(have: tuple[float, float], wanted: tuple[float, float]) -> bool:
-    """Whether pixels keep their aspect within a percent when `have` stands in for `wanted`."""
-    x, y = have[0] / wanted[0], have[1] / wanted[1]
-    return max(x, y) / min(x, y) <= ANISOTROPIC
-
-
-def _finer(options: list[_Option], wanted: tuple[float, float]) -> _Option:
-    """The coarsest of the options that are no coarser than wanted; of nearly equal ones the least reduced.
-
-    A decoder's reduction must leave the resampler `_SPARE` pixels per target pixel: with fewer, what the decoder has
-    averaged away is missed.
-    """
-    finer = [
-        (index, reduce, have)
-        for index, reduce, have in options
-        if all(w / h >= (_SPARE if reduce > 1 else 1 - 1e-9) for w, h in zip(wanted, have, strict=True))
-    ]
-    if not finer:
-        return options[0]
-    coarsest = max(math.prod(o[2]) for o in finer)
-    return min((o for o in finer if math.prod(o[2]) > 0.95 * coarsest), key=lambda o: o[1])
-
-
-def _plane_size(level0: Level, downsample: tuple[float, float]) -> tuple[int, int]:
-    """Whole target pixels that lie inside the slide (the last part of one is not invented), at least one."""
-    width, height = (int(n / d + 1e-6) for n, d in zip((level0.width, level0.height), downsample, strict=True))
-    return max(1, width), max(1, height)
+    return ReadPlan(mpp, *effective, index, reduce, *residual, *wanted, max(1, width), max(1, height), downscale)

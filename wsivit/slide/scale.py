@@ -1,4 +1,4 @@
-"""The scale of a slide: read from every source, judged, one chosen. Pure."""
+"""The scale of a slide: read from every source in the file, checked, one chosen. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wsivit.errors import ScaleError
 Confidence: TypeAlias = Literal["given", "high", "medium", "low"]
 
 MPP_RANGE = (0.05, 20.0)
-"""Microns per level-0 pixel that a slide scanner can mean; anything else is taken for a wrong or lost unit."""
+"""Microns per level-0 pixel that a slide scanner can mean; anything else has a wrong or lost unit."""
 
 MICRONS_AT_1X = 10.0
 """Microns per pixel at magnification 1, as other tools count: 40x is 0.25."""
@@ -26,7 +26,7 @@ _DISAGREE = 1.10
 
 @dataclass(frozen=True)
 class ScaleSource:
-    """One place in a slide that speaks of its scale.
+    """One place in a slide that states its scale.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ScaleSource:
     mpp_x, mpp_y : float or None
         Microns per level-0 pixel; None where the source is there but says nothing usable.
     note : str
-        What was seen, in words, when it could not be used or was judged.
+        What stands there, where it is not usable or only nominal.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ScaleSource:
 
 @dataclass(frozen=True)
 class SlideScale:
-    """The scale that was chosen, why, and everything that was looked at.
+    """The chosen scale, why, and every source.
 
     Attributes
     ----------
@@ -83,12 +83,7 @@ _SIZES = {
     "tiffslide.mpp": ("tiffslide.mpp-x", "tiffslide.mpp-y"),
     "tiff.Resolution": ("tiff.XResolution", "tiff.YResolution"),
 }
-_POWERS = {
-    "aperio.AppMag": "aperio.AppMag",
-    "hamamatsu.SourceLens": "hamamatsu.SourceLens",
-    "openslide.objective-power": "openslide.objective-power",
-    "tiffslide.objective-power": "tiffslide.objective-power",
-}
+_POWERS = ("aperio.AppMag", "hamamatsu.SourceLens", "openslide.objective-power", "tiffslide.objective-power")
 _VENDOR_STATES = ("aperio.MPP", "ome.PhysicalSize", "dicom.PixelSpacing")
 _MICRONS = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
@@ -110,7 +105,7 @@ _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 
 
 def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
-    """Read every place of a slide's properties that speaks of its scale.
+    """Read every place of a slide's properties that states its scale.
 
     Parameters
     ----------
@@ -120,41 +115,45 @@ def scale_sources(properties: Mapping[str, str]) -> tuple[ScaleSource, ...]:
     Returns
     -------
     tuple of ScaleSource
-        In order of trust. An objective's power stands for ``10 / power`` microns, only ever to compare with.
+        In order of trust. An objective's power stands for ``10 / power`` microns, only to compare with.
     """
-    found = [
-        _size_source(name, properties, keys) for name, keys in _SIZES.items() if any(key in properties for key in keys)
-    ]
+    sources = []
+    for name, keys in _SIZES.items():
+        if not any(key in properties for key in keys):
+            continue
+        texts = [properties.get(key, "") for key in keys]
+        x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))
+        problem = _problem(x, y)
+        seen = " x ".join(_quoted(text) for text in dict.fromkeys(texts))
+        units = {unit for axis in "XY" if (unit := properties.get(f"{name}{axis}Unit"))}
+        if units - {"µm"}:
+            seen += f" {' x '.join(map(_quoted, sorted(units)))}"
+        if name == "tiff.Resolution":
+            seen += f" per {properties.get('tiff.ResolutionUnit', 'unknown unit')}"
+        sources.append(ScaleSource(name, None, None, f"{seen}: {problem}") if problem else ScaleSource(name, x, y))
     if "ome.problem" in properties:
-        found.append(ScaleSource("ome.PhysicalSize", None, None, properties["ome.problem"]))
-    found += [_power_source(name, properties[key]) for name, key in _POWERS.items() if key in properties]
-    return tuple(found)
+        sources.append(ScaleSource("ome.PhysicalSize", None, None, properties["ome.problem"]))
+    for name in _POWERS:
+        text = properties.get(name)
+        if text is None:
+            continue
+        power = _number(text)
+        if power is not None and 0.5 <= power <= 200:
+            note = f"objective {power:g}x: nominal, never used as the scale"
+            sources.append(ScaleSource(name, MICRONS_AT_1X / power, MICRONS_AT_1X / power, note))
+        else:
+            sources.append(ScaleSource(name, None, None, f"{_quoted(text)}: not a magnification"))
+    return tuple(sources)
 
 
-def _size_source(name: str, properties: Mapping[str, str], keys: tuple[str, str]) -> ScaleSource:
-    texts = [properties.get(key, "") for key in keys]
-    x, y = (_microns(name, text, axis, properties) for text, axis in zip(texts, "XY", strict=True))
-    seen = " x ".join(_quoted(text) for text in dict.fromkeys(texts))
-    units = {unit for axis in "XY" if (unit := properties.get(f"{name}{axis}Unit"))}
-    if units - {"µm"}:
-        seen += f" {' x '.join(map(_quoted, sorted(units)))}"
-    if name == "tiff.Resolution":
-        seen += f" per {properties.get('tiff.ResolutionUnit', 'unknown unit')}"
-    problem = _problem(x, y)
-    if problem:
-        return ScaleSource(name, None, None, f"{seen}: {problem}")
-    return ScaleSource(name, x, y)
-
-
-def _power_source(name: str, text: str) -> ScaleSource:
-    power = _number(text)
-    if power is None or not 0.5 <= power <= 200:
-        return ScaleSource(name, None, None, f"{_quoted(text)}: not a magnification")
-    return ScaleSource(name, 10 / power, 10 / power, f"objective {power:g}x: nominal, never used as the scale")
+def objective_power(sources: Iterable[ScaleSource]) -> float | None:
+    """The nominal magnification, from the first source that states one."""
+    powers = (MICRONS_AT_1X / source.mpp_x for source in sources if source.name in _POWERS and source.mpp_x)
+    return next(powers, None)
 
 
 def _quoted(text: str) -> str:
-    """A text as it may be shown and kept: where a name stands instead of a number, it is not passed on."""
+    """A text that may be reported: where a name stands instead of a number, it may be a patient's and is masked."""
     return repr(_WORD.sub(lambda word: word[0] if word[0].lower() in _HARMLESS else "…", text[:40]))
 
 
@@ -190,20 +189,20 @@ def _problem(x: float | None, y: float | None) -> str:
     return ""
 
 
-# --- the verdict
+# --- the choice
 
 
 def resolve_scale(
     sources: Sequence[ScaleSource], *, given: float | None = None, vendor: str | None = None
 ) -> SlideScale:
-    """Choose one scale of all that a slide says of it, or refuse; never guess.
+    """Choose one of the scales that a slide states, or refuse; never guess.
 
     Parameters
     ----------
     sources : sequence of ScaleSource
         As `scale_sources` gives them, in order of trust.
     given : float, optional
-        The caller's own microns per pixel: taken before everything else, and compared with it.
+        The caller's own microns per pixel: precedes every source, and is compared with them.
     vendor : str, optional
         The slide's format. What OpenSlide says of a scanner's own format is trusted more than of a generic TIFF.
 
@@ -213,40 +212,39 @@ def resolve_scale(
         If there is no usable source; the text names each one looked at. Or if `given` is no number in `MPP_RANGE`.
     """
     sources = tuple(sources)
-    usable = [source for source in sources if source.mpp_x and source.name not in _POWERS]
-    if given is not None:
-        return _given(given, sources)
-    if not usable:
-        raise ScaleError(_refusal(sources))
-    chosen = usable[0]
-    assert chosen.mpp_x is not None and chosen.mpp_y is not None
-    warnings = _warnings(chosen.mpp_x, chosen.mpp_y, chosen.name, sources)
-    broken = [s.name for s in sources[: sources.index(chosen)] if s.mpp_x is None]
-    confidence, reason = _confidence(chosen.name, vendor, broken, bool(warnings))
-    return SlideScale(chosen.mpp_x, chosen.mpp_y, chosen.name, confidence, reason, sources, warnings)
-
-
-def _given(mpp: float, sources: tuple[ScaleSource, ...]) -> SlideScale:
-    if not (math.isfinite(mpp) and mpp > 0):
-        raise ScaleError(f"the given scale must be a positive number of microns per pixel, not {mpp}")
     low, high = MPP_RANGE
-    if not low <= mpp <= high:
+    if given is not None:
+        if not (math.isfinite(given) and given > 0):
+            raise ScaleError(f"the given scale must be a positive number of microns per pixel, not {given}")
+        if not low <= given <= high:
+            raise ScaleError(
+                f"the given scale, {given:g} microns per pixel, is outside {low:g} to {high:g}: --slide-mpp is that of"
+                " the slide's own pixels, in microns"
+            )
+        warnings = _warnings(given, given, "the given scale", sources)
+        return SlideScale(given, given, "given", "given", "given by the caller", sources, warnings)
+
+    chosen = next((source for source in sources if source.mpp_x and source.name not in _POWERS), None)
+    if chosen is None or chosen.mpp_x is None or chosen.mpp_y is None:
+        seen = [f"{source.name}: {source.note}" for source in sources]
+        absent = sorted({*_SIZES, *_POWERS} - {source.name for source in sources})
+        sources_text = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file states it"])
         raise ScaleError(
-            f"the given scale, {mpp:g} microns per pixel, is outside {low:g} to {high:g}: --slide-mpp is that of the"
-            " slide's own pixels, in microns"
+            f"no usable scale: {sources_text} (looked for {', '.join(absent)}). Give the microns per level-0 pixel with"
+            " --slide-mpp"
         )
-    warnings = _warnings(mpp, mpp, "the given scale", sources)
-    return SlideScale(mpp, mpp, "given", "given", "given by the caller", sources, warnings)
-
-
-def _confidence(name: str, vendor: str | None, broken: list[str], doubts: bool) -> tuple[Confidence, str]:
+    name, warnings = chosen.name, _warnings(chosen.mpp_x, chosen.mpp_y, chosen.name, sources)
+    broken = [source.name for source in sources[: sources.index(chosen)] if source.mpp_x is None]
+    confidence: Confidence = "medium"
     if broken:
-        return "low", f"{name} is plausible, but {', '.join(broken)} is there and unusable"
-    if doubts:
-        return "low", f"{name} is the best source, with doubts: see the warnings"
-    if name in _VENDOR_STATES or (name == "openslide.mpp" and vendor not in (None, "generic-tiff")):
-        return "high", f"stated by the scanner's own metadata ({name})"
-    return "medium", f"plausible, and nothing contradicts it ({name})"
+        confidence, reason = "low", f"{name} is plausible, but {', '.join(broken)} is there and unusable"
+    elif warnings:
+        confidence, reason = "low", f"{name} is the best source, with doubts: see the warnings"
+    elif name in _VENDOR_STATES or (name == "openslide.mpp" and vendor not in (None, "generic-tiff")):
+        confidence, reason = "high", f"stated by the scanner's own metadata ({name})"
+    else:
+        reason = f"plausible, and nothing contradicts it ({name})"
+    return SlideScale(chosen.mpp_x, chosen.mpp_y, name, confidence, reason, sources, warnings)
 
 
 def _warnings(x: float, y: float, name: str, sources: Iterable[ScaleSource]) -> tuple[str, ...]:
@@ -262,14 +260,6 @@ def _warnings(x: float, y: float, name: str, sources: Iterable[ScaleSource]) -> 
 def apart(a: tuple[float, float], b: tuple[float, float]) -> float:
     """By which factor two pairs differ most."""
     return max(max(p, q) / min(p, q) for p, q in zip(a, b, strict=True))
-
-
-def _refusal(sources: Iterable[ScaleSource]) -> str:
-    seen = [f"{source.name}: {source.note}" for source in sources]
-    absent = sorted({*_SIZES, *_POWERS} - {source.name for source in sources})
-    what = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file says it"])
-    looked = ", ".join(absent)
-    return f"no usable scale: {what} (looked for {looked}). Give the microns per level-0 pixel with --slide-mpp"
 
 
 def round_length(longest_um: float) -> tuple[float, str]:

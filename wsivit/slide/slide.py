@@ -1,32 +1,44 @@
-"""A slide: one interface over every reader."""
+"""A slide: one interface over every reader, and how it is opened."""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
-from wsivit.io import complete, is_url, public
-from wsivit.slide.agreement import Disagreement, find_disagreement
-from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, TileFailure, TileMask
-from wsivit.slide.fingerprint import fingerprint
-from wsivit.slide.identity import slide_id
-from wsivit.slide.info import SlideInfo, color_warnings, objective, private_items, resolve_or_explain, shown_pictures
-from wsivit.slide.overview import OverviewImage, checked_survey, read_overview
+from wsivit.errors import LimitError, ScaleError, UnreadableTilesError, UsageError
+from wsivit.io import LocalFile, complete, is_url, local_path, public
+from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, SlideFacts, TileFailure, TileMask
+from wsivit.slide.dicom import series_path
+from wsivit.slide.identity import fingerprint, slide_id
+from wsivit.slide.metadata import SlideInfo, color_warnings, private_items, reported_pictures
+from wsivit.slide.overview import (
+    Disagreement,
+    OverviewImage,
+    find_disagreement,
+    read_checked_overview,
+    read_overview,
+)
+from wsivit.slide.preflight import MAX_PIXELS, check_pixel_limit, check_slide
 from wsivit.slide.read_plan import Level, ReadPlan, plan_read
 from wsivit.slide.readers.isolated import IsolatedBackend
 from wsivit.slide.readers.native import NativeBackend, NativeTiles
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
-from wsivit.slide.scale import ScaleSource, SlideScale, resolve_scale, scale_sources
+from wsivit.slide.scale import ScaleSource, SlideScale, objective_power, resolve_scale, scale_sources
+from wsivit.slide.select_reader import Reader, open_backend, reopen_backend
+from wsivit.slide.tiff_layout import Layout
 
 _log = logging.getLogger(__name__)
-_LOOK = 256
+_COLOR_SIDE = 256  # pixels of the view in which `info` looks at colours
 _REMOTE_THREADS = 16
 T = TypeVar("T")
 
@@ -49,7 +61,7 @@ class Slide:
     """
 
     def __init__(
-        self, path: str, backend: Backend, reason: str, mpp: float | None = None, jpeg_color: JpegColor = "auto"
+        self, path: str, backend: Backend, reason: str, mpp: float | None, color: JpegColor, layout: Layout | None
     ) -> None:
         self.path = public(path) if is_url(path) else path
         self.reader = backend.name
@@ -57,16 +69,18 @@ class Slide:
         self.threads: int | None = _REMOTE_THREADS if is_url(path) else None
         self._backend = backend
         self._mpp = mpp
-        self._jpeg_color = jpeg_color
+        self._jpeg_color = color
+        # What opening decided about a TIFF, for copies in other processes. Readers of its levels are the backend's.
+        self._layout = None if layout is None else replace(layout, tiled=[])
 
     def __repr__(self) -> str:
         width, height = self.dimensions
         return f"<Slide {self.id!r}: {width}x{height}, {len(self.levels)} levels, {self.format}, {self.reader} reader>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from wsivit.slide.open_slide import reopen
-
-        return reopen, (complete(self.path), self.open_options, self.reader_reason, self.threads, self.isolated)
+        facts = self._backend.facts
+        state = (self.open_options, self.reader_reason, self.threads, self.isolated, self._layout, facts)
+        return _reopen, (complete(self.path), *state)
 
     def __enter__(self) -> Self:
         return self
@@ -85,13 +99,13 @@ class Slide:
     @property
     def open_options(self) -> dict[str, Any]:
         """What `open_slide` needs, besides the path, to open the same view of the slide; ready for JSON."""
-        how = {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
+        options = {"reader": self.reader, "mpp": self._mpp, "jpeg_color": self._jpeg_color}
         scene = self._backend.facts.scene
-        return how if scene is None else {**how, "scene": scene}
+        return options if scene is None else {**options, "scene": scene}
 
     @property
     def isolated(self) -> bool:
-        """Whether it is decoded in a process of its own."""
+        """Whether it is decoded in a subprocess."""
         return isinstance(self._backend, IsolatedBackend)
 
     @property
@@ -126,7 +140,7 @@ class Slide:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is to be known of the file's other pictures and of its structure."""
+        """What the user must know of the file's other pictures and of its structure."""
         return self._backend.facts.warnings
 
     @cached_property
@@ -136,7 +150,7 @@ class Slide:
 
     @cached_property
     def scale_sources(self) -> tuple[ScaleSource, ...]:
-        """Every place in the slide that speaks of its scale, in order of trust."""
+        """Every place in the slide that states its scale, in order of trust."""
         return scale_sources(self._backend.facts.properties)
 
     @cached_property
@@ -146,7 +160,7 @@ class Slide:
         Raises
         ------
         ScaleError
-            If no source is usable; the text names every one looked at.
+            If no source is usable; the text names each of them.
         """
         try:
             return resolve_scale(self.scale_sources, given=self._mpp, vendor=self.format)
@@ -155,9 +169,13 @@ class Slide:
 
     def info(self, private: bool = False) -> SlideInfo:
         """Everything about the slide in plain values; private values only with `private`."""
-        verdict, problem = resolve_or_explain(self.scale_sources, self._mpp, self.format)
-        first = self.levels[0]
-        tile = (first.tile_width, first.tile_height) if first.tile_width and first.tile_height else None
+        scale, problem = None, None
+        try:
+            scale = resolve_scale(self.scale_sources, given=self._mpp, vendor=self.format)
+        except ScaleError as error:
+            problem = str(error)
+        first, facts = self.levels[0], self._backend.facts
+        filled = (self.filled_tiles(level) for level in range(len(self.levels)))
         return SlideInfo(
             path=self.path,
             id=self.id,
@@ -168,26 +186,23 @@ class Slide:
             dimensions=self.dimensions,
             levels=self.levels,
             bounds=self.bounds,
-            scale=verdict,
+            scale=scale,
             scale_error=problem,
             scale_sources=self.scale_sources,
-            objective=objective(self.scale_sources),
-            tile_size=tile,
+            objective=objective_power(self.scale_sources),
+            tile_size=(first.tile_width, first.tile_height) if first.tile_width and first.tile_height else None,
             compression=first.compression,
-            filled_tiles=tuple(
-                0 if filled is None else int(filled.where.sum())
-                for filled in map(self.filled_tiles, range(len(self.levels)))
-            ),
-            warnings=(*self.warnings, *color_warnings(self.thumbnail(_LOOK))),
-            scene=self._backend.facts.scene,
-            others=shown_pictures(self._backend.facts, private),
-            private=private_items(self._backend.facts, private),
+            filled_tiles=tuple(0 if mask is None else int(mask.where.sum()) for mask in filled),
+            warnings=(*self.warnings, *color_warnings(self.thumbnail(_COLOR_SIDE))),
+            scene=facts.scene,
+            others=reported_pictures(facts, private),
+            private=private_items(facts, private),
         )
 
     # --- pixels
 
     def plan(self, mpp: float, *, tolerance: float = 0.02, downscale: Literal["dct", "area"] = "dct") -> ReadPlan:
-        """Decide how a scale is reached; see `wsivit.slide.read_plan.plan_read`."""
+        """Decide how a scale is reached; see `wsivit.slide.plan_read`."""
         try:
             return plan_read(mpp, self.scale, self.levels, tolerance=tolerance, downscale=downscale)
         except ScaleError as error:
@@ -243,10 +258,13 @@ class Slide:
         self, function: Callable[[Pixels], T], plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike
     ) -> Iterator[T | TileFailure]:
         """Read many tiles and yield ``function(tile)`` of each, called in the thread that read it; see `read_tiles`."""
-        return map_rectangles(function, self._backend, _tiles(plan, size, x, y), self.threads)
+        if size < 1:
+            raise UsageError(f"tile size must be at least 1 pixel, not {size}")
+        request = Request(plan, size, size, np.asarray(x, np.int64).ravel(), np.asarray(y, np.int64).ravel())
+        return map_rectangles(function, self._backend, request, self.threads)
 
     def overview(self, mpp: float | None, *, max_side: int | None = None) -> Pixels:
-        """Read the whole slide, small.
+        """Read the complete slide, small.
 
         Its exact downsample is ``dimensions / shape``. Parts that cannot be read are `background`.
 
@@ -264,17 +282,17 @@ class Slide:
         return read_overview(self._backend, self._overview_size(mpp, max_side), self.threads).pixels
 
     def read_overview(self, mpp: float) -> OverviewImage:
-        """Read the whole slide at about a scale, and where it cannot be read, from a level that agrees with level 0."""
-        overview = checked_survey(self._backend, self._overview_size(mpp, None), self.threads)
-        for level, found in overview.rejected.items():
+        """Read the complete slide at about a scale, from a level that agrees with level 0, finer where damaged."""
+        overview = read_checked_overview(self._backend, self._overview_size(mpp, None), self.threads)
+        for level, disagreement in overview.rejected.items():
             _log.warning(
                 "%s: level %d of the slide is wrong, %s: the overview is read from level %d, which takes longer",
-                *(self.path, level, found, overview.level),
+                *(self.path, level, disagreement, overview.level),
             )
         return overview
 
     def disagreement(self, level: int, view: Pixels) -> Disagreement | None:
-        """Compare a level with level 0 at a handful of places, chosen by a view of the whole slide."""
+        """Compare a level with level 0 at a handful of places, chosen by an overview of the slide."""
         at = self.levels[level]
         if at.width >= view.shape[1]:
             return find_disagreement(self._backend, view, level=level)
@@ -294,7 +312,7 @@ class Slide:
         return max(1, round(width / x / shrink)), max(1, round(height / y / shrink))
 
     def thumbnail(self, max_side: int) -> Pixels:
-        """Read the whole slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""
+        """Read the complete slide with its longest side at most `max_side` pixels; uint8 (h, w, 3)."""
         return self.overview(None, max_side=max_side)
 
     def native_tiles(self, level: int) -> NativeTiles | None:
@@ -303,7 +321,135 @@ class Slide:
         return backend.native_tiles(level) if isinstance(backend, NativeBackend | IsolatedBackend) else None
 
 
-def _tiles(plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike) -> Request:
-    if size < 1:
-        raise UsageError(f"tile size must be at least 1 pixel, not {size}")
-    return Request(plan, size, size, np.asarray(x, np.int64).ravel(), np.asarray(y, np.int64).ravel())
+def open_slide(
+    path: str | os.PathLike[str],
+    *,
+    reader: Reader = "auto",
+    mpp: float | None = None,
+    jpeg_color: JpegColor = "auto",
+    scene: int | str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    subprocess: bool = False,
+) -> Slide:
+    """Open a whole-slide image.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A slide file, a folder with one DICOM series (or any file of it, or its DICOMDIR), or any URL that fsspec knows
+        (``s3://…``, ``https://…``).
+    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
+        ``"auto"`` takes the fastest that reads the slide correctly and says why in `Slide.reader_reason`; another
+        choice is never silently replaced.
+    mpp : float, optional
+        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
+    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
+        What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
+        believes the slide.
+    scene : int or str, optional
+        Which picture of a file that holds several, by its number (from 0, as `info` lists them) or its name; default:
+        the largest that is a slide.
+    max_pixels : int, optional
+        Refuse a slide of more pixels than this at its finest level.
+    subprocess : bool, optional
+        Decode in a subprocess with a limit on time (60 s a block) and memory (4 GiB), so that a slide on which native
+        code crashes or hangs cannot crash this process. Enabled automatically for malformed files.
+
+    Returns
+    -------
+    Slide
+
+    Raises
+    ------
+    SlideNotFoundError
+        If there is nothing at `path`.
+    SlideError
+        If no reader (or not the one asked for) reads it; the text says why of each.
+    LimitError
+        If it has more than `max_pixels` pixels.
+    UsageError
+        If the reader is unknown, `jpeg_color` cannot be applied by it, there is no such scene, or a folder holds
+        several DICOM series.
+    """
+    if reader not in get_args(Reader):
+        raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
+    if jpeg_color not in get_args(JpegColor):
+        raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
+    path = series_path(local_path(path))
+    source, anomalies = check_slide(path, max_pixels)
+    backend: Backend
+    layout = None
+    if subprocess or (anomalies and isinstance(source, LocalFile)):
+        backend = IsolatedBackend(path, reader, jpeg_color, max_pixels, scene)
+        reason = f"{backend.reason}; in a process of its own: {anomalies[0] if anomalies else 'asked for'}"
+    else:
+        backend, reason, layout = open_backend(source, reader, jpeg_color, scene)
+    slide = Slide(path, backend, reason, mpp, jpeg_color, layout)
+    try:
+        check_pixel_limit(math.prod(slide.dimensions), max_pixels)
+    except LimitError as error:
+        slide.close()
+        raise LimitError(f"{path}: {error}") from None
+    return slide
+
+
+def info(
+    slide: str | os.PathLike[str],
+    *,
+    slide_mpp: float | None = None,
+    reader: Reader = "auto",
+    jpeg_color: JpegColor = "auto",
+    scene: int | str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    subprocess: bool = False,
+    private: bool = False,
+) -> SlideInfo:
+    """Describe a slide: format, size, levels, scale and where it came from, and what in it could name a patient.
+
+    Parameters
+    ----------
+    slide : str or path-like
+        A slide file, or a folder with one DICOM series.
+    slide_mpp : float, optional
+        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
+    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
+        Which reader opens it.
+    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
+        What its JPEG tiles hold, where it is labelled wrongly.
+    scene : int or str, optional
+        Which of the file's pictures, by number or name.
+    max_pixels : int, optional
+        Refuse a slide of more pixels than this.
+    subprocess : bool, optional
+        Decode in a subprocess; see `open_slide`.
+    private : bool, optional
+        Show the values of private items too, not only their names.
+
+    Returns
+    -------
+    SlideInfo
+    """
+    options: dict[str, Any] = {"scene": scene, "max_pixels": max_pixels, "subprocess": subprocess}
+    with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color, **options) as opened:
+        return opened.info(private)
+
+
+def _reopen(
+    path: str,
+    options: dict[str, Any],
+    reason: str,
+    threads: int | None,
+    isolated: bool,
+    layout: Layout | None,
+    facts: SlideFacts,
+) -> Slide:
+    """Open a slide as it was opened before, in another process, which need not repeat what was decided then."""
+    reader, color, scene = options["reader"], options["jpeg_color"], options.get("scene")
+    backend: Backend
+    if isolated:
+        backend = IsolatedBackend(path, reader, color, sys.maxsize, scene)
+    else:
+        backend = reopen_backend(path, reader, color, scene, layout, facts)
+    slide = Slide(path, backend, reason, options["mpp"], color, layout)
+    slide.threads = threads
+    return slide

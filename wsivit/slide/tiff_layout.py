@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import tifffile
 
 from wsivit.errors import SlideError, UsageError
-from wsivit.io import ByteSource
+from wsivit.io import ByteSource, LocalFile
 from wsivit.slide.backend import JpegColor, OtherPicture, SlideFacts
 from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
-from wsivit.slide.planar import PlanarTiles, is_planar
-from wsivit.slide.series import Picture, Planes, Series
-from wsivit.slide.tiff_level import TiledLevel, tiled_level
+from wsivit.slide.series import Planes, Series
+from wsivit.slide.tiff_level import PlanarTiles, TiledLevel, is_planar, tiled_level
 
 # What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
+_Size: TypeAlias = tuple[int, int]
+_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_GROUPED_BY_SIZE = ("generic-tiff", "aperio")  # formats of which OpenSlide and tiffslide sort pictures by their sizes
+
 
 class UnknownLayoutError(SlideError):
     """A TIFF whose pictures only another reader can sort: a vendor's own format, or one that is damaged."""
-
-
-_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_GROUPED_BY_SIZE = ("generic-tiff", "aperio")
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,37 @@ class Layout:
         The file's.
     facts : SlideFacts
         Of the slide; without levels where the native reader does not read them.
-    tiled : list of TiledLevel
-        Readers of its levels.
     refusal : str
-        Why there are none.
-    sizes : tuple of (int, int)
-        Width and height of each level as stored, also of those that have no reader.
-    other_sizes : tuple of (int, int)
-        The same of the other pictures.
-    offsets : tuple of int
-        Where the directories of the slide's planes lie in the file.
+        Why it does not.
+    sizes, other_sizes : tuple of (int, int)
+        Width and height as stored of each level of the slide, also where it has no reader, and of the other pictures.
+    directories : tuple of tuple of int
+        Where the directories of each level's planes lie in the file; of level 0 also where it has no reader.
     first : bool
         Whether the slide is the file's first directory, which other readers take their metadata from.
+    version : tuple of int
+        See `file_version`.
+    end : int
+        Where the file's data end; see `check_tiff`.
+    tiled : list of TiledLevel
+        Readers of the levels, which a copy for another process does not have.
     """
 
     name: str
     facts: SlideFacts
-    tiled: list[TiledLevel]
     refusal: str
-    sizes: tuple[tuple[int, int], ...]
-    other_sizes: tuple[tuple[int, int], ...]
-    offsets: tuple[int, ...]
+    sizes: tuple[_Size, ...]
+    other_sizes: tuple[_Size, ...]
+    directories: tuple[tuple[int, ...], ...]
     first: bool
+    version: tuple[int, int]
+    end: int
+    tiled: list[TiledLevel] = field(default_factory=list)
 
     def contradicts(self, theirs: SlideFacts) -> str:
         """Why what another reader shows is not the slide; empty where it is."""
         sizes = [(level.width, level.height) for level in theirs.levels]
-        if len(self.offsets) > 1:
+        if len(self.directories[0]) > 1:
             return "shows one of its colour planes only"
         if sizes[0] != self.sizes[0]:
             return f"takes another picture of {_by(sizes[0])} for the slide of {_by(self.sizes[0])}"
@@ -77,18 +81,12 @@ class Layout:
         ours = {tiled.size: tiled.level for tiled in self.tiled}
         for level in theirs.levels:
             mine = ours.get((level.width, level.height))
-            if (
-                mine
-                and abs(mine.downsample_x / level.downsample_x - 1) + abs(mine.downsample_y / level.downsample_y - 1)
-                > 1e-6
-            ):
+            if mine is None:
+                continue
+            x, y = mine.downsample_x / level.downsample_x, mine.downsample_y / level.downsample_y
+            if abs(x - 1) + abs(y - 1) > 1e-6:
                 return f"takes the padding of a level of {level.width}x{level.height} for a part of the slide"
         return ""
-
-    def complete(self, facts: SlideFacts) -> SlideFacts:
-        """Add to what a reader knows what is known of the file's other pictures."""
-        ours = self.facts
-        return replace(facts, scene=ours.scene, others=ours.others, warnings=ours.warnings)
 
 
 def read_layout(source: ByteSource, color: JpegColor = "auto", scene: int | str | None = None) -> Layout | None:
@@ -107,19 +105,49 @@ def read_layout(source: ByteSource, color: JpegColor = "auto", scene: int | str 
         if scene is not None:
             raise UsageError(f"{source.name}: it is no TIFF and holds one picture: --scene has nothing to choose")
         return None
-
-    def open_level(planes: Planes, size0: tuple[int, int], number: int) -> TiledLevel:
-        if not planes[0].is_tiled:
-            raise SlideError("its first picture is not stored in tiles")
-        if is_planar(planes):
-            return PlanarTiles(planes, size0, source, number)
-        return tiled_level(planes[0], size0, source, number, color)
-
     try:
         with source.open() as file, tifffile.TiffFile(file) as tiff:
             if tiff.is_scn or tiff.is_bif or tiff.is_philips:
                 raise UnknownLayoutError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
-            return _layout(source.name, tiff, Series(tiff, open_level, scene))
+
+            def open_level(planes: Planes, size0: _Size, number: int) -> TiledLevel:
+                return _open_level(source, color, planes, size0, number)
+
+            series = Series(tiff, open_level, scene)
+            slide, page = series.chosen, series.chosen.pages[0][0]
+            others = [picture for picture in series.pictures if picture is not slide]
+            properties = tiff_properties(tiff, page, slide.ome.scale if slide.ome else None)
+            if tiff.is_ome and not slide.ome:
+                properties["ome.problem"] = "its OME-XML does not describe this picture"
+            reported = [
+                OtherPicture(
+                    *(other.number, other.name, other.aside or "picture", *other.size),
+                    "it may name a patient" if other.private else other.problem,
+                )
+                for other in others
+            ]
+            facts = SlideFacts(
+                format=tiff_format(tiff),
+                levels=tuple(tiled.level for tiled in slide.tiled),
+                properties=properties,
+                associated=tuple(sorted({other.aside for other in others} & {"label", "macro"})),
+                scene=series.scene,
+                others=tuple(reported),
+                warnings=series.warnings(),
+            )
+            return Layout(
+                name=source.name,
+                facts=facts,
+                refusal=slide.unread,
+                sizes=tuple((planes[0].imagewidth, planes[0].imagelength) for planes in slide.pages),
+                other_sizes=tuple((p[0].imagewidth, p[0].imagelength) for other in others for p in other.pages),
+                directories=tuple(tiled.directories for tiled in slide.tiled)
+                or (tuple(plane.offset for plane in slide.pages[0]),),
+                first=page.offset == tiff.pages.first.offset,
+                version=file_version(source),
+                end=source.size,
+                tiled=slide.tiled,
+            )
     except UsageError as error:  # first: it is a ValueError too, which tifffile raises of damaged files
         raise UsageError(f"{source.name}: {error}") from None
     except TIFF_ERRORS as error:
@@ -128,39 +156,40 @@ def read_layout(source: ByteSource, color: JpegColor = "auto", scene: int | str 
         raise type(error)(f"{source.name}: {error}") from error
 
 
-def _layout(name: str, tiff: tifffile.TiffFile, series: Series) -> Layout:
-    chosen = series.chosen
-    others = [picture for picture in series.pictures if picture is not chosen]
-    page = chosen.pages[0][0]
-    properties = tiff_properties(tiff, page, chosen.ome.scale if chosen.ome else None)
-    if tiff.is_ome and not chosen.ome:
-        properties["ome.problem"] = "its OME-XML does not describe this picture"
-    facts = SlideFacts(
-        format=tiff_format(tiff),
-        levels=tuple(tiled.level for tiled in chosen.tiled),
-        properties=properties,
-        associated=tuple(sorted({other.aside for other in others} & {"label", "macro"})),
-        scene=series.scene,
-        others=tuple(map(_other, others)),
-        warnings=series.warnings(),
-    )
-    return Layout(
-        name=name,
-        facts=facts,
-        tiled=chosen.tiled,
-        refusal=chosen.unread,
-        sizes=tuple((planes[0].imagewidth, planes[0].imagelength) for planes in chosen.pages),
-        other_sizes=tuple((p[0].imagewidth, p[0].imagelength) for other in others for p in other.pages),
-        offsets=tuple(plane.offset for plane in chosen.pages[0]),
-        first=page.offset == tiff.pages.first.offset,
-    )
+def reread_layout(source: ByteSource, color: JpegColor, layout: Layout) -> Layout:
+    """Open the levels of a layout that another process found in this version of the file."""
+    source.size = layout.end
+    tiled: list[TiledLevel] = []
+    with source.open() as file, tifffile.TiffFile(file) as tiff:
+        for number, (level, offsets) in enumerate(zip(layout.facts.levels, layout.directories, strict=False)):
+            planes = []
+            for offset in offsets:
+                tiff.filehandle.seek(offset)
+                planes.append(tifffile.TiffPage(tiff, number))
+            tiled.append(_open_level(source, color, planes, layout.sizes[0], number))
+            tiled[-1].level = level
+    return replace(layout, tiled=tiled)
 
 
-def _other(picture: Picture) -> OtherPicture:
-    kind = picture.aside or "picture"
-    problem = "it may name a patient" if picture.private else picture.problem
-    return OtherPicture(picture.number, picture.name, kind, *picture.size, problem)
+def file_version(source: ByteSource) -> tuple[int, int]:
+    """Size of a file and when it was modified, in nanoseconds; 0 where that is not known, of a URL."""
+    if not isinstance(source, LocalFile):
+        return source.size, 0
+    status = source.path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
-def _by(size: tuple[int, int]) -> str:
+def _open_level(source: ByteSource, color: JpegColor, planes: Planes, size0: _Size, number: int) -> TiledLevel:
+    if not planes[0].is_tiled:
+        raise SlideError("its first picture is not stored in tiles")
+    level: TiledLevel
+    if is_planar(planes):
+        level = PlanarTiles(planes, size0, source, number)
+    else:
+        level = tiled_level(planes[0], size0, source, number, color)
+    level.directories = tuple(plane.offset for plane in planes)
+    return level
+
+
+def _by(size: _Size) -> str:
     return f"{size[0]}x{size[1]}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import simplejpeg
 import tifffile
@@ -27,21 +28,22 @@ from wsivit.slide.backend import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.jpeg import SOI, Normaliser, SplitJpeg, TooMuchError, check_jpeg2000, join_stripes
+from wsivit.slide.jpeg import SOI, JpegLimitError, Normaliser, SplitJpeg, check_jpeg2000, join_stripes
+from wsivit.slide.preflight import HEADER, max_tile_bytes, stored_tiles
 from wsivit.slide.read_plan import Level
-from wsivit.slide.tiff_validation import HEADER, max_tile_bytes, stored_tiles
 
-JPEG = 7
+_JPEG = 7
 _APERIO_YCBCR = 33003
 _JPEG2000 = (_APERIO_YCBCR, 33005, 34712)
-CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
+_CODECS = {1: "none", 5: "lzw", 8: "deflate", 32773: "packbits", 32946: "deflate", 34927: "webp", 50000: "zstd"} | {
     50001: "webp",
     **dict.fromkeys(_JPEG2000, "jpeg2000"),
 }
-_RGB = 2
+_GREY, _RGB = 1, 2
 _PHOTOMETRIC = {_RGB: "rgb", 6: "ycbcr"}
-_BLOCK_ROWS = 256
-_FEW = 64
+_SEPARATE = 2
+_BLOCK_ROWS = 256  # rows of an NDPI's stripes that are decoded at once
+_MAX_ZERO_LENGTHS = 64  # tiles; more are left out on purpose and not damaged
 _ERRORS = (OSError, ValueError, RuntimeError, TypeError, IndexError, SyntaxError)
 
 
@@ -52,18 +54,21 @@ class TiledLevel(ABC):
     ----------
     level : Level
     size : tuple of int
-        Width and height of the picture as stored: more than the level's own where it is padded to whole tiles.
+        Width and height of the picture as stored: more than the level's own where it is padded to complete tiles.
     block_width, block_height : int
     n_cols, n_rows : int
     counts : ndarray of int64
-        Compressed bytes of each tile, in reading order; 0 for a blank one, -1 for one that is there all the same.
-    most : int
+        Compressed bytes of each tile, in reading order; 0 for a blank one, -1 where the index falsely says 0.
+    max_bytes : int
         A tile of more bytes is not read.
+    directories : tuple of int
+        Where the TIFF directories of its planes lie in the file.
     """
 
     compression: str
-    begins = b""
-    """What every tile begins with, if they do."""
+    start_marker = b""
+    """What every tile begins with, where the codec has such a marker."""
+    directories: tuple[int, ...] = ()
 
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
         self.source, self.number = source, number
@@ -73,29 +78,19 @@ class TiledLevel(ABC):
         self.n_rows = -(-page.imagelength // page.tilelength)
         self.offsets = np.array(page.dataoffsets, np.int64)
         self.counts = np.array(page.databytecounts, np.int64)
-        self.most = max_tile_bytes(self.block_width, self.block_height)
+        self.max_bytes = max_tile_bytes(self.block_width, self.block_height)
         needed = self.n_cols * self.n_rows
         if min(len(self.offsets), len(self.counts)) < needed:
             raise SlideError(f"{len(self.offsets)} tiles are indexed where {needed} are needed")
-        self.counts[self._zero_length_tiles()] = -1
-        self.level = Level(
-            page.imagewidth,
-            page.imagelength,
-            size0[0] / page.imagewidth,
-            size0[1] / page.imagelength,
-            page.tilewidth,
-            page.tilelength,
-            self.compression,
-        )
-
-    def _zero_length_tiles(self) -> list[int]:
-        """Tiles that begin where the index says that there is nothing: it is damaged, unless many are left out so."""
-        doubtful = (self.counts == 0) & (self.offsets > 0) & (self.offsets + len(self.begins) <= self.source.size)
-        if not self.begins or not 0 < doubtful.sum() <= _FEW:
-            return []
-        doubtful &= ~np.isin(self.offsets, self.offsets[self.counts > 0])
-        places = [(tile, self.offsets.item(tile)) for tile in np.flatnonzero(doubtful).tolist()]
-        return [tile for tile, start in places if self.source.read(start, len(self.begins)) == self.begins]
+        # A tile that begins where the index says that there is nothing: the index is damaged, unless many are left out.
+        zero = (self.counts == 0) & (self.offsets > 0) & (self.offsets + len(self.start_marker) <= source.size)
+        if self.start_marker and 0 < zero.sum() <= _MAX_ZERO_LENGTHS:
+            zero &= ~np.isin(self.offsets, self.offsets[self.counts > 0])
+            for tile in np.flatnonzero(zero).tolist():
+                if source.read(self.offsets.item(tile), len(self.start_marker)) == self.start_marker:
+                    self.counts[tile] = -1
+        (width, height), tile_size = self.size, (page.tilewidth, page.tilelength)
+        self.level = Level(width, height, size0[0] / width, size0[1] / height, *tile_size, self.compression)
 
     def stored(self) -> NDArray[np.bool_]:
         """Which blocks have all their bytes in the file; (rows, columns)."""
@@ -113,9 +108,9 @@ class TiledLevel(ABC):
         try:
             return self.decode(col, row, reduce)
         except _ERRORS as error:
-            words = str(error) or type(error).__name__
-            kind = BlockLimitError if isinstance(error, TooMuchError) else UnreadableBlockError
-            raise kind(f"level {self.number}, tile ({col}, {row}): {words}") from error
+            reason = str(error) or type(error).__name__
+            kind = BlockLimitError if isinstance(error, JpegLimitError) else UnreadableBlockError
+            raise kind(f"level {self.number}, tile ({col}, {row}): {reason}") from error
 
     @abstractmethod
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
@@ -138,8 +133,8 @@ class TiledLevel(ABC):
             raise ValueError(f"its place, {offset}, lies in the header of the file")
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
-        if count > self.most:
-            raise TooMuchError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
+        if count > self.max_bytes:
+            raise JpegLimitError(f"{count:,} bytes are too many for {self.block_width}x{self.block_height} pixels")
         return self.source.read(offset, count)
 
 
@@ -147,7 +142,7 @@ class JpegTiles(TiledLevel):
     """JPEG tiles, reduced in the DCT domain."""
 
     compression = "jpeg"
-    begins = SOI
+    start_marker = SOI
 
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, rgb: bool
@@ -167,26 +162,30 @@ class JpegTiles(TiledLevel):
         index = np.where(inside, row * self.n_cols + col, 0)
         starts, counts = self.offsets[index], self.counts[index]
         stops = starts + counts
-        usual = inside & stored_tiles(starts, counts, self.source.size) & (counts <= self.most)
-        as_usual = usual.tolist()  # numpy is slow on short runs
+        normal = inside & stored_tiles(starts, counts, self.source.size) & (counts <= self.max_bytes)
+        is_normal = normal.tolist()  # numpy is slow on short runs
         extents = list(zip(starts.tolist(), stops.tolist(), strict=True))
         for first in range(0, len(index), size):
             run = slice(first, first + size)
-            yield self._run(extents[run]) if all(as_usual[run]) else None
+            yield self._run(extents[run]) if all(is_normal[run]) else None
 
     def _run(self, extents: list[tuple[int, int]]) -> list[SplitJpeg] | None:
-        found: dict[tuple[int, int], SplitJpeg] = {}
+        """Read tiles ``[start, stop)``; those that lie directly behind each other in the file at once."""
+        tiles: dict[tuple[int, int], SplitJpeg] = {}
+        ordered = sorted(set(extents))
+        ends = [i for i in range(1, len(ordered)) if ordered[i][0] != ordered[i - 1][1]]
         try:
-            for group in _neighbours(extents):
-                first, last = group[0][0], group[-1][1]
-                data = self.source.read(first, last - first)
-                streams = self.normalise.all_alone(data, [(start - first, stop - first) for start, stop in group])
+            for first, last in zip([0, *ends], [*ends, len(ordered)], strict=True):
+                group = ordered[first:last]
+                begin = group[0][0]
+                data = self.source.read(begin, group[-1][1] - begin)
+                streams = self.normalise.all_alone(data, [(start - begin, stop - begin) for start, stop in group])
                 if streams is None:
                     return None
-                found |= zip(group, streams, strict=True)
+                tiles |= zip(group, streams, strict=True)
         except (ValueError, OSError):
             return None
-        return [found[extent] for extent in extents]
+        return [tiles[extent] for extent in extents]
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
@@ -234,7 +233,7 @@ class CodecTiles(TiledLevel):
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
     ) -> None:
-        self.compression = CODECS[page.compression]
+        self.compression = _CODECS[page.compression]
         super().__init__(page, size0, source, number)
         self.page, self.background = page, background
         self.level = reducible(self.level, self.block_width, self.block_height)
@@ -258,7 +257,7 @@ class Jpeg2000Tiles(CodecTiles):
     A wavelet's low band lies on every r-th pixel instead of in the middle of r: `Level.centred` says so.
     """
 
-    begins = b"\xff\x4f\xff\x51"
+    start_marker = b"\xff\x4f\xff\x51"
 
     def __init__(
         self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
@@ -270,38 +269,100 @@ class Jpeg2000Tiles(CodecTiles):
 
     def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
         """See `TiledLevel.decode`."""
-        pixels = self._wavelets(col, row, reduce) if reduce > 1 and self.wavelets else super().decode(col, row, reduce)
+        if reduce == 1 or not self.wavelets:
+            pixels = super().decode(col, row, reduce)
+        else:
+            stored = self.compressed(row * self.n_cols + col)
+            if stored is None:
+                return None
+            with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
+                image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
+                pixels = np.asarray(image)
+            if pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
         return ycbcr_to_rgb(pixels) if self.ycbcr and pixels is not None else pixels
 
     def compressed(self, index: int) -> bytes | None:
-        """A whole stream of the tile's size; see `TiledLevel.compressed`."""
+        """A complete stream of the tile's size; see `TiledLevel.compressed`."""
         stored = super().compressed(index)
         if stored is not None:
             check_jpeg2000(stored, self.block_width, self.block_height)
         return stored
 
-    def _wavelets(self, col: int, row: int, reduce: int) -> Pixels | None:
-        """One tile without its finest wavelet levels."""
-        stored = self.compressed(row * self.n_cols + col)
+
+class _Plane(TiledLevel):
+    """The tiles of one plane: those of a directory of its own, or some of those of one that holds three."""
+
+    def __init__(
+        self, page: tifffile.TiffPage, part: int, size0: tuple[int, int], source: ByteSource, number: int
+    ) -> None:
+        self.compression = "jpeg" if page.compression == _JPEG else _CODECS[page.compression]
+        super().__init__(page, size0, source, number)
+        self.page, tiles = page, self.n_cols * self.n_rows
+        self.first = part * tiles
+        self.offsets = self.offsets[self.first : self.first + tiles]
+        self.counts = self.counts[self.first : self.first + tiles]
+        if len(self.counts) < tiles:
+            raise ValueError(f"plane {part} has no tiles")
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`; uint8 (h, w)."""
+        index = row * self.n_cols + col
+        stored = self.compressed(index)
         if stored is None:
             return None
-        with Image.open(io.BytesIO(stored), formats=["JPEG2000"]) as image:
-            image.reduce = reduce.bit_length() - 1  # type: ignore[assignment]
-            pixels = np.asarray(image)
-        if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"JPEG 2000 of {image.mode} pixels, not RGB")
-        return pixels
+        if self.page.compression == _JPEG:  # tifffile would decode it to the colours that the directory names
+            pixels = imagecodecs.jpeg8_decode(stored, tables=self.page.jpegtables)
+        else:
+            decoded, _, _ = self.page.decode(stored, index + self.first)
+            if decoded is None:
+                raise ValueError("the tile is empty")
+            pixels = decoded[0, ..., 0]
+        if pixels.shape != (self.block_height, self.block_width):
+            raise ValueError(f"a plane's tile of {pixels.shape}, not of {self.block_height} x {self.block_width}")
+        return area_mean(pixels, reduce)
 
 
-def _neighbours(extents: list[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Group what lies directly behind each other in the file, each ``[start, stop)`` once."""
-    ordered = sorted(set(extents))
-    first = 0
-    for place in range(1, len(ordered)):
-        if ordered[place][0] != ordered[place - 1][1]:
-            yield ordered[first:place]
-            first = place
-    yield ordered[first:]
+class PlanarTiles(TiledLevel):
+    """A level made of three planes, or of one that is grey; reduced by averaging."""
+
+    def __init__(
+        self, pages: Sequence[tifffile.TiffPage], size0: tuple[int, int], source: ByteSource, number: int
+    ) -> None:
+        split = len(pages) == 1 and pages[0].samplesperpixel == 3
+        parts = [(pages[0], part) for part in range(3)] if split else [(page, 0) for page in pages]
+        self.planes = [_Plane(page, part, size0, source, number) for page, part in parts]
+        if len({(plane.block_width, plane.block_height, plane.size) for plane in self.planes}) > 1:
+            raise ValueError("its planes differ in their tiles")
+        self.compression = self.planes[0].compression
+        super().__init__(pages[0], size0, source, number)
+        self.counts = np.sum([plane.counts for plane in self.planes], axis=0)
+        self.max_bytes *= len(self.planes)
+        self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def stored(self) -> NDArray[np.bool_]:
+        """See `TiledLevel.stored`; a tile of which only some planes are left out is damaged, not a hole."""
+        stored: NDArray[np.bool_] = np.logical_or.reduce([plane.stored() for plane in self.planes])
+        return stored
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`."""
+        planes = [plane.decode(col, row, reduce) for plane in self.planes]
+        stored = [plane for plane in planes if plane is not None]
+        if not stored:
+            return None
+        if len(stored) < len(planes):
+            raise ValueError(f"{len(planes) - len(stored)} of its {len(planes)} colour planes are left out")
+        return np.stack(stored if len(stored) == 3 else stored * 3, axis=-1)
+
+
+def is_planar(pages: Sequence[tifffile.TiffPage]) -> bool:
+    """Whether `PlanarTiles` reads a level: three grey planes, three planes of one directory, or one grey plane."""
+    page = pages[0]
+    grey = all((other.photometric, other.samplesperpixel) == (_GREY, 1) for other in pages)
+    separate = (page.photometric, page.samplesperpixel, page.planarconfig) == (_RGB, 3, _SEPARATE)
+    known = all(other.compression == _JPEG or other.compression in _CODECS for other in pages)
+    return known and ((grey and len(pages) in (1, 3)) or (separate and len(pages) == 1))
 
 
 def tiled_level(
@@ -316,10 +377,10 @@ def tiled_level(
     """
     try:
         plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
-        if page.compression == JPEG and plain and page.samplesperpixel == 3:
+        if page.compression == _JPEG and plain and page.samplesperpixel == 3:
             rgb = (_PHOTOMETRIC[page.photometric] if color == "auto" else color) == "rgb"
             return (NdpiStripeLevel if page.jpegheader else JpegTiles)(page, size0, source, number, rgb)
-        if page.compression in CODECS and plain:
+        if page.compression in _CODECS and plain:
             kind = Jpeg2000Tiles if page.compression in _JPEG2000 else CodecTiles
             return kind(page, size0, source, number, WHITE)
     except ValueError as error:

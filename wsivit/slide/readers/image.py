@@ -7,7 +7,6 @@ from typing import IO
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import LimitError, SlideError, WsivitError
@@ -23,7 +22,7 @@ _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA"}
 
 
 class ImageBackend:
-    """Reads a picture that has no pyramid, whole.
+    """Reads a picture that has no pyramid, all of it at once.
 
     Parameters
     ----------
@@ -47,8 +46,13 @@ class ImageBackend:
                 pixels, form, properties = _read_picture(file, source.name)
             else:
                 pixels, form, properties = _read_tiff(file, layout), layout.facts.format, dict(layout.facts.properties)
-        self._blank = _blank(pixels[..., 3]) if pixels.shape[2] == 4 else None
-        self._pixels = over_background(pixels, WHITE) if pixels.shape[2] == 4 else pixels
+        self._blank = None
+        if pixels.shape[2] == 4:
+            # A block is blank where all of it is transparent.
+            rows, columns = (np.arange(0, side, _BLOCK) for side in pixels.shape[:2])
+            self._blank = np.maximum.reduceat(np.maximum.reduceat(pixels[..., 3], rows, axis=0), columns, axis=1) == 0
+            pixels = over_background(pixels, WHITE)
+        self._pixels = pixels
         self._pixels.flags.writeable = False  # blocks are views of it
         height, width = self._pixels.shape[:2]
         self.facts = SlideFacts(form, (reducible(Level(width, height, 1.0, 1.0), _BLOCK, _BLOCK),), properties)
@@ -71,15 +75,7 @@ class ImageBackend:
         """Nothing is open."""
 
 
-def _blank(alpha: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which blocks are wholly transparent."""
-    rows, columns = (np.arange(0, side, _BLOCK) for side in alpha.shape)
-    highest: NDArray[np.uint8] = np.maximum.reduceat(np.maximum.reduceat(alpha, rows, axis=0), columns, axis=1)
-    blank: NDArray[np.bool_] = highest == 0
-    return blank
-
-
-def _limit(name: str, width: int, height: int) -> None:
+def _check_size(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise LimitError(
             f"{name}: a flat image of {width}x{height} pixels does not fit into memory (limit {MAX_PIXELS:,}); "
@@ -90,13 +86,16 @@ def _limit(name: str, width: int, height: int) -> None:
 def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, str]]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _limit is the limit
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here instead
             with open_picture(file) as image:
-                _limit(name, *image.size)
+                _check_size(name, *image.size)
                 if image.mode not in _MODES:
                     raise SlideError(f"{name}: pixels of mode {image.mode} are not supported, only 8-bit RGB and grey")
-                form = str(image.format).lower()
-                return np.asarray(image.convert("RGBA")), form, _dpi(image)
+                properties = {}
+                if dpi := image.info.get("dpi"):  # in the terms of TIFF
+                    x, y = (f"{float(side):.10g}" for side in dpi)
+                    properties = {"tiff.XResolution": x, "tiff.YResolution": y, "tiff.ResolutionUnit": "inch"}
+                return np.asarray(image.convert("RGBA")), str(image.format).lower(), properties
     except Image.DecompressionBombError as error:
         raise LimitError(f"{name}: {error}; convert it to a tiled, pyramidal TIFF") from error
     except UnidentifiedImageError as error:
@@ -107,34 +106,22 @@ def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, st
         raise SlideError(f"{name}: the picture cannot be read: {error}") from error
 
 
-def _dpi(image: Image.Image) -> dict[str, str]:
-    """The resolution that a picture states, in the terms of TIFF."""
-    dpi = image.info.get("dpi")
-    if not dpi:
-        return {}
-    x, y = (f"{float(side):.10g}" for side in dpi)
-    return {"tiff.XResolution": x, "tiff.YResolution": y, "tiff.ResolutionUnit": "inch"}
-
-
 def _read_tiff(file: IO[bytes], layout: Layout) -> Pixels:
-    name = layout.name
     try:
         with tifffile.TiffFile(file) as tiff:
-            planes = [_plane(tiff, offset, name) for offset in layout.offsets]
+            planes = [_read_plane(tiff, offset, layout.name) for offset in layout.directories[0]]
     except WsivitError:
         raise
     except (RuntimeError, *TIFF_ERRORS) as error:
-        raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error
-    if len(planes) == 3:
-        return np.concatenate([plane[..., :1] for plane in planes], axis=2)
-    return planes[0]
+        raise SlideError(f"{layout.name}: the TIFF cannot be read: {error}") from error
+    return np.concatenate([plane[..., :1] for plane in planes], axis=2) if len(planes) == 3 else planes[0]
 
 
-def _plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
+def _read_plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
     """Read the picture whose directory lies there; uint8 (h, w, 3)."""
     tiff.filehandle.seek(offset)
     page = tifffile.TiffPage(tiff, 0)
-    _limit(name, page.imagewidth, page.imagelength)
+    _check_size(name, page.imagewidth, page.imagelength)
     kind = f"{page.samplesperpixel} x {page.dtype}, {getattr(page.photometric, 'name', page.photometric)}"
     plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
     if not plain:
@@ -145,5 +132,5 @@ def _plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.shape != (page.imagelength, page.imagewidth, 3):
-        raise SlideError(f"{name}: its pixels come as {pixels.shape}: the TIFF contradicts itself")
+        raise SlideError(f"{name}: its pixels decode to {pixels.shape}: the TIFF contradicts itself")
     return np.ascontiguousarray(pixels)

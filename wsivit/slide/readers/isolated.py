@@ -1,7 +1,7 @@
-"""A reader in a process of its own: where its native code crashes, hangs or eats memory, that process dies, not ours.
+"""A reader in a subprocess: where its native code crashes, hangs or exhausts memory, that process dies, not ours.
 
-This is no wall against an attacker who takes the decoder over: the process has the rights of the one that started it.
-But nothing that it says is unpickled; it talks in lines of JSON and raw pixels.
+This does not stop an attacker who takes the decoder over: the process has the rights of the one that started it. But
+nothing that it sends is unpickled: messages are lines of JSON and raw pixels.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MEMORY = 4 << 30
 """Bytes that it may take beyond those that it starts with."""
 
 TOO_SLOW = 75
-"""Exit code of a process that ends itself for it; where there is a signal for that, it dies of the signal."""
+"""Exit code of a process that took too long, where no signal ends it."""
 
 ERRORS: dict[str, type[WsivitError]] = {
     kind.__name__: kind for kind in (SlideError, UnreadableBlockError, LimitError, ScaleError, UsageError)
@@ -64,10 +64,10 @@ class _Decoder:
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         self._lock, self._owner, self._path = threading.Lock(), os.getpid(), job["path"]
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has died
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has died
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
-            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment
         )
         self.hello, _ = self.ask(job)
 
@@ -99,8 +99,8 @@ class _Decoder:
         how = f"ended with exit code {code}" if code >= 0 else f"was killed by {signal.Signals(-code).name}"
         if code in (TOO_SLOW, -getattr(signal, "SIGALRM", -TOO_SLOW)):
             how = f"took longer than {SECONDS:g} seconds for one block"
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").split("\n")
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"decoding it in a process of its own {how}" + (f": {last[:200]}" if last else "")
 
@@ -108,7 +108,7 @@ class _Decoder:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with suppress(BrokenPipeError):  # a question that it did not live to read
                     stream.close()
@@ -130,7 +130,7 @@ class _Slot:
 
 
 class IsolatedBackend:
-    """Any reader, at work in another process with a limit on its time and memory.
+    """Any reader, in another process with a limit on its time and memory.
 
     Parameters
     ----------
@@ -162,7 +162,12 @@ class IsolatedBackend:
         hello = self._decoder().hello
         self.name: str = hello["name"]
         self.reason: str = hello["reason"]
-        self.facts = _facts(hello["facts"])
+        facts = hello["facts"]
+        # JSON has lists where the facts have tuples, and plain objects for levels and pictures.
+        levels = tuple(Level(**{**level, "reductions": tuple(level["reductions"])}) for level in facts["levels"])
+        others = tuple(OtherPicture(**other) for other in facts["others"])
+        tuples = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
+        self.facts = SlideFacts(**{**facts, **tuples, "levels": levels, "others": others})
         self._streams: list[list[int] | None] = hello["streams"]
         self._job["reader"] = self.name  # chosen once
 
@@ -185,7 +190,7 @@ class IsolatedBackend:
     def native_tiles(self, level: int) -> NativeTiles | None:
         """See `NativeBackend.native_tiles`."""
         shape = self._streams[level]
-        return None if shape is None else NativeTiles(_Streams(self, level, shape), self.filled(level))
+        return None if shape is None else NativeTiles(_RemoteStreams(self, level, shape), self.filled(level))
 
     def filled(self, level: int) -> TileMask | None:
         """See `Backend.filled`."""
@@ -207,7 +212,7 @@ class IsolatedBackend:
         slot.decoder = None
 
 
-class _Streams:
+class _RemoteStreams:
     """The compressed tiles of a level, from the other process."""
 
     def __init__(self, backend: IsolatedBackend, level: int, shape: list[int]) -> None:
@@ -224,13 +229,5 @@ class _Streams:
         return None if answer["blank"] else payload
 
     def runs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[None]:
-        """One by one is the only way."""
+        """They come one by one."""
         return repeat(None, -(-len(col) // size))
-
-
-def _facts(plain: dict[str, Any]) -> SlideFacts:
-    """Build facts of what came as JSON."""
-    plain["levels"] = tuple(Level(**{**level, "reductions": tuple(level["reductions"])}) for level in plain["levels"])
-    plain["others"] = tuple(OtherPicture(**other) for other in plain["others"])
-    lists = {key: tuple(value) for key, value in plain.items() if isinstance(value, list)}
-    return SlideFacts(**{**plain, **lists})

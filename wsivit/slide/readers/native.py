@@ -55,20 +55,20 @@ class NativeTiles:
         Raises
         ------
         SlideError
-            If the tile is not a whole JPEG of the right size.
+            If the tile is not a complete JPEG of the right size.
         """
         try:
             stream = self._tiles.stream(col, row)
             if stream is not None and EOI not in stream[-16:]:
                 raise ValueError("JPEG is cut short (no end marker)")
-        except SlideError:  # the process that decodes has died: no matter of one tile
+        except SlideError:  # the decoding process has died: this concerns all tiles
             raise
         except (ValueError, OSError) as error:
             raise UnreadableBlockError(f"level {self._tiles.number}, tile ({col}, {row}): {error}") from error
         return stream
 
     def jpegs(self, col: NDArray[np.int64], row: NDArray[np.int64], size: int) -> Iterator[list[SplitJpeg] | None]:
-        """Yield the streams of tiles, `size` at a time; None where one is not as usual: `jpeg` says of each what is."""
+        """Yield the streams of tiles, `size` at a time; None where `jpeg` must check each."""
         return self._tiles.runs(col, row, size)
 
     def blank(self, col: NDArray[np.int64], row: NDArray[np.int64]) -> Mask:
@@ -92,11 +92,9 @@ class NativeBackend:
     ----------
     source : ByteSource
     color : {"auto", "rgb", "ycbcr"}, optional
-        What JPEG tiles hold, where the file says the wrong thing.
-    scene : int or str, optional
-        Which of the file's pictures.
-    found : Layout, optional
-        What `read_layout` found with the same parameters.
+        What JPEG tiles hold, where the file states it wrongly.
+    layout : Layout, optional
+        What `read_layout` returned for the same source and colour.
 
     Raises
     ------
@@ -106,18 +104,16 @@ class NativeBackend:
 
     name = "native"
 
-    def __init__(
-        self, source: ByteSource, color: JpegColor = "auto", scene: int | str | None = None, found: Layout | None = None
-    ) -> None:
+    def __init__(self, source: ByteSource, color: JpegColor = "auto", layout: Layout | None = None) -> None:
         self.source = source
-        found = found or read_layout(source, color, scene)
-        if found is None:
+        layout = layout or read_layout(source, color)
+        if layout is None:
             raise SlideError(f"{source.name}: not a TIFF")
-        if not found.tiled:
-            raise SlideError(f"{source.name}: the native reader does not read it: {found.refusal}")
-        self.tiled, self.facts = found.tiled, found.facts
-        tiles = [TileMask(one.block_width, one.block_height, one.stored()) for one in self.tiled]
-        self.holes = Holes([one.level for one in self.tiled], tiles, self.facts.format == "aperio")
+        if not layout.tiled:
+            raise SlideError(f"{source.name}: the native reader does not read it: {layout.refusal}")
+        self.tiled, self.facts = layout.tiled, layout.facts
+        tiles = [TileMask(tiled.block_width, tiled.block_height, tiled.stored()) for tiled in self.tiled]
+        self.holes = Holes([tiled.level for tiled in self.tiled], tiles, self.facts.format == "aperio")
 
     def block_size(self, level: int) -> tuple[int, int]:
         """The file's own tiles; many stripes of an NDPI."""
@@ -146,5 +142,5 @@ class NativeBackend:
         return tiled if isinstance(tiled, JpegTiles) else None
 
     def close(self) -> None:
-        """Close the file; the next read opens it again."""
+        """See `Backend.close`."""
         self.source.close()

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from weakref import ref
 
 import numpy as np
 import openslide
 
 from wsivit.errors import SlideError, UsageError
-from wsivit.io import CachedHandle, LocalFile, PerProcess, nothing
+from wsivit.io import LocalFile, PerProcess
 from wsivit.slide.backend import (
-    WHITE,
-    Color,
     JpegColor,
     Pixels,
     SlideFacts,
@@ -24,21 +18,12 @@ from wsivit.slide.backend import (
     UnreadableBlockError,
     area_mean,
     block_size,
-    reducible,
+    region_level,
     scanned,
     ycbcr_to_rgb,
 )
 from wsivit.slide.holes import Holes, read_finer, tiff_holes
-from wsivit.slide.read_plan import Level
-
-
-@dataclass
-class _Handle:
-    """What one process holds of a slide."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    slide: Callable[[], CachedHandle[openslide.OpenSlide] | None] = nothing
-
+from wsivit.slide.readers.handle import LibraryHandle
 
 _CACHE = PerProcess(lambda: openslide.OpenSlideCache(32 << 20))  # one for all slides: memory does not grow with them
 
@@ -66,8 +51,8 @@ class OpenSlideBackend:
     def __init__(self, path: Path, color: JpegColor = "auto") -> None:
         self.path = path
         self._convert = color == "ycbcr"
-        self._local = PerProcess(_Handle)
-        held = self._open()
+        self._handle = LibraryHandle(partial(_open, path), openslide.OpenSlide.close)
+        held = self._handle.get()
         try:
             self.facts = _facts(held.value)
         except (openslide.OpenSlideError, KeyError, ValueError, ArithmeticError) as error:
@@ -76,23 +61,8 @@ class OpenSlideBackend:
         if color == "rgb" or (self._convert and self.facts.format != "dicom"):
             raise UsageError(f"{path}: jpeg_color={color!r} cannot be applied to a {self.facts.format} slide")
 
-    def _open(self) -> CachedHandle[openslide.OpenSlide]:
-        """The handle of this process; one made before a fork is left alone."""
-        local = self._local.get()
-        with local.lock:
-            held = local.slide()
-            if held is None:
-                try:
-                    slide = openslide.OpenSlide(self.path)
-                except (openslide.OpenSlideError, OSError) as error:
-                    raise SlideError(f"{self.path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
-                held = CachedHandle(slide, openslide.OpenSlide.close)
-                local.slide = ref(held)
-                slide.set_cache(_CACHE.get())
-            return held
-
     def block_size(self, level: int) -> tuple[int, int]:
-        """See `base.block_size`."""
+        """See `Backend.block_size`."""
         facts = self.facts.levels[level]
         return block_size(facts.tile_width, facts.tile_height)
 
@@ -107,11 +77,16 @@ class OpenSlideBackend:
         facts, ratio = self.facts.levels[level], self._downsamples[level]
         size = (min(width, facts.width - x), min(height, facts.height - y))
         place = (round(x * ratio), round(y * ratio))
-        held = self._open()
+        held = self._handle.get()
         try:
             rgba = np.asarray(held.value.read_region(place, level, size))
         except openslide.OpenSlideError:
-            rgba = self._retry(place, level, size)
+            self._handle.close()  # dead after any thread's first error: read once more with a handle of its own
+            try:
+                with openslide.OpenSlide(self.path) as handle:
+                    rgba = np.asarray(handle.read_region(place, level, size))
+            except openslide.OpenSlideError as error:
+                raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
         pixels = scanned(rgba, self.facts.background)
         if self._convert and pixels is not None:
             pixels = ycbcr_to_rgb(pixels)
@@ -130,58 +105,34 @@ class OpenSlideBackend:
         """See `Backend.filled`."""
         return self._holes.filled(level) if level else None
 
-    def _retry(self, place: tuple[int, int], level: int, size: tuple[int, int]) -> Pixels:
-        """Read once more with a handle of its own: the shared one is dead after any thread's first error."""
-        self.close()
-        try:
-            with openslide.OpenSlide(self.path) as handle:
-                return np.asarray(handle.read_region(place, level, size))
-        except openslide.OpenSlideError as error:
-            raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
-
     def close(self) -> None:
-        """Close the handle of this process."""
-        local = self._local.get()
-        with local.lock:
-            held, local.slide = local.slide(), nothing
-        if held is not None:
-            held.release()
+        """See `Backend.close`."""
+        self._handle.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_local"):
-            self.close()
+
+def _open(path: Path) -> openslide.OpenSlide:
+    try:
+        slide = openslide.OpenSlide(path)
+    except (openslide.OpenSlideError, OSError) as error:
+        raise SlideError(f"{path}: OpenSlide cannot read it: {error or 'unknown format'}") from error
+    slide.set_cache(_CACHE.get())
+    return slide
 
 
 def _facts(handle: openslide.OpenSlide) -> SlideFacts:
     properties = {key: str(value) for key, value in handle.properties.items()}
+    levels = []
+    for index, (width, height) in enumerate(handle.level_dimensions):
+        tile = [properties.get(f"openslide.level[{index}].tile-{side}") for side in ("width", "height")]
+        levels.append(region_level(handle.dimensions, (width, height), tile))
+    red, green, blue = bytes.fromhex(properties.get("openslide.background-color", "").lstrip("#") or "ffffff")
+    bounds = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
+    x, y, width, height = (int(side or 0) for side in bounds)
     return SlideFacts(
         format=properties.get("openslide.vendor", "unknown"),
-        levels=tuple(_level(handle, properties, index) for index in range(handle.level_count)),
+        levels=tuple(levels),
         properties=properties,
         associated=tuple(handle.associated_images),
-        background=_color(properties.get("openslide.background-color")),
-        bounds=_bounds(properties),
+        background=(red, green, blue),
+        bounds=None if None in bounds else (x, y, width, height),
     )
-
-
-def _level(handle: openslide.OpenSlide, properties: dict[str, str], index: int) -> Level:
-    (width0, height0), (width, height) = handle.dimensions, handle.level_dimensions[index]
-    tile = [properties.get(f"openslide.level[{index}].tile-{side}") for side in ("width", "height")]
-    tile_width, tile_height = (int(side) if side else None for side in tile)
-    level = Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
-    return reducible(level, *block_size(tile_width, tile_height))
-
-
-def _color(text: str | None) -> Color:
-    if not text:
-        return WHITE
-    red, green, blue = bytes.fromhex(text.lstrip("#"))
-    return red, green, blue
-
-
-def _bounds(properties: dict[str, str]) -> tuple[int, int, int, int] | None:
-    sides = [properties.get(f"openslide.bounds-{side}") for side in ("x", "y", "width", "height")]
-    if None in sides:
-        return None
-    x, y, width, height = (int(side) for side in sides if side)
-    return x, y, width, height

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 import numpy as np
 
 from wsivit.errors import SlideError
-from wsivit.io import ByteSource, CachedHandle, LocalFile, PerProcess, nothing
+from wsivit.io import ByteSource, LocalFile
 from wsivit.slide.backend import (
     Backend,
     Pixels,
@@ -20,23 +17,15 @@ from wsivit.slide.backend import (
     UnreadableBlockError,
     area_mean,
     block_size,
-    reducible,
+    region_level,
 )
 from wsivit.slide.holes import read_finer, tiff_holes
-from wsivit.slide.read_plan import Level
+from wsivit.slide.readers.handle import LibraryHandle
 
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
 _ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError)
-
-
-@dataclass
-class _Handle:
-    """What one process holds of a slide."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    slide: Callable[[], CachedHandle[TiffSlide] | None] = nothing
 
 
 class TiffSlideBackend:
@@ -58,28 +47,19 @@ class TiffSlideBackend:
 
     def __init__(self, source: ByteSource, witness: Backend | None = None) -> None:
         self.source, self.witness = source, witness
-        self._local = PerProcess(_Handle)
+        self._handle = LibraryHandle(partial(_open, source), lambda slide: slide.close())
         try:
-            held = self._open(self._local.get())
+            held = self._handle.get()
             self.facts = _facts(held.value)
-            _check(held.value)
+            sample = held.value.read_region((0, 0), 0, (1, 1), as_array=True)
+            if sample.dtype != np.uint8 or sample.shape[-1] != 3:
+                raise ValueError(f"pixels are {sample.shape[-1]} x {sample.dtype}, not 8-bit RGB")
             self._holes = tiff_holes(source, self.facts.levels)
         except _ERRORS as error:
             raise SlideError(f"{source.name}: tiffslide cannot read it: {error}") from error
 
-    def _open(self, local: _Handle) -> CachedHandle[TiffSlide]:
-        held = local.slide()
-        if held is None:
-            from tiffslide import TiffSlide
-
-            file: Any = self.source.name if isinstance(self.source, LocalFile) else self.source.open()
-            # Or it would read, or wait for, any other file that the OME-XML of this one names.
-            held = CachedHandle(TiffSlide(file, tifffile_options={"_multifile": False}), TiffSlide.close)
-            local.slide = ref(held)
-        return held
-
     def block_size(self, level: int) -> tuple[int, int]:
-        """See `base.block_size`."""
+        """See `Backend.block_size`."""
         facts = self.facts.levels[level]
         return block_size(facts.tile_width, facts.tile_height)
 
@@ -90,18 +70,17 @@ class TiffSlideBackend:
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
         width, height = self.block_size(level)
-        facts, local = self.facts.levels[level], self._local.get()
+        facts = self.facts.levels[level]
         x, y = col * width, row * height
         size = (min(width, facts.width - x), min(height, facts.height - y))
-        with local.lock:
+        with self._handle.lock:
             try:
-                held = self._open(local)
-                slide = held.value
-                ratio = slide.level_downsamples[level]
+                held = self._handle.get()
+                ratio = held.value.level_downsamples[level]
                 place = (round(x * ratio), round(y * ratio))
-                pixels = np.asarray(slide.read_region(place, level, size, as_array=True), np.uint8)
+                pixels = np.asarray(held.value.read_region(place, level, size, as_array=True), np.uint8)
             except _ERRORS as error:
-                local.slide = nothing
+                self._handle.close()
                 raise UnreadableBlockError(f"level {level}, block ({col}, {row}): {error}") from error
         if self.witness is not None and not pixels.any() and self.witness.block_size(level) == (width, height):
             self.witness.block(level, col, row, reduce)
@@ -116,32 +95,23 @@ class TiffSlideBackend:
         return area_mean(pixels, reduce)
 
     def close(self) -> None:
-        """Close the handle of this process."""
-        local = self._local.get()
-        with local.lock:
-            held, local.slide = local.slide(), nothing
-        if held is not None:
-            held.release()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_local"):
-            self.close()
+        """See `Backend.close`."""
+        self._handle.close()
 
 
-def _check(slide: TiffSlide) -> None:
-    sample = slide.read_region((0, 0), 0, (1, 1), as_array=True)
-    if sample.dtype != np.uint8 or sample.shape[-1] != 3:
-        raise ValueError(f"pixels are {sample.shape[-1]} x {sample.dtype}, not 8-bit RGB")
+def _open(source: ByteSource) -> TiffSlide:
+    from tiffslide import TiffSlide
+
+    file: Any = source.name if isinstance(source, LocalFile) else source.open()
+    # Or it would read, or wait for, any other file that the OME-XML of this one names.
+    return TiffSlide(file, tifffile_options={"_multifile": False})
 
 
 def _facts(handle: TiffSlide) -> SlideFacts:
     properties = {key: str(value) for key, value in handle.properties.items() if value is not None}
-    width0, height0 = handle.dimensions
     levels = []
-    for index, (width, height) in enumerate(handle.level_dimensions):
+    for index, size in enumerate(handle.level_dimensions):
         tile = [properties.get(f"tiffslide.level[{index}].tile-{side}") for side in ("width", "height")]
-        tile_width, tile_height = (int(side) if side else None for side in tile)
-        level = Level(width, height, width0 / width, height0 / height, tile_width, tile_height)
-        levels.append(reducible(level, *block_size(tile_width, tile_height)))
+        levels.append(region_level(handle.dimensions, size, tile))
     vendor = properties.get("tiffslide.vendor", "unknown")
     return SlideFacts(vendor, tuple(levels), properties, tuple(handle.associated_images))

@@ -1,4 +1,4 @@
-"""The other side of `isolated`: opens one slide, and decodes what it is asked for until nobody asks any more.
+"""The other side of `isolated`: opens one slide, and decodes what it is asked for until its input ends.
 
 Run as ``python -m wsivit.slide.readers.worker``. The kernel ends this process where it is too slow (a timer whose
 signal nothing catches, so that native code that hangs ends too) or where its native code does not survive its memory
@@ -20,10 +20,10 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from wsivit.slide.backend import Backend
-from wsivit.slide.open_slide import open_backend
 from wsivit.slide.preflight import check_slide
 from wsivit.slide.readers.isolated import ERRORS, TOO_SLOW, receive, send
 from wsivit.slide.readers.native import NativeBackend
+from wsivit.slide.select_reader import open_backend
 from wsivit.slide.tiff_level import JpegTiles
 
 Answer: TypeAlias = tuple[dict[str, Any], bytes | memoryview]
@@ -43,26 +43,23 @@ class Server:
         self._backend: Backend
 
     def open(self) -> Answer:
-        """Open the slide and say everything about it."""
+        """Open the slide and describe it."""
         job = self._job
         source = check_slide(job["path"], job["max_pixels"]).source
-        self._backend, reason = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
+        self._backend, reason, _ = open_backend(source, job["reader"], job["jpeg_color"], job["scene"])
         facts = self._backend.facts
         levels = range(len(facts.levels))
+        streams = [self._streams(level) for level in levels]
         return {
             "name": self._backend.name,
             "reason": reason,
             "facts": {**asdict(facts), "properties": dict(facts.properties)},
             "block_sizes": [self._backend.block_size(level) for level in levels],
-            "streams": [self._shape(level) for level in levels],
+            "streams": [t and (t.block_width, t.block_height, t.n_cols, t.n_rows) for t in streams],
         }, b""
 
     def _streams(self, level: int) -> JpegTiles | None:
         return self._backend.streams(level) if isinstance(self._backend, NativeBackend) else None
-
-    def _shape(self, level: int) -> tuple[int, int, int, int] | None:
-        tiles = self._streams(level)
-        return None if tiles is None else (tiles.block_width, tiles.block_height, tiles.n_cols, tiles.n_rows)
 
     def block(self, level: int, col: int, row: int, reduce: int) -> Answer:
         """Decode one block."""
@@ -85,7 +82,7 @@ class Server:
         return {}, b"" if tiles is None else tiles.counts.tobytes()
 
     def stream(self, level: int, col: int, row: int) -> Answer:
-        """Return one compressed tile that can be decoded, or say what is wrong with it."""
+        """Return one compressed tile that can be decoded, or what is wrong with it."""
         tiles = self._streams(level)
         try:
             stream = None if tiles is None else tiles.stream(col, row)
