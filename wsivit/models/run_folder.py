@@ -284,9 +284,7 @@ def finished_run(folder: PathLike) -> RunMetadata:
     """
     contract = RunMetadata.read(folder)
     if not contract.done:
-        raise UsageError(
-            f"{folder}: the training is not finished; run the same wsivit train command again"
-        )
+        raise UsageError(f"{folder}: the training is not finished; run the same wsivit train command again")
     return contract
 
 
