@@ -16,8 +16,7 @@ from support.train_helpers import CLASSES, tissue, write_store
 
 from wsivit.data.dataset import TileDataset
 from wsivit.data.labelled_tiles import StoreSource, samples_from_stores
-from wsivit.data.loading import load_samples
-from wsivit.data.slide_tiles import SlideOptions, SlideTiler
+from wsivit.data.loading import SlideOptions, SlideTiler, load_samples
 from wsivit.errors import LimitError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.store import TileStore
@@ -127,7 +126,7 @@ def test_a_cohort_of_slides_with_a_label_each(slides: Path, tmp_path: Path) -> N
 
 def test_slides_that_cannot_be_used_say_what_is_missing(tmp_path: Path) -> None:
     slide = slide_with_regions(tmp_path, "plain", 0, regions=False)
-    with pytest.raises(UsageError, match="no annotations beside it"):
+    with pytest.raises(UsageError, match="no annotations next to it"):
         load_samples([slide], tiler=tiler(tmp_path))
     with pytest.raises(UsageError, match="is no tile store; make a store of it with wsivit tile"):
         load_samples([slide])

@@ -13,11 +13,11 @@ from .leakage import check_leakage as check_leakage
 from .leakage import empty_classes as empty_classes
 from .leakage import warnings_of as warnings_of
 from .loading import PICTURE_SIDE as PICTURE_SIDE
+from .loading import SlideOptions as SlideOptions
+from .loading import SlideTiler as SlideTiler
 from .loading import load_samples as load_samples
 from .shard_shuffle import OrderOptions as OrderOptions
 from .shard_shuffle import epoch_order as epoch_order
-from .slide_tiles import SlideOptions as SlideOptions
-from .slide_tiles import SlideTiler as SlideTiler
 from .splits import SIDES as SIDES
 from .splits import TEST as TEST
 from .splits import TRAIN as TRAIN

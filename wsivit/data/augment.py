@@ -22,12 +22,16 @@ UNMIXING = np.linalg.inv(STAINS).tolist()
 
 
 def augmentation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function for a name; it takes and gives float (n, 3, s, s) in 0-1, on any device.
+    """Return the function for a name; float (n, 3, s, s) in 0-1 in and out, on any device.
 
     ``histology``: tissue has no up, so flips and quarter turns; stains differ, so jitter in the stains' own space;
     slight scale, focus and brightness. ``natural``: flips left to right, crops, colour. ``none``.
     """
-    known: dict[str, Callable[[Tensor], Tensor]] = {"histology": histology, "natural": natural, "none": _same}
+    known: dict[str, Callable[[Tensor], Tensor]] = {
+        "histology": histology,
+        "natural": natural,
+        "none": lambda pictures: pictures,
+    }
     if name not in known:
         raise UsageError(f"augmentation must be one of {', '.join(known)}, not {name!r}")
     return known[name]
@@ -53,7 +57,7 @@ def natural(pictures: Tensor) -> Tensor:
 
 def turn(pictures: Tensor) -> Tensor:
     """Apply one of the eight flips and quarter turns to each picture."""
-    # Two flips and one transposition, each done or not. No place is looked up, so that a GPU is not waited for.
+    # Two flips and one transposition, each applied or not. No index is computed, so that nothing waits for a GPU.
     coins = torch.rand(3, len(pictures), 1, 1, 1, device=pictures.device) < 0.5
     pictures = torch.where(coins[0], pictures.flip(-1), pictures)
     pictures = torch.where(coins[1], pictures.flip(-2), pictures)
@@ -106,7 +110,3 @@ def brightness(pictures: Tensor, strength: float) -> Tensor:
 
 def _uniform(pictures: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(len(pictures), 1, 1, 1, device=pictures.device)
-
-
-def _same(pictures: Tensor) -> Tensor:
-    return pictures

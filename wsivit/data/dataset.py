@@ -56,7 +56,7 @@ class TileDataset(Dataset[Example]):
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.classes = samples.classes
-        self._lost: set[int] = set()
+        self._unreadable: set[int] = set()
 
     @classmethod
     def from_stores(cls, stores: Sequence[str | os.PathLike[str]], label: str) -> TileDataset:
@@ -73,17 +73,15 @@ class TileDataset(Dataset[Example]):
         threads = 1 if get_worker_info() else None  # workers are the threads, where there are any
         good, read = self.samples.read_skipping_unreadable(chosen, threads)
         if len(good) < len(chosen):
-            self._lose(set(chosen) - set(good.tolist()))
+            self._unreadable |= set(chosen) - set(good.tolist())
+            if len(self._unreadable) > max(1, MAX_DAMAGED * len(self)):
+                named = ", ".join(self.samples.take(np.array(sorted(self._unreadable)[:5])).items())
+                raise LimitError(
+                    f"{len(self._unreadable)} of the pictures turned out unreadable, more than {MAX_DAMAGED:.0%} of "
+                    f"{len(self)}: {named}; repair or leave them out"
+                )
         # Channels come last in memory, as the decoder leaves them and as convolutions like them.
         return Examples(torch.from_numpy(read).permute(0, 3, 1, 2), self.samples.code[good].tolist())
-
-    def _lose(self, unreadable: set[int]) -> None:
-        self._lost |= unreadable
-        if len(self._lost) > max(1, MAX_DAMAGED * len(self)):
-            raise LimitError(
-                f"{len(self._lost)} of the pictures turned out unreadable, more than {MAX_DAMAGED:.0%} of {len(self)}: "
-                f"{', '.join(self.samples.take(np.array(sorted(self._lost)[:5])).items())}; repair or leave them out"
-            )
 
 
 def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
@@ -95,12 +93,8 @@ def collate(examples: list[Example]) -> dict[str, torch.Tensor]:
         In a process that reads for another: the shared memory in which it hands over the batch is full.
     """
     batch: dict[str, torch.Tensor] = examples.block if isinstance(examples, Examples) else default_collate(examples)
-    if get_worker_info() is not None:
-        _share(batch)
-    return batch
-
-
-def _share(batch: dict[str, torch.Tensor]) -> None:
+    if get_worker_info() is None:
+        return batch
     # Left to the queue, this happens in a thread of its own whose error is printed and the batch lost: whoever waits
     # for it waits for ever.
     try:
@@ -111,3 +105,4 @@ def _share(batch: dict[str, torch.Tensor]) -> None:
             f"a process that reads tiles found the shared memory (/dev/shm) full ({str(error).splitlines()[0]}): "
             "give it more (docker run --shm-size=2g), or read in this process (--workers 0)"
         ) from error
+    return batch

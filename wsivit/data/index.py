@@ -1,7 +1,7 @@
-"""One table of the tiles of many stores, so that training need not open them all: which, of whom, on which side.
+"""One table of the tiles of many stores, so that training opens a few of them at a time.
 
-A parquet file with a row per readable tile: ``store, tile, label, patient, split``. What else training must know of a
-store (its scale, grid, fingerprint) stands once in the notes of the file.
+A parquet file with a row per readable tile: ``store, tile, label, patient, split``. What else training needs of a store
+(its scale, grid, fingerprint) is written once, in the metadata of the file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from wsivit.data.image_sources import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
-from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, replacing
+from wsivit.io import (
+    Output,
+    RemoteFile,
+    RemoteFiles,
+    display_path,
+    is_url,
+    local_output,
+    map_ordered,
+    progress_bar,
+    replacing,
+)
 from wsivit.slide import TileGrid
 from wsivit.slide_list import SlideRow, find_slides
 from wsivit.store import TileStore
@@ -59,7 +69,7 @@ class Indexed:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the notes say of one store."""
+    """What the metadata of the table say of one store."""
 
     store: str
     id: str
@@ -118,6 +128,7 @@ def index(
     StoreMismatchError
         The stores differ in scale or tile size.
     """
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     if not 0 <= holdout < 1:
@@ -129,17 +140,22 @@ def index(
         how = _How(label, holdout, seed, None if is_url(output) else path.parent.absolute())
         read = map_ordered(pool, how.read, slides, ahead=16)
         with replacing(path) as temporary, progress_bar(len(slides), "indexing", "store", show=progress) as advance:
-            writer = parquet.ParquetWriter(temporary, _schema(), compression="zstd")
+            words_type = pa.dictionary(pa.int32(), pa.string())
+            columns = dict.fromkeys(("store", "tile", "label", "patient", "split"), words_type)
+            schema = pa.schema(list((columns | {"tile": pa.int32()}).items()))
+            writer = parquet.ParquetWriter(temporary, schema, compression="zstd")
             with writer:
                 for entry, rows in read:
-                    _refuse_another_scale(notes, entry)
+                    if notes:
+                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")])
                     notes.append(entry)
-                    writer.write_table(_table(entry, rows))
+                    words = [_dictionary(values, entry.tiles) for values in rows.values()]
+                    writer.write_table(pa.table(words, schema=schema))
                     for name, column in count.items():
-                        _add(column, rows[name], entry.tiles)
+                        _count(column, rows[name], entry.tiles)
                     advance(1)
-                told = {"format": FORMAT, "label": label, "stores": [asdict(entry) for entry in notes]}
-                writer.add_key_value_metadata({_NOTES: json.dumps(told).encode()})
+                written = {"format": FORMAT, "label": label, "stores": [asdict(entry) for entry in notes]}
+                writer.add_key_value_metadata({_NOTES: json.dumps(written).encode()})
     tiles = sum(entry.tiles for entry in notes)
     return Indexed(display_path(output), len(notes), tiles, count["label"], count["split"])
 
@@ -156,12 +172,33 @@ class _How:
         if not slide.store:
             raise UsageError(f"{slide.path} is a slide: tile it first (wsivit tile), and index its store")
         source = StoreSource(slide.store, slide.patient, slide.site, slide.scanner)
-        store, parameters, patient = source.store, source.store.parameters, source.patient
-        tiles, labels = self._labelled(store, slide)
+        store, parameters = source.store, source.store.parameters
+
+        tiles = store.readable
+        labels: Any = slide.values.get(self.label or "")  # one for all tiles
+        if self.label in slide.values and not labels:
+            tiles = tiles[:0]
+        elif self.label is not None and self.label not in slide.values:  # or one for each
+            column = store.label(self.label)
+            codes = column.codes[tiles]
+            tiles, labels = tiles[codes >= 0], np.asarray(column.classes, object)[codes[codes >= 0]]
+
+        side = None
+        if slide.split:
+            if slide.split.lower() not in SPLIT_FOLDERS:
+                raise UsageError(f"{slide.store}: split {slide.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+            side = _SIDES[SPLIT_FOLDERS[slide.split.lower()]]
+        elif self.holdout:
+            # Drawn per patient: more slides do not move those that were drawn before.
+            drawn = hashlib.sha256(f"{self.seed}/{source.patient}".encode()).digest()[:8]
+            side = "validation" if int.from_bytes(drawn, "big") < self.holdout * 2**64 else "train"
+
+        # Relative to the table where both are on this machine, so that they can be moved together.
+        relative = self.folder is not None and not is_url(store.url)
         entry = _Entry(
-            store=self._place(store.url),
+            store=os.path.relpath(store.url, self.folder) if relative else store.url,
             id=parameters.slide_id,
-            patient=patient,
+            patient=source.patient,
             site=source.site,
             scanner=source.scanner,
             fingerprint=source.fingerprint,
@@ -172,68 +209,28 @@ class _How:
             tiles=len(tiles),
             requested_mpp=source.requested_mpp,
         )
-        return entry, {"tile": tiles, "label": labels, "split": self._side(slide, patient)}
-
-    def _labelled(self, store: TileStore, slide: SlideRow) -> tuple[NDArray[np.int64], Any]:
-        """Tiles, and their values: one for all, or one for each."""
-        readable = store.readable
-        if self.label is None or self.label in slide.values:
-            value = slide.values.get(self.label or "")
-            return (readable[:0] if self.label and not value else readable), value
-        column = store.label(self.label)
-        codes = column.codes[readable]
-        return readable[codes >= 0], np.asarray(column.classes, object)[codes[codes >= 0]]
-
-    def _side(self, slide: SlideRow, patient: str) -> str | None:
-        if slide.split:
-            side = SPLIT_FOLDERS.get(slide.split.lower())
-            if side is None:
-                raise UsageError(f"{slide.store}: split {slide.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
-            return _SIDES[side]
-        if not self.holdout:
-            return None
-        drawn = hashlib.sha256(f"{self.seed}/{patient}".encode()).digest()[:8]
-        return "validation" if int.from_bytes(drawn, "big") < self.holdout * 2**64 else "train"
-
-    def _place(self, url: str) -> str:
-        """Where a store is, seen from the table's folder where both are on this machine, so that they can be moved."""
-        return url if self.folder is None or is_url(url) else os.path.relpath(url, self.folder)
+        rows = {"store": entry.store, "tile": tiles, "label": labels, "patient": entry.patient, "split": side}
+        return entry, rows
 
 
-def _schema() -> Any:
+def _dictionary(values: Any, tiles: int) -> Any:
+    """Return a column of the table: numbers as they are, words by number; one word stands for all tiles."""
     import pyarrow as pa
 
-    words = pa.dictionary(pa.int32(), pa.string())
-    fields = {"store": words, "tile": pa.int32(), "label": words, "patient": words, "split": words}
-    return pa.schema(list(fields.items()))
+    if values is None or isinstance(values, str):
+        known = pa.array([] if values is None else [values], pa.string())
+        codes = pa.nulls(tiles, pa.int32()) if values is None else pa.array(np.zeros(tiles, np.int32))
+        return pa.DictionaryArray.from_arrays(codes, known)
+    return pa.array(values, pa.string()).dictionary_encode() if values.dtype == object else pa.array(values, pa.int32())
 
 
-def _table(entry: _Entry, rows: dict[str, Any]) -> Any:
-    import pyarrow as pa
-
-    def words(value: Any) -> Any:
-        if value is None or isinstance(value, str):
-            known = pa.array([] if value is None else [value], pa.string())
-            codes = pa.nulls(entry.tiles, pa.int32()) if value is None else pa.array(np.zeros(entry.tiles, np.int32))
-            return pa.DictionaryArray.from_arrays(codes, known)
-        return pa.array(value, pa.string()).dictionary_encode()
-
-    columns = [words(entry.store), pa.array(rows["tile"], pa.int32()), words(rows["label"])]
-    return pa.table([*columns, words(entry.patient), words(rows["split"])], schema=_schema())
-
-
-def _add(count: dict[str, int], values: Any, tiles: int) -> None:
+def _count(count: dict[str, int], values: Any, tiles: int) -> None:
     """Count the tiles of each value: one for all, or one for each."""
     if isinstance(values, str):
         count[values] = count.get(values, 0) + tiles
     elif values is not None:
         for name, n in zip(*np.unique(values.astype(str), return_counts=True), strict=True):
             count[str(name)] = count.get(str(name), 0) + int(n)
-
-
-def _refuse_another_scale(notes: list[_Entry], entry: _Entry) -> None:
-    if notes:
-        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")])
 
 
 class IndexedSource(StoreSource):
@@ -243,7 +240,7 @@ class IndexedSource(StoreSource):
     ----------
     entry : _Entry
     base : str
-        Folder from which relative places are meant.
+        Folder that a relative location starts from.
     """
 
     def __init__(self, entry: _Entry, base: str) -> None:
@@ -305,10 +302,10 @@ def labelled_index(item: str, label: str | None = None) -> list[LabelledTiles]:
     classes, parts, start = tuple(columns.classes), [], 0
     for values in notes["stores"]:
         entry = _Entry(**values)
-        here = slice(start, start + entry.tiles)
+        rows = slice(start, start + entry.tiles)
         start += entry.tiles
-        side = columns.side[here] if columns.split else None
-        tile, code = columns.tile[here].astype(np.int64), columns.code[here].astype(np.int64)
+        side = columns.side[rows] if columns.split else None
+        tile, code = columns.tile[rows].astype(np.int64), columns.code[rows].astype(np.int64)
         parts.append(LabelledTiles(IndexedSource(entry, base), tile, code, classes, side, notes["label"]))
     return parts
 
@@ -327,50 +324,38 @@ def _read(item: str) -> tuple[dict[str, Any], _Columns]:
     import pyarrow.parquet as parquet
 
     try:
-        with _file(item) as file, parquet.ParquetFile(file) as table:
+        with (
+            RemoteFile(item).open() if is_url(item) else Path(item).open("rb") as file,
+            parquet.ParquetFile(file) as table,
+        ):
             notes = json.loads((table.metadata.metadata or {})[_NOTES])
             if notes["format"] != FORMAT:
                 raise UsageError(f"{item}: index format {notes['format']}, this wsivit reads {FORMAT}: index again")
-            return notes, _columns(table)
+            n = table.metadata.num_rows
+            tile, code, side = np.empty(n, np.int32), np.empty(n, np.int16), np.empty(n, np.int8)
+            known: dict[str, int] = {}
+            sides = {name: number for number, name in _SIDES.items()}
+            start = 0
+            # In batches, so that the words of a million tiles are never in memory.
+            for batch in table.iter_batches(_ROWS, columns=["tile", "label", "split"]):
+                rows = slice(start, start + len(batch))
+                label, split = (
+                    column if hasattr(column, "dictionary") else column.dictionary_encode()
+                    for column in (batch.column("label"), batch.column("split"))
+                )
+                tile[rows] = batch.column("tile").to_numpy()
+                for word in label.dictionary.to_pylist():
+                    known.setdefault(word, len(known))
+                code[rows] = _numbers(label, known)
+                side[rows] = _numbers(split, sides)
+                start = rows.stop
+            return notes, _Columns(tile, code, side, list(known), bool((side >= 0).any()))
     except FileNotFoundError:
         raise InputNotFoundError(f"{item}: there is no such index; wsivit index makes one") from None
     except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{item}: is no index made by wsivit index, or is damaged: {error}") from None
-
-
-def _file(item: str) -> Any:
-    if is_url(item):
-        from wsivit.io import RemoteFile
-
-        return RemoteFile(item).open()
-    return Path(item).open("rb")
-
-
-def _columns(table: Any) -> _Columns:
-    """Read the columns in batches, so that they are never there as words."""
-    n = table.metadata.num_rows
-    tile, code, side = np.empty(n, np.int32), np.empty(n, np.int16), np.empty(n, np.int8)
-    known: dict[str, int] = {}
-    sides = {name: number for number, name in _SIDES.items()}
-    start = 0
-    for batch in _batches(table):
-        here = slice(start, start + len(batch["tile"]))
-        tile[here] = batch["tile"].to_numpy()
-        for word in batch["label"].dictionary.to_pylist():
-            known.setdefault(word, len(known))
-        code[here] = _numbers(batch["label"], known)
-        side[here] = _numbers(batch["split"], sides)
-        start = here.stop
-    return _Columns(tile, code, side, list(known), bool((side >= 0).any()))
-
-
-def _batches(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.iter_batches(_ROWS, columns=["tile", "label", "split"]):
-        words = {name: batch.column(name) for name in ("label", "split")}
-        words = {name: c if hasattr(c, "dictionary") else c.dictionary_encode() for name, c in words.items()}
-        yield {"tile": batch.column("tile"), **words}
 
 
 def _numbers(column: Any, known: dict[str, int]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Labelled pictures from any number of sources, as columns; no pixel is read until it is asked for. No torch."""
+"""Labelled pictures from any number of sources, as columns; pixels are read on demand. No torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Source(Protocol):
         """Read pictures, uint8 (k, size, size, 3)."""
 
     def items(self, indices: IntArray) -> list[str]:
-        """Name pictures so that they are found again in another run."""
+        """Name pictures, with the same names in every run."""
 
 
 class StoreSource:
@@ -95,7 +95,7 @@ class StoreSource:
         return self.store.read(indices, out, threads=threads)
 
     def items(self, indices: IntArray) -> list[str]:
-        """Name tiles by their place in the grid, ``col/row``, which outlives a change of the mask."""
+        """Name tiles by their position in the grid, ``col/row``, which a change of the mask does not move."""
         return [f"{c}/{r}" for c, r in zip(self.store.col[indices], self.store.row[indices], strict=True)]
 
     def boxes(self, indices: IntArray) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ class StoreSource:
 
 @dataclass(frozen=True, eq=False)
 class GroupIndex:
-    """Which of some groups each picture belongs to: numbers, as there may be millions of pictures.
+    """The group of each picture, as numbers: there may be millions of pictures.
 
     Attributes
     ----------
@@ -164,8 +164,8 @@ class Samples:
 
     def counts(self) -> dict[str, int]:
         """How many pictures there are of each class."""
-        found = np.bincount(self.code, minlength=len(self.classes))
-        return {name: int(n) for name, n in zip(self.classes, found, strict=True)}
+        count = np.bincount(self.code, minlength=len(self.classes))
+        return {name: int(n) for name, n in zip(self.classes, count, strict=True)}
 
     def frequency(self) -> NDArray[np.float64]:
         """Share of each class among the pictures; (classes,)."""
@@ -214,12 +214,13 @@ class Samples:
         chosen = np.asarray(chosen, np.int64)
         pixels = np.empty((len(chosen), self.size, self.size, 3), np.uint8)
         for number in np.unique(self.source[chosen]):
-            here = np.flatnonzero(self.source[chosen] == number)
-            source, indices, together = self.sources[number], self.index[chosen[here]], slice(here[0], here[-1] + 1)
-            if isinstance(source, StoreSource) and here[-1] - here[0] + 1 == len(here):
-                source.read(indices, threads, pixels[together])
+            places = np.flatnonzero(self.source[chosen] == number)
+            source, indices = self.sources[number], self.index[chosen[places]]
+            # Pictures that lie together are read into place; others cost a copy.
+            if isinstance(source, StoreSource) and places[-1] - places[0] + 1 == len(places):
+                source.read(indices, threads, pixels[places[0] : places[-1] + 1])
             else:
-                pixels[here] = source.read(indices, threads)
+                pixels[places] = source.read(indices, threads)
         return pixels
 
     def read_skipping_unreadable(
@@ -234,14 +235,14 @@ class Samples:
         return read_skipping_unreadable(lambda places: self.read(places, threads), chosen, self.size)
 
     def items(self) -> Iterator[str]:
-        """Name each picture within its source, one after the other: all at once they would take more than the rest."""
+        """Name each picture within its source, one after the other: all names at once would take more than the rest."""
         for start in range(0, len(self), _NAMED_AT_ONCE):
             part = slice(start, start + _NAMED_AT_ONCE)
             source, index = self.source[part], self.index[part]
             names = np.empty(len(source), object)
             for number in np.unique(source):
-                here = np.flatnonzero(source == number)
-                names[here] = self.sources[number].items(index[here])
+                places = np.flatnonzero(source == number)
+                names[places] = self.sources[number].items(index[places])
             yield from names
 
 
@@ -274,7 +275,7 @@ def read_skipping_unreadable(
 
 @dataclass(frozen=True, eq=False)
 class LabelledTiles:
-    """The labelled pictures of one source, before sources are brought together.
+    """The labelled pictures of one source, before sources are combined.
 
     Attributes
     ----------
@@ -298,7 +299,7 @@ class LabelledTiles:
 
 
 def combine(parts: Sequence[LabelledTiles], label: str, *, min_classes: int = 2) -> Samples:
-    """Bring sources together; classes are united by name, and those without a picture left out.
+    """Combine sources; classes are united by name, and those without a picture left out.
 
     Raises
     ------
@@ -308,24 +309,39 @@ def combine(parts: Sequence[LabelledTiles], label: str, *, min_classes: int = 2)
         The sources differ in scale or size.
     """
     sources = tuple(part.source for part in parts)
-    _require_own_names(sources)
+    # A split file could not tell two sources of one name apart.
+    name, times = Counter(source.id for source in sources).most_common(1)[0]
+    if times > 1:
+        same = len({source.fingerprint for source in sources if source.id == name}) == 1
+        raise UsageError(f"{name} was given {times} times" if same else f"{times} slides or folders are called {name}")
     require_one_scale(sources)
-    classes = tuple(sorted({name for part in parts for name in part.classes}))
-    number = np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)])
-    codes = [np.array([classes.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
     sides = [part.side for part in parts if part.side is not None]
     if sides and len(sides) < len(parts):
         raise UsageError("some of the data come with a split and some without: give them all one")
-    samples = Samples(
+
+    named = tuple(sorted({name for part in parts for name in part.classes}))
+    code = np.concatenate(
+        [np.array([named.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
+    )
+    count = np.bincount(code, minlength=len(named))
+    present = np.flatnonzero(count)
+    ids = ", ".join(source.id for source in sources[:5])
+    if not len(present):
+        raise UsageError(f"no tile of {ids} has a value of the label {label!r}")
+    if len(present) < min_classes:
+        raise UsageError(
+            f"all {len(code)} labelled tiles of {ids} are {named[present[0]]!r}: a classifier needs two classes"
+        )
+    return Samples(
         sources,
-        number,
+        np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)]),
         np.concatenate([part.index for part in parts]),
-        np.concatenate(codes).astype(np.int64),
-        classes,
+        np.searchsorted(present, code).astype(np.int64),
+        tuple(named[i] for i in present),
         label,
         np.concatenate(sides) if sides else None,
+        vanished=tuple(name for name, n in zip(named, count, strict=True) if not n),
     )
-    return _with_present_classes(samples, min_classes)
 
 
 def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *, min_classes: int = 2) -> Samples:
@@ -353,7 +369,7 @@ def samples_from_stores(stores: Sequence[PathLike | StoreSource], label: str, *,
 
 
 def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
-    """Take the labels of each tile from a column of its store."""
+    """Label the tiles of a store by one of its columns."""
     names = source.store.labels
     if label not in names:
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
@@ -371,16 +387,8 @@ def readable_tiles(source: StoreSource) -> IntArray:
     return np.asarray(source.store.readable, np.int64)
 
 
-def _require_own_names(sources: Sequence[Source]) -> None:
-    """Refuse two sources of one name: a split file could not tell them apart."""
-    name, times = Counter(source.id for source in sources).most_common(1)[0]
-    if times > 1:
-        same = len({source.fingerprint for source in sources if source.id == name}) == 1
-        raise UsageError(f"{name} was given {times} times" if same else f"{times} slides or folders are called {name}")
-
-
 def require_one_scale(sources: Sequence[Source]) -> None:
-    """Refuse sources of different scale or tile size.
+    """Reject sources of different scale or tile size.
 
     Raises
     ------
@@ -404,22 +412,3 @@ def require_one_scale(sources: Sequence[Source]) -> None:
 def same_scale(one: float | None, other: float | None) -> bool:
     """Whether two scales are the same within what tiling itself allows; an unknown scale equals any other."""
     return one is None or other is None or abs(one / other - 1) <= MPP_TOLERANCE
-
-
-def _with_present_classes(samples: Samples, min_classes: int) -> Samples:
-    """Drop classes without a picture; refuse what nothing can be learned from."""
-    present = [i for i, n in enumerate(samples.counts().values()) if n]
-    names = ", ".join(source.id for source in samples.sources[:5])
-    if not present:
-        raise UsageError(f"no tile of {names} has a value of the label {samples.label!r}")
-    if len(present) < min_classes:
-        raise UsageError(
-            f"all {len(samples)} labelled tiles of {names} are {samples.classes[present[0]]!r}: "
-            "a classifier needs two classes"
-        )
-    return replace(
-        samples,
-        code=np.searchsorted(present, samples.code).astype(np.int64),
-        classes=tuple(samples.classes[i] for i in present),
-        vanished=tuple(name for name, n in samples.counts().items() if not n),
-    )

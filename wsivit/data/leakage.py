@@ -1,4 +1,4 @@
-"""Is anything on both sides of a split that must not be? Run before every training."""
+"""What must not be on both sides of a split: checked before every training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
 from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
 from wsivit.errors import UsageError
 
-LOOKED_AT, FLAT = 64, 8
-"""Pictures of a class that are looked at, and grey levels that a picture of nothing may span."""
+EXAMINED, FLAT = 64, 8
+"""Pictures of a class that are examined, and grey levels that an empty picture may span."""
 MOST = 20_000
-"""Pictures of a side that are looked at for near duplicates."""
+"""Pictures of a side that are compared for near duplicates."""
 
 
 def audit(samples: Samples, split: Split) -> list[str]:
@@ -22,12 +22,13 @@ def audit(samples: Samples, split: Split) -> list[str]:
     region shares slide and patient between training and validation on purpose: there only overlapping tiles count.
     """
     train = split.of(TRAIN)
+    names = {source.fingerprint: source.id for source in samples.sources}
     leaks = []
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         held = split.of(side)
         if side not in split.by_region:
             leaks += _shared("patient", samples.patients, train, held, SIDES[side])
-            leaks += _shared("slide", samples.slides, train, held, SIDES[side], _names(samples))
+            leaks += _shared("slide", samples.slides, train, held, SIDES[side], names)
         overlaps = count_overlaps(samples, train, held)
         if overlaps:
             leaks.append(f"{overlaps} {SIDES[side]} tiles overlap tiles of the training side")
@@ -52,34 +53,37 @@ def check_leakage(samples: Samples, split: Split, *, allow: bool = False) -> lis
 
 
 def warnings_of(samples: Samples, split: Split) -> list[str]:
-    """Say what may make the model or its figures worthless without being a leak.
+    """Warn of what may make the model or its figures worthless without being a leak.
 
     Classes without a picture, pictures that show nothing, near duplicates, a label that follows the site.
 
     Reads pictures of both sides, evenly picked where there are more than :data:`MOST` of one: some seconds.
     """
-    found = [*_empty(samples, split), *_confounded(samples)]
+    warnings = [
+        f"CLASS WITHOUT PICTURES: {name!r} is named by the data, but no picture has it: the model will not know it"
+        for name in samples.vanished
+    ]
+    warnings += empty_classes(samples, split.of(TRAIN))
+    for what in ("site", "scanner"):
+        strength = _association(samples, [getattr(source, what) for source in samples.sources])
+        if strength > 0.8:
+            warnings.append(
+                f"the label follows the {what} (Cramér's V {strength:.2f} over slides): the model may learn the {what}"
+            )
     if TEST in split.by_region and (split.side == TEST).any():
-        found.append("test tiles are other regions of slides that are trained on: they say nothing of other patients")
+        warnings.append(
+            "test tiles are other regions of slides that are trained on: they say nothing about other patients"
+        )
     for side in split.by_region:
         touching = count_overlaps(samples, split.of(TRAIN), split.of(side), grown=0.5)
         if touching:
-            found.append(f"{touching} {SIDES[side]} tiles lie beside training ones: leave out those between them")
+            warnings.append(f"{touching} {SIDES[side]} tiles lie beside training ones: leave out those between them")
     for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
         pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
         if pairs:
             shown = "; ".join(" and ".join(samples.take(np.array(pair)).items()) for pair in pairs[:3])
-            found.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
-    return found
-
-
-def _empty(samples: Samples, split: Split) -> list[str]:
-    """Warn of classes that vanished, and of classes most of whose training pictures show nothing."""
-    found = [
-        f"CLASS WITHOUT PICTURES: {name!r} is named by the data, but no picture has it: the model will not know it"
-        for name in samples.vanished
-    ]
-    return found + empty_classes(samples, split.of(TRAIN))
+            warnings.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
+    return warnings
 
 
 def empty_classes(samples: Samples, chosen: NDArray[np.int64]) -> list[str]:
@@ -87,7 +91,7 @@ def empty_classes(samples: Samples, chosen: NDArray[np.int64]) -> list[str]:
     found = []
     for code, name in enumerate(samples.classes):
         here = chosen[samples.code[chosen] == code]
-        pixels = samples.read_skipping_unreadable(here[:: -(-len(here) // LOOKED_AT) or 1])[1]
+        pixels = samples.read_skipping_unreadable(here[:: -(-len(here) // EXAMINED) or 1])[1]
         if not len(pixels):
             continue
         blank = np.ptp(pixels, axis=(1, 2)).max(axis=1) <= FLAT
@@ -154,22 +158,8 @@ def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np
     return np.concatenate(vectors), np.concatenate(kept)
 
 
-def _confounded(samples: Samples) -> list[str]:
-    """Warn where the site or the scanner all but tells the class (Cramér's V over slides above 0.8)."""
-    known = {
-        "site": [source.site for source in samples.sources],
-        "scanner": [source.scanner for source in samples.sources],
-    }
-    strengths = {what: _association(samples, values) for what, values in known.items()}
-    return [
-        f"the label follows the {what} (Cramér's V {strength:.2f} over slides): the model may learn the {what}"
-        for what, strength in strengths.items()
-        if strength > 0.8
-    ]
-
-
 def _association(samples: Samples, values: list[str]) -> float:
-    """How far a value of each source tells which classes it has: Cramér's V; 0 where it is not known of all."""
+    """Cramér's V between a value of each source and the classes it has; 0 where the value is not known of all."""
     names, place = np.unique(values, return_inverse=True)
     if len(names) < 2 or "" in names:
         return 0.0
@@ -221,7 +211,3 @@ def _shared(
     both = np.intersect1d(groups.code[train], groups.code[held])
     shown = [(names or {}).get(groups.names[code], groups.names[code]) for code in both[:3]]
     return [f"{what} {', '.join(shown)} in train and {side} ({len(both)} in all)"] if shown else []
-
-
-def _names(samples: Samples) -> dict[str, str]:
-    return {source.fingerprint: source.id for source in samples.sources}

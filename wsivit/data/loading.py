@@ -1,28 +1,131 @@
-"""Whatever data there are, as samples: stores, slides, a cohort table, an image folder, food-101, a set of the hub."""
+"""Load labelled samples of any kind: stores, slides, a cohort table, an image folder, food-101, a set of the hub."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wsivit.data.image_sources import is_food101, is_image_folder, labelled_folder, labelled_food101
+import numpy as np
+
+from wsivit.data.image_sources import (
+    SPLIT_FOLDERS,
+    is_food101,
+    is_image_folder,
+    labelled_folder,
+    labelled_food101,
+    labelled_hub,
+)
 from wsivit.data.index import is_index, labelled_index
-from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, combine, label_from_store, same_scale
-from wsivit.data.slide_table import TILE_FIRST, labelled_cohort
-from wsivit.data.slide_tiles import SlideOptions, SlideTiler
+from wsivit.data.labelled_tiles import (
+    LabelledTiles,
+    Samples,
+    StoreSource,
+    combine,
+    label_from_store,
+    readable_tiles,
+    same_scale,
+)
 from wsivit.errors import UsageError
-from wsivit.io import is_url
-from wsivit.slide_list import slides_below
+from wsivit.io import is_url, join
+from wsivit.slide import JpegColor, Reader, open_slide
+from wsivit.slide_list import SlideRow, read_table, slides_below
 from wsivit.store import TileStore
-from wsivit.tiling import LABEL
+from wsivit.tiling import LABEL, TileOptions, find_annotations, tile
 
 _log = logging.getLogger(__name__)
 
 PICTURE_SIDE = 256
-"""Side that pictures of folders are brought to before the model's input is cut from them, in pixels."""
+"""Side that pictures of folders are brought to before the model's input is made of them, in pixels."""
+LABEL_COLUMN = "label"
+"""Label column of a table where no other is named."""
+_TILE_FIRST = "make a store of it with wsivit tile (--codec none copies no pixels)"
+
+
+@dataclass(frozen=True)
+class SlideOptions:
+    """How slides that are given as data are read.
+
+    Parameters
+    ----------
+    mpp : float, optional
+        Scale of the tiles, in microns per pixel. Slides are tiled at it; of stores only those at it are taken.
+        Default: for slides 0.5, or that of the run; of stores all, which must have one scale.
+    tile_size : int, optional
+        Side of the tiles, in pixels, likewise. Default: for slides 256, or that of the run.
+    slide_mpp : float, optional
+        Microns per pixel of the slides themselves, where their files do not say or are wrong.
+    reader : {"auto", "native", "openslide", "tiffslide", "image"}
+        Which reader opens slides; auto takes the fastest that reads them rightly.
+    jpeg_color : {"auto", "rgb", "ycbcr"}
+        What the slides' JPEG tiles hold, where they are labelled wrongly.
+    scene : str, optional
+        Which picture of files that hold several, by number or name as info lists them (also --series); default: the
+        largest that is a slide.
+    """
+
+    mpp: float | None = None
+    tile_size: int | None = None
+    slide_mpp: float | None = None
+    reader: Reader = "auto"
+    jpeg_color: JpegColor = "auto"
+    scene: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mpp", "tile_size", "slide_mpp"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"{name} must be above 0, not {value}")
+
+
+@dataclass(frozen=True)
+class SlideTiler:
+    """Tiles slides into stores of coordinates.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the stores go.
+    options : SlideOptions
+    mpp : float
+        Scale where the options name none, in microns per pixel.
+    tile_size : int
+        Likewise, in pixels.
+    """
+
+    folder: Path
+    options: SlideOptions = SlideOptions()
+    mpp: float = TileOptions.mpp
+    tile_size: int = TileOptions.tile_size
+
+    def store(
+        self,
+        slide: str | os.PathLike[str],
+        annotations: str | os.PathLike[str] | None = None,
+        slide_mpp: float | None = None,
+    ) -> Path:
+        """Tile one slide without its pixels, or reuse its store; return the store's path.
+
+        Parameters
+        ----------
+        slide : path
+        annotations : path, optional
+            Default: those next to the slide, if there are any.
+        slide_mpp : float, optional
+            Of this slide; instead of that of the options.
+        """
+        given = self.options
+        how = TileOptions(mpp=given.mpp or self.mpp, tile_size=given.tile_size or self.tile_size, codec="none")
+        with open_slide(
+            slide,
+            mpp=slide_mpp or given.slide_mpp,
+            reader=given.reader,
+            jpeg_color=given.jpeg_color,
+            scene=given.scene,
+        ) as opened:
+            return tile(opened, self.folder, how, annotations=annotations or find_annotations(slide)).store.path
 
 
 def load_samples(
@@ -33,7 +136,7 @@ def load_samples(
     min_classes: int = 2,
     tiler: SlideTiler | None = None,
 ) -> Samples:
-    """Collect labelled pictures, whatever they are kept in.
+    """Collect labelled pictures from any kind of data.
 
     Parameters
     ----------
@@ -42,7 +145,7 @@ def load_samples(
         folder, food-101 in torchvision's layout, ``food101`` or ``hf:<id>`` from the hub.
     label : str, optional
         Label column of the stores or the table. Pictures in folders need none; slides have ``region``, of the
-        annotations beside them; tables ``label``.
+        annotations next to them; tables ``label``.
     side : int
         Side that pictures of folders are brought to, in pixels.
     min_classes : int
@@ -59,24 +162,36 @@ def load_samples(
     """
     if not data:
         raise UsageError("no data were given")
-    adapter = _Adapter(label, side, tiler)
-    parts = [part for item in data for part in adapter.labelled(os.fspath(item))]
-    taken = _wanted(parts, tiler.options if tiler else SlideOptions())
-    return combine(taken, label or taken[0].label, min_classes=min_classes)
+    loader = _Loader(label, side, tiler)
+    parts = [part for item in data for part in loader.load(os.fspath(item))]
+    # Of stores only those of the scale and tile size that were asked for.
+    options = tiler.options if tiler else SlideOptions()
+    fitting = [
+        part
+        for part in parts
+        if not isinstance(part.source, StoreSource)
+        or (options.tile_size in (None, part.source.size) and same_scale(options.mpp, part.source.mpp))
+    ]
+    if not fitting:
+        asked = [f"{options.mpp} microns per pixel"] if options.mpp else []
+        asked += [f"tiles of {options.tile_size} px"] if options.tile_size else []
+        raise UsageError(f"none of the {len(parts)} stores has {' and '.join(asked)}")
+    if len(fitting) < len(parts):
+        left_out = len(parts) - len(fitting)
+        _log.warning("%d of %d stores have another scale or tile size and are left out", left_out, len(parts))
+    return combine(fitting, label or fitting[0].label, min_classes=min_classes)
 
 
 @dataclass(frozen=True)
-class _Adapter:
-    """Brings one thing after the other into the one form."""
+class _Loader:
+    """Loads one item of the data after the other."""
 
     label: str | None
     side: int
     tiler: SlideTiler | None
 
-    def labelled(self, item: str) -> list[LabelledTiles]:
+    def load(self, item: str) -> list[LabelledTiles]:
         if item == "food101" or item.startswith("hf:"):
-            from wsivit.data.image_sources import labelled_hub
-
             return labelled_hub(item.removeprefix("hf:"), self.label, self.side)
         if is_index(item):
             return labelled_index(item, self.label)
@@ -84,7 +199,7 @@ class _Adapter:
             return [self._store(item)]
         path = Path(item)
         if path.suffix.lower() == ".csv":
-            return labelled_cohort(path, self.label, self.tiler)
+            return self._table(path)
         if path.is_dir():
             return self._folder(path)
         if path.is_file() or is_url(item):
@@ -94,8 +209,8 @@ class _Adapter:
         )
 
     def _folder(self, folder: Path) -> list[LabelledTiles]:
-        found = [folder / below for below in slides_below(str(folder))]
-        stores = [path for path in found if TileStore.is_store(path)]
+        below = [folder / name for name in slides_below(str(folder))]
+        stores = [path for path in below if TileStore.is_store(path)]
         if stores:
             return [self._store(path) for path in stores]
         for food in (folder, folder / "food-101"):
@@ -103,8 +218,8 @@ class _Adapter:
                 return [labelled_food101(food, self.side)]
         if is_image_folder(folder):
             return [labelled_folder(folder, self.side)]
-        if found:
-            return [self._slide(path) for path in found]
+        if below:
+            return [self._slide(path) for path in below]
         raise UsageError(f"{folder}: holds neither tile stores, nor slides, nor pictures in folders of classes")
 
     def _store(self, path: str | Path) -> LabelledTiles:
@@ -116,32 +231,53 @@ class _Adapter:
 
     def _slide(self, path: str | Path) -> LabelledTiles:
         if self.tiler is None:
-            raise UsageError(f"{path}: is no tile store; {TILE_FIRST}")
+            raise UsageError(f"{path}: is no tile store; {_TILE_FIRST}")
         source = StoreSource(self.tiler.store(path))
         label = self.label or LABEL
         if label not in source.store.labels:
             raise UsageError(
-                f"{path}: where are its labels? There are no annotations beside it (its name with .geojson or .xml), "
+                f"{path}: where are its labels? There are no annotations next to it (its name with .geojson or .xml), "
                 f"which give the label {LABEL!r}; or give a cohort table (.csv) with its path and a label"
             )
         return label_from_store(source, label)
 
+    def _table(self, path: Path) -> list[LabelledTiles]:
+        """Label the tiles of a table's slides by its column of that name, one value per slide, else by the stores' own.
 
-def _wanted(parts: list[LabelledTiles], options: SlideOptions) -> list[LabelledTiles]:
-    """Take the stores of the scale and tile size that were asked for; say how many others there were."""
+        Slides without a value are left out; a row with neither store nor path names ``<slide>.zarr`` next to the table.
+        """
+        rows = read_table(str(path))
+        for row in rows:
+            if row.split and row.split.lower() not in SPLIT_FOLDERS:
+                raise UsageError(f"{path}, line {row.line}: split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+        if self.label is None and LABEL_COLUMN not in rows[0].values:
+            raise UsageError(f"{path}: which label? (--label); its columns are {', '.join(rows[0].values)}")
+        label = self.label or LABEL_COLUMN
+        wanted = [row for row in rows if row.values.get(label) != ""]
+        if not wanted:
+            raise UsageError(f"{path}: no slide has a value of {label!r}")
+        if len(wanted) < len(rows):
+            _log.warning("%s: %d slides without a value of %r are left out", path, len(rows) - len(wanted), label)
+        parts = []
+        for row in wanted:
+            source = StoreSource(self._store_of_row(path, row), row.patient, row.site, row.scanner)
+            if label in row.values:
+                index = readable_tiles(source)
+                part = LabelledTiles(source, index, np.zeros(len(index), np.int64), (row.values[label],), label=label)
+            else:
+                part = label_from_store(source, label)
+            if row.split:
+                part = replace(part, side=np.full(len(part.index), SPLIT_FOLDERS[row.split.lower()], np.int8))
+            parts.append(part)
+        return parts
 
-    def fits(part: LabelledTiles) -> bool:
-        source = part.source
-        right_size = options.tile_size in (None, source.size)
-        return not isinstance(source, StoreSource) or (right_size and same_scale(options.mpp, source.mpp))
-
-    found = [part for part in parts if fits(part)]
-    if not found:
-        asked = [f"{options.mpp} microns per pixel"] if options.mpp else []
-        asked += [f"tiles of {options.tile_size} px"] if options.tile_size else []
-        raise UsageError(f"none of the {len(parts)} stores has {' and '.join(asked)}")
-    if len(found) < len(parts):
-        _log.warning(
-            "%d of %d stores have another scale or tile size and are left out", len(parts) - len(found), len(parts)
-        )
-    return found
+    def _store_of_row(self, table: Path, row: SlideRow) -> str | Path:
+        path = row.store or row.path or join(table.parent, f"{row.id}.zarr")
+        if TileStore.is_store(path):
+            return path
+        slide = row.id or Path(path).stem
+        if path.endswith(".zarr") or not (is_url(path) or Path(path).exists()):
+            raise UsageError(f"{table}, slide {slide}: {path} is neither a tile store nor a slide")
+        if self.tiler is None:
+            raise UsageError(f"{table}, slide {slide}: {path} is a slide: {_TILE_FIRST}")
+        return self.tiler.store(path, row.annotations or None, row.mpp)

@@ -1,4 +1,4 @@
-"""Which pictures are learned from and which are held out. Pure on arrays; no torch."""
+"""Which pictures train a model and which are held out. Pure on arrays; no torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
+from wsivit.data.labelled_tiles import Samples, StoreSource
 from wsivit.errors import UsageError
 
 Sides: TypeAlias = NDArray[np.int8]
 By: TypeAlias = Literal["auto", "patient", "slide", "site", "region"]
 
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
-_UNTOLD = -2
+_UNKNOWN = -2
 SIDES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", LEFT_OUT: "left out"}
 
 
@@ -57,7 +57,7 @@ def split_samples(
     gap: int = 1,
     fold: tuple[int, int] | None = None,
 ) -> Split:
-    """Hold out a part: whole patients where every class is seen in two of them, else regions of the slides.
+    """Hold out a part: complete patients where every class occurs in two of them, else regions of the slides.
 
     Parameters
     ----------
@@ -82,15 +82,20 @@ def split_samples(
     if fold and not 1 <= fold[0] <= fold[1]:
         raise UsageError(f"there is no part {fold[0]} of {fold[1]}")
     if by == "auto":
-        by = "patient" if _in_two_groups(samples, samples.patients) else "region"
+        of_class = [samples.code == code for code in range(len(samples.classes))]
+        by = "patient" if all(samples.patients.count(chosen) > 1 for chosen in of_class) else "region"
     parts = fold[1] if fold else max(2, round(1 / fraction))
     if by == "region":
         return _split_regions(samples, _Choice(parts, fraction, seed, fold), gap)
-    groups = _groups(samples, by)
+    if by == "site":  # slides of an unknown site count as of one
+        groups = samples.grouped([f"site {source.site}" for source in samples.sources])
+    else:
+        groups = samples.patients if by == "patient" else samples.slides
     held = _Choice(parts, fraction, seed, fold).held_out(samples.code, groups.code)[0]
     if not _every_class_on_both_sides(samples, held, ~held):
+        spread = [f"{name} in {groups.count(samples.code == code)}" for code, name in enumerate(samples.classes)]
         raise UsageError(
-            f"no split by {by} has every class on both sides ({_spread(samples, groups, by)}); "
+            f"no split by {by} has every class on both sides ({by}s per class: {', '.join(spread)}); "
             "add slides, or split by region"
         )
     side = np.where(held, VALIDATION, TRAIN).astype(np.int8)
@@ -138,12 +143,25 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
     UsageError
         The file is no split, or does not say where a picture belongs.
     """
-    whole, single = _read_sides(Path(path))
+    codes = {name: code for code, name in SIDES.items()}
+    of_source: dict[str, int] = {}
+    of_item: dict[tuple[str, str], int] = {}
+    try:
+        with Path(path).open(newline="") as file:
+            for line in csv.DictReader(file):
+                if line.get("item"):
+                    of_item[line["source"], line["item"]] = codes[line["split"]]
+                else:
+                    of_source[line["source"]] = codes[line["split"]]
+    except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: not a split: needs columns source, item, split ({', '.join(codes)}): {error}"
+        ) from error
     names = [source.id for source in samples.sources]
     keys = ((names[number], item) for number, item in zip(samples.source, samples.items(), strict=True))
-    sides = (single.get(key, whole.get(key[0], _UNTOLD)) for key in keys)
+    sides = (of_item.get(key, of_source.get(key[0], _UNKNOWN)) for key in keys)
     side = np.fromiter(sides, np.int8, len(samples))
-    missing = np.flatnonzero(side == _UNTOLD)
+    missing = np.flatnonzero(side == _UNKNOWN)
     if len(missing):
         first = samples.take(missing[:1])
         raise UsageError(
@@ -154,44 +172,6 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
     shared = " and ".join(SIDES[code] for code in by_region)
     how = f"read from {Path(path).name}" + (f"; {shared}: other regions of the slides trained on" if shared else "")
     return Split(side, how, "file", by_region)
-
-
-def _read_sides(path: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    codes = {name: code for code, name in SIDES.items()}
-    whole: dict[str, int] = {}
-    single: dict[tuple[str, str], int] = {}
-    try:
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                side = codes[line["split"]]
-                if line.get("item"):
-                    single[line["source"], line["item"]] = side
-                else:
-                    whole[line["source"]] = side
-    except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: not a split: needs columns source, item, split ({', '.join(codes)}): {error}"
-        ) from error
-    return whole, single
-
-
-def _groups(samples: Samples, by: By) -> GroupIndex:
-    if by == "patient":
-        return samples.patients
-    if by == "slide":
-        return samples.slides
-    # Those of an unknown site are of one.
-    return samples.grouped([f"site {source.site}" for source in samples.sources])
-
-
-def _in_two_groups(samples: Samples, groups: GroupIndex) -> bool:
-    codes = range(len(samples.classes))
-    return all(groups.count(samples.code == code) > 1 for code in codes)
-
-
-def _spread(samples: Samples, groups: GroupIndex, by: str) -> str:
-    found = [f"{name} in {groups.count(samples.code == code)}" for code, name in enumerate(samples.classes)]
-    return f"{by}s per class: {', '.join(found)}"
 
 
 @dataclass(frozen=True)
@@ -235,10 +215,18 @@ def _every_class_on_both_sides(samples: Samples, *sides: NDArray[np.bool_]) -> b
 
 def _split_regions(samples: Samples, choice: _Choice, gap: int) -> Split:
     """Hold out square blocks, as large as still gives every class on both sides; about 20 blocks to start with."""
-    cells = _cells(samples)
+    cells = np.empty((len(samples), 2), np.int64)  # column and row of each tile
+    for number, source in enumerate(samples.sources):
+        if not isinstance(source, StoreSource):
+            raise UsageError(f"{source.id} has no places on a slide: it cannot be split by region")
+        of_source = samples.source == number
+        index = samples.index[of_source]
+        cells[of_source] = np.stack([source.store.col[index], source.store.row[index]], axis=1)
     block = max(1, int(np.sqrt(len(samples) / choice.parts / 4)))
     while True:
-        parts = choice.held_out(samples.code, _blocks(samples, cells, block))
+        keys = np.column_stack([samples.source, cells // block])
+        blocks = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+        parts = choice.held_out(samples.code, blocks)
         near = [_near(samples, cells, held, gap) for held in parts]
         if all(_every_class_on_both_sides(samples, h, ~h & ~n) for h, n in zip(parts, near, strict=True)):
             break
@@ -256,24 +244,6 @@ def _split_regions(samples: Samples, choice: _Choice, gap: int) -> Split:
     return Split(side, how, "region", (VALIDATION,))
 
 
-def _cells(samples: Samples) -> NDArray[np.int64]:
-    """Column and row of each tile (n, 2)."""
-    cells = np.empty((len(samples), 2), np.int64)
-    for number, source in enumerate(samples.sources):
-        if not isinstance(source, StoreSource):
-            raise UsageError(f"{source.id} has no places on a slide: it cannot be split by region")
-        here = samples.source == number
-        index = samples.index[here]
-        cells[here] = np.stack([source.store.col[index], source.store.row[index]], axis=1)
-    return cells
-
-
-def _blocks(samples: Samples, cells: NDArray[np.int64], block: int) -> NDArray[np.int64]:
-    """Number the block that each tile is in; (n,)."""
-    keys = np.column_stack([samples.source, cells // block])
-    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-
-
 def _near(samples: Samples, cells: NDArray[np.int64], held: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:
     """Return which tiles outside `held` lie nearer than `gap` tile sides to a held-out one (or overlap it)."""
     from scipy.ndimage import maximum_filter
@@ -281,12 +251,12 @@ def _near(samples: Samples, cells: NDArray[np.int64], held: NDArray[np.bool_], g
     near = np.zeros(len(samples), bool)
     for number, source in enumerate(samples.sources):
         assert isinstance(source, StoreSource)
-        here = np.flatnonzero(samples.source == number)
-        if not len(here):
+        of_source = np.flatnonzero(samples.source == number)
+        if not len(of_source):
             continue
         reach = -(-source.size * (1 + gap) // source.grid.step) - 1
-        col, row = (cells[here] - cells[here].min(axis=0)).T
+        col, row = (cells[of_source] - cells[of_source].min(axis=0)).T
         taken = np.zeros((row.max() + 1, col.max() + 1), bool)
-        taken[row, col] = held[here]
-        near[here] = maximum_filter(taken, size=2 * reach + 1, mode="constant")[row, col] & ~held[here]
+        taken[row, col] = held[of_source]
+        near[of_source] = maximum_filter(taken, size=2 * reach + 1, mode="constant")[row, col] & ~held[of_source]
     return near

@@ -25,12 +25,20 @@ from torch import nn
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.io import LocalFiles
-from wsivit.models.model_input import blank_input
+from wsivit.models.model_input import PROCESSOR, RESAMPLE, blank_input, processor_input, timm_input
 from wsivit.models.model_names import CONFIG, library_of, read_config
-from wsivit.models.published_input import PROCESSOR, RESAMPLE, processor_input, timm_input
 from wsivit.models.run_folder import Preprocessing
-from wsivit.models.safety import MODEL_LOAD_ERRORS, pickles_there, refuse_code, safetensors_file
-from wsivit.models.weights import WEIGHTS, hub_errors, non_finite, quiet_transformers, timm_weights
+from wsivit.models.weights import (
+    MODEL_LOAD_ERRORS,
+    WEIGHTS,
+    hub_errors,
+    name_pickles,
+    non_finite,
+    quiet_transformers,
+    refuse_code,
+    safetensors_file,
+    timm_weights,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -166,7 +174,7 @@ def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
     folder = Path(folder)
     read_config(folder)
     if not (folder / WEIGHTS).is_file():
-        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder{pickles_there(folder)}")
+        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder{name_pickles(folder)}")
     try:
         with quiet_transformers():
             model = AutoModelForImageClassification.from_pretrained(

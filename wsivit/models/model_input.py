@@ -1,19 +1,41 @@
-"""Tiles as a model takes them, made on the device in batches, exactly as its `Preprocessing` says."""
+"""A model's input: made of tiles on the device, in batches; and which input a published model expects.
+
+The fields of a published processor say it in a dozen dialects (``crop_pct`` means three things in three families). So
+they only give candidates, and one is taken where it makes of pictures of noise what the processor itself makes of them.
+Where none does, the model is rejected: its scores would be wrong without a word.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from wsivit.errors import UsageError
-from wsivit.models.run_folder import Preprocessing
+from wsivit.models.run_folder import Interpolation, Preprocessing
+from wsivit.models.weights import MODEL_LOAD_ERRORS
+
+PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = (PROCESSOR, "processor_config.json")
+_TOLERANCE = 4.0, 0.35
+"""Grey levels that two libraries may differ by, at most and on average: each rounds to bytes in its own way."""
+_INTERPOLATIONS: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+RESAMPLE: dict[str, int] = {name: code for code, name in _INTERPOLATIONS.items()}
+"""Pillow's number of each interpolation, as processors have it."""
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 _LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in one grey channel (ITU-R BT.601), as Pillow's mode L has them."""
 
 
-def fit_tiles(pixels: Tensor, made: Preprocessing) -> Tensor:
+def fit_tiles(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Make RGB pictures of a model's input size, float (n, 3, s, s) in 0-1, of uint8 tiles (n, 3, h, w).
 
     Raises
@@ -21,53 +43,49 @@ def fit_tiles(pixels: Tensor, made: Preprocessing) -> Tensor:
     UsageError
         The model takes tiles of one size only (``do_resize`` is false), and these have another.
     """
-    size, side = made.image_size, pixels.shape[-1]
-    if made.channels == "L":
-        pixels = _grey(pixels)
-    if made.interpolation == "none":
-        if side != size and made.crop == "none":
+    size, side = preprocessing.image_size, pixels.shape[-1]
+    if preprocessing.channels == "L":
+        # In whole numbers as Pillow does; still three channels.
+        shares = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=pixels.device)[:, None, None]
+        grey = ((pixels.int() * shares).sum(1, keepdim=True) + 0x8000) >> 16
+        pixels = grey.to(torch.uint8).expand_as(pixels).contiguous()
+    if preprocessing.interpolation == "none":
+        if side != size and preprocessing.crop == "none":
             raise UsageError(
                 f"the model takes {size} px as they are (its processor does not resize), these have {side} px; "
                 f"tile with --tile-size {size}"
             )
         pictures = pixels.float().div_(255)
     else:
-        pictures = resize(pixels, made.resize or size, made.interpolation)
+        pictures = resize(pixels, preprocessing.resize or size, preprocessing.interpolation)
     margin = pictures.shape[-1] - size
     if margin < 0:
         before, after = -margin // 2, (1 - margin) // 2
         return F.pad(pictures, (before, after, before, after))
-    first = round(margin / 2) if made.crop == "round" else margin // 2
+    first = round(margin / 2) if preprocessing.crop == "round" else margin // 2
     return pictures[..., first : first + size, first : first + size]
 
 
-def _grey(pixels: Tensor) -> Tensor:
-    """Take the colour out of uint8 pictures (n, 3, h, w), in whole numbers as Pillow does; still three channels."""
-    shares = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=pixels.device)[:, None, None]
-    grey = ((pixels.int() * shares).sum(1, keepdim=True) + 0x8000) >> 16
-    return grey.to(torch.uint8).expand_as(pixels).contiguous()
-
-
-def normalise_pictures(pictures: Tensor, made: Preprocessing) -> Tensor:
+def normalise_pictures(pictures: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Turn RGB pictures in 0-1 (n, 3, s, s) into the channels and values that the model takes (n, c, s, s)."""
-    if made.channels == "BGR":
+    if preprocessing.channels == "BGR":
         pictures = pictures.flip(1)
-    elif made.channels == "L":
+    elif preprocessing.channels == "L":
         pictures = (pictures * pictures.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    # Byte values times the scale, as fractions of 255 times 255 times the scale; 1 for nearly every model.
-    factor = 255 * made.scale
-    mean, std = (tuple(value / factor for value in values) for values in (made.mean, made.std))
+    # Pictures are in 0-1: their values times this are byte values times the scale; 1 for nearly every model.
+    factor = 255 * preprocessing.scale
+    mean, std = (tuple(value / factor for value in values) for values in (preprocessing.mean, preprocessing.std))
     return normalise(pictures, mean, std)
 
 
-def model_input(pixels: Tensor, made: Preprocessing) -> Tensor:
+def model_input(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Make a model's input (n, c, s, s) of uint8 tiles (n, 3, h, w)."""
-    return normalise_pictures(fit_tiles(pixels, made), made)
+    return normalise_pictures(fit_tiles(pixels, preprocessing), preprocessing)
 
 
-def blank_input(made: Preprocessing) -> Tensor:
+def blank_input(preprocessing: Preprocessing) -> Tensor:
     """Make input of one picture, all zeros (1, c, s, s), to try a network with."""
-    return torch.zeros(1, made.channel_count, made.image_size, made.image_size)
+    return torch.zeros(1, preprocessing.channel_count, preprocessing.image_size, preprocessing.image_size)
 
 
 def resize(pixels: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
@@ -95,3 +113,225 @@ def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...])
     """Subtract the mean and divide by the standard deviation of each channel."""
     centre, spread = (pictures.new_tensor(values)[:, None, None] for values in (mean, std))
     return (pictures - centre).div_(spread)
+
+
+# Published input -------------------------------------------------------------------------------------
+
+
+def processor_input(
+    name: str, channels: int = 3, native: int | None = None, *, scored: bool = True
+) -> Preprocessing | None:
+    """Read how a transformers model's input is made, and prove it on pictures; None where it has no processor.
+
+    Parameters
+    ----------
+    name : str
+        A folder or hub id.
+    channels : int
+        That the model takes.
+    native : int, optional
+        Side of the model's input by its ``config.json``, for a processor that does not resize.
+    scored : bool
+        Whether the model's own scores are wanted. Else a processor that transformers cannot load, such as one with code
+        of its own, counts as none: a new head can learn from other input.
+
+    Raises
+    ------
+    UsageError
+        It asks for something that cannot be honoured.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.utils.hub import cached_file
+
+    if Path(name).is_dir():
+        present = any((Path(name) / file).is_file() for file in _PROCESSORS)
+    else:
+        cached = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in _PROCESSORS)
+        present = any(file is not None for file in cached)
+    if not present:
+        return None
+    load: Any = AutoImageProcessor.from_pretrained  # untyped
+    try:
+        processor = load(name, trust_remote_code=False)
+    except MODEL_LOAD_ERRORS as error:
+        if not scored:
+            return None
+        raise _refusal(name, f"transformers cannot load it ({_first_line(error)})") from error
+
+    def transform(picture: Image.Image) -> Tensor:
+        made: Any = processor(picture, return_tensors="pt")["pixel_values"]
+        return torch.as_tensor(made).float()
+
+    return _proven(name, _candidates(processor, name, channels, native), transform)
+
+
+def timm_input(name: str, settings: dict[str, Any]) -> Preprocessing:
+    """Read how a timm model's input is made, and prove it on pictures.
+
+    Parameters
+    ----------
+    name : str
+    settings : dict
+        Its ``pretrained_cfg``.
+
+    Raises
+    ------
+    UsageError
+        It asks for something that cannot be honoured.
+    """
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
+    try:
+        resolve: Any = resolve_data_config  # untyped
+        config = resolve(pretrained_cfg=settings)
+        transform = create_transform(**config, is_training=False)
+        channels, height, width = map(int, config["input_size"])
+        _require_square(name, height, width)
+        made = Preprocessing(
+            height,
+            _per_channel(config["mean"], channels),
+            _per_channel(config["std"], channels),
+            interpolation=config["interpolation"],
+            resize=int(height / config["crop_pct"]),
+            crop="round",
+            channels=_channels(name, channels, flipped=False),
+        )
+    except UsageError:  # a ValueError that has its words already
+        raise
+    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+        raise _refusal(name, str(error)) from error
+    return _proven(name, [_simplest(made)], lambda picture: transform(picture)[None].float())
+
+
+# Processors ------------------------------------------------------------------------------------------
+
+
+def _candidates(processor: Any, name: str, channels: int, native: int | None) -> Iterator[Preprocessing]:
+    """Everything that a processor's fields may mean."""
+    asked = _Fields(processor, name)
+    mean, std, scale = asked.values(channels)
+    made = Preprocessing(
+        1, mean, std, scale, channels=_channels(name, channels, flipped=bool(asked("do_flip_channel_order")))
+    )
+    cut = asked.side("crop_size") if asked("do_center_crop") else None
+    if not asked("do_resize"):
+        if cut is None and native is None:
+            raise _refusal(name, "it does not resize, and nothing says which size of input the model was made for")
+        yield replace(
+            made, image_size=cut or native or 0, interpolation="none", crop="none" if cut is None else "floor"
+        )
+        return
+    resample = asked("resample")
+    code = 2 if resample is None else int(resample)
+    if code not in _INTERPOLATIONS:
+        raise _refusal(name, f"it resizes by Pillow's filter {code}; known are {_INTERPOLATIONS}")
+    made = replace(made, interpolation=_INTERPOLATIONS[code])
+    side = asked.side("size")
+    if side is None:
+        raise _refusal(name, f"its size is {asked('size')}, not one side of a square")
+    part = asked("crop_pct")
+    for resize in dict.fromkeys([side, int(side / part) if part else side, int(256 / 224 * side)]):
+        # Where nothing else is said of a cut, it is to the size asked for (ConvNeXT).
+        yield _simplest(replace(made, image_size=cut or side, resize=resize, crop="floor"))
+
+
+class _Fields:
+    """The fields of a processor, also those that only its class says."""
+
+    def __init__(self, processor: Any, name: str) -> None:
+        self._processor, self._name = processor, name
+
+    def __call__(self, field: str) -> Any:
+        return getattr(self._processor, field, None)
+
+    def side(self, field: str) -> int | None:
+        """Side of a square; None where it is given in another way."""
+        given = self(field)
+        get = given.get if hasattr(given, "get") else lambda key: getattr(given, key, None)
+        if isinstance(given, int):
+            return given
+        height, width, shortest = get("height"), get("width"), get("shortest_edge")
+        if height and width:
+            _require_square(self._name, height, width)
+        found = shortest or height
+        return int(found) if found else None
+
+    def values(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...], float]:
+        """Mean, standard deviation and scale of what is done to byte values, all of it."""
+        scales, normalises = bool(self("do_rescale")), bool(self("do_normalize"))
+        given_std = _per_channel(self("image_std") or 1.0, channels)
+        mean = _per_channel(self("image_mean"), channels) if normalises else (0.0,) * channels
+        std = given_std if normalises else (1.0,) * channels
+        if scales and self("rescale_offset"):  # 1 is taken off before the mean is
+            mean = tuple(value + 1 for value in mean)
+        if self("include_top"):  # EfficientNet divides once more
+            std = tuple(one * two for one, two in zip(std, given_std, strict=True))
+        return mean, std, float(self("rescale_factor")) if scales else 1.0
+
+
+# Both ------------------------------------------------------------------------------------------------
+
+
+def _simplest(made: Preprocessing) -> Preprocessing:
+    """Leave out a cut that cuts nothing."""
+    return replace(made, resize=None, crop="none") if made.resize == made.image_size else made
+
+
+def _channels(name: str, count: int, *, flipped: bool) -> Literal["RGB", "BGR", "L"]:
+    if count not in (1, 3):
+        raise _refusal(name, f"it takes {count} channels; tiles have red, green and blue")
+    return "L" if count == 1 else "BGR" if flipped else "RGB"
+
+
+def _per_channel(values: Any, count: int) -> tuple[float, ...]:
+    listed = [values] if isinstance(values, int | float) else list(values)
+    return tuple(map(float, listed * count if len(listed) == 1 else listed))
+
+
+def _require_square(name: str, height: int, width: int) -> None:
+    if height != width:
+        raise _refusal(name, f"its input is {width} x {height}; tiles are squares")
+
+
+def _refusal(name: str, why: str) -> UsageError:
+    return UsageError(f"model {name}: its input cannot be made as its own processor makes it: {why}")
+
+
+def _proven(name: str, candidates: Iterable[Preprocessing], transform: Transform) -> Preprocessing:
+    """Return the candidate that does to pictures what the model's own transform does."""
+    nearest = ""
+    for candidate in candidates:
+        difference = _difference(candidate, transform)
+        if not difference:
+            return candidate
+        nearest = nearest or difference
+    raise _refusal(name, nearest)
+
+
+def _difference(candidate: Preprocessing, transform: Transform) -> str:
+    """Say how the input made of pictures differs from the transform's own; empty where it does not."""
+    # Noise, scaled up and down: no filter, crop or channel hides in it.
+    size, rng = candidate.image_size, np.random.default_rng(0)
+    sides = [size * 5 // 8, size * 4 // 3 + 5]
+    if candidate.interpolation == "none":
+        sides = [size + 37, size + 2] if candidate.crop != "none" else [size]
+    for side in sides:
+        pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+        picture = Image.fromarray(pixels)
+        try:
+            theirs = transform(picture.convert("L") if candidate.channels == "L" else picture)
+        except MODEL_LOAD_ERRORS as error:
+            return f"it cannot be run on a picture ({_first_line(error)})"
+        ours = model_input(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2), candidate)
+        if theirs.shape != ours.shape:
+            return f"it makes input of shape {tuple(theirs.shape)[1:]}, expected was {tuple(ours.shape)[1:]}"
+        level = torch.tensor(candidate.std)[:, None, None].abs() / abs(candidate.scale)
+        apart = (ours - theirs).abs() * level
+        if not (apart.max() <= _TOLERANCE[0] and apart.mean() <= _TOLERANCE[1]):
+            return f"pixels differ by {apart.mean():.1f} of 255 grey levels on average, so it does something more"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,8 +11,7 @@ from typing import Any, Literal, TypeAlias
 import timm
 
 from wsivit.errors import StoreError, UsageError
-from wsivit.models.safety import refuse_code
-from wsivit.models.weights import hub_errors
+from wsivit.models.weights import hub_errors, refuse_code
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ Library: TypeAlias = Literal["timm", "transformers"]
 
 
 def library_of(name: str, *, scratch: bool = True) -> tuple[Library, str]:
-    """Tell which library knows a model, and what it calls it.
+    """Return which library knows a model, and its name there.
 
     Parameters
     ----------
@@ -47,8 +46,13 @@ def library_of(name: str, *, scratch: bool = True) -> tuple[Library, str]:
     if known is not None:
         return "timm", known
     if called.count("/") != 1 or not all(called.split("/")):
-        raise UsageError(_unknown(name))
-    return ("timm", f"hf-hub:{called}") if "architecture" in _hub_config(called, scratch) else ("transformers", called)
+        alike = _alike(name.partition(".")[0])
+        raise UsageError(f"unknown model {name!r}: not a timm name, a hub id (owner/name) or a folder{alike}")
+    from huggingface_hub import hf_hub_download
+
+    with hub_errors(name, scratch=scratch):
+        config = _checked(Path(hf_hub_download(called, CONFIG)), called)
+    return ("timm", f"hf-hub:{called}") if "architecture" in config else ("transformers", called)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -73,13 +77,6 @@ def _timm_name(name: str) -> str | None:
     return current
 
 
-def _hub_config(name: str, scratch: bool) -> dict[str, Any]:
-    from huggingface_hub import hf_hub_download
-
-    with hub_errors(name, scratch=scratch):
-        return _checked(Path(hf_hub_download(name, CONFIG)), name)
-
-
 def _checked(path: Path, where: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
@@ -89,10 +86,6 @@ def _checked(path: Path, where: str) -> dict[str, Any]:
         raise StoreError(f"{where}: not a model folder: {CONFIG} holds no settings")
     refuse_code(config, where)
     return config
-
-
-def _unknown(name: str) -> str:
-    return f"unknown model {name!r}: not a timm name, a hub id (owner/name) or a folder{_alike(name.partition('.')[0])}"
 
 
 def _alike(architecture: str) -> str:

@@ -1,13 +1,19 @@
-"""Networks of all libraries as one: pictures in, logits out; or, without their last layer, features."""
+"""Networks of all libraries as one: pictures in, logits out, or features; by torch or by ONNX Runtime."""
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wsivit.errors import UsageError
+from wsivit.models.model_input import blank_input
+from wsivit.models.run_folder import Preprocessing
 
 
 class Network(nn.Module):
@@ -27,12 +33,12 @@ class Network(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the logits."""
-        made: Any = self.model(pictures)
-        logits: Tensor = made if isinstance(made, Tensor) else made.logits
+        output: Any = self.model(pictures)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
         return logits.flatten(1)
 
     def without_head(self) -> Network:
-        """Return the network with its last layer taken off, so that it gives what that saw.
+        """Return the network without its last layer: it gives the input of that layer.
 
         Raises
         ------
@@ -40,7 +46,7 @@ class Network(nn.Module):
             The last layer is not known.
         """
         if self.head is None:
-            raise UsageError("features need the model's last layer, which cannot be told of a TorchScript program")
+            raise UsageError("features need the model's last layer, which is not known of a TorchScript program")
         if self.head:
             parent, _, name = self.head.rpartition(".")
             setattr(self.model.get_submodule(parent), name, nn.Identity())
@@ -78,3 +84,74 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
             return None
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+class OnnxNetwork:
+    """A network exported to ONNX, on the CPU. Called with pictures, float32 (n, c, s, s).
+
+    Parameters
+    ----------
+    network : nn.Module
+    preprocessing : Preprocessing
+    streams : int
+        Parallel calls: the threads are shared among them.
+    int8 : bool
+        Weights of matrix products in 8 bits, their inputs quantised as they come.
+
+    Raises
+    ------
+    UsageError
+        ONNX Runtime is not installed, or the network cannot be exported.
+    """
+
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, streams: int = 1, *, int8: bool = False
+    ) -> None:
+        try:
+            import onnxruntime
+            import onnxscript  # noqa: F401 - the export needs it
+        except ImportError:
+            raise UsageError('engine onnx is not installed: pip install "wsivit[onnx]"') from None
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the exporter warns of its own code
+                    torch.onnx.export(
+                        network.eval(),
+                        (blank_input(preprocessing).repeat(2, 1, 1, 1),),
+                        path,
+                        input_names=["pictures"],
+                        dynamic_shapes=({0: torch.export.Dim("batch")},),
+                        dynamo=True,
+                        verbose=False,
+                    )
+            except (RuntimeError, ValueError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
+                first = str(error).splitlines()[0]
+                raise UsageError(f"this model cannot be exported to ONNX ({first}); use torch") from error
+            settings = onnxruntime.SessionOptions()
+            settings.intra_op_num_threads = max(1, torch.get_num_threads() // streams)
+            settings.log_severity_level = 3
+            path = _quantised(path) if int8 else path
+            self._session: Any = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Return the logits."""
+        (logits,) = self._session.run(None, {"pictures": pictures.contiguous().numpy()})
+        return torch.from_numpy(logits)
+
+
+def _quantised(path: Path) -> Path:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = path.with_name("int8.onnx")
+    # The quantiser logs to the root logger, which gives that a handler: it is put back as it was.
+    root, level = logging.getLogger(), logging.root.manager.disable
+    handlers = list(root.handlers)
+    logging.disable(logging.WARNING)
+    try:
+        quantize_dynamic(path, target, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(level)
+        root.handlers[:] = handlers
+    return target

@@ -1,6 +1,6 @@
-"""The run folder and its contract: what a model was made for, and what its input must be. No torch.
+"""The run folder and its metadata: what a model was made for, and what its input must be. No torch.
 
-A run folder is a model folder (``config.json``, ``model.safetensors``) with ``wsivit.json`` beside it.
+A run folder is a model folder (``config.json``, ``model.safetensors``) with ``wsivit.json`` next to it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from wsivit.errors import StoreError, UsageError, shorten
 from wsivit.io import LocalFiles
+
+if TYPE_CHECKING:
+    from wsivit.models.network import Network
+
+PathLike = str | os.PathLike[str]
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -79,7 +84,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what a run folder says; one of format 1 has size, mean and deviation only, the rest was fixed."""
+        """Read the preprocessing of a run folder; format 1 has size, mean and deviation only, the rest was fixed."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
     def of_whole_tile(self, image_size: int | None = None) -> Self:
@@ -142,13 +147,13 @@ class RunMetadata:
         """Whether the training came to its end."""
         return bool(self.model_fingerprint)
 
-    def write(self, folder: str | os.PathLike[str]) -> None:
+    def write(self, folder: PathLike) -> None:
         """Write ``wsivit.json``, whole or not at all."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         LocalFiles(Path(folder)).write(CONTRACT, [text.encode()])
 
     @classmethod
-    def read(cls, folder: str | os.PathLike[str]) -> Self:
+    def read(cls, folder: PathLike) -> Self:
         """Read the contract of a run folder.
 
         Raises
@@ -163,14 +168,10 @@ class RunMetadata:
             raise StoreError(f"{folder}: not a run folder: there is no {CONTRACT}; wsivit train makes one") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
-        return cls._from_dict(values, path)
-
-    @classmethod
-    def _from_dict(cls, values: Mapping[str, Any], path: Path) -> Self:
-        there = values.get("format") if isinstance(values, dict) else None
-        if there not in READABLE:
+        version = values.get("format") if isinstance(values, dict) else None
+        if version not in READABLE:
             known = " and ".join(map(str, READABLE))
-            raise StoreError(f"{path}: run format {there!r}, this wsivit reads {known}: use the wsivit that made it")
+            raise StoreError(f"{path}: run format {version!r}, this wsivit reads {known}: use the wsivit that made it")
         missing = {f.name for f in fields(cls)} ^ set(values)
         if missing:
             raise StoreError(f"{path}: damaged: {', '.join(sorted(missing))} missing or unknown")
@@ -194,3 +195,94 @@ class RunMetadata:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model is and what its input must be.
+
+    Attributes
+    ----------
+    name : str
+        What its predictions are called in a store.
+    model : str
+        The architecture or published name.
+    classes : tuple of str
+        In the order of the logits; empty for an encoder.
+    preprocessing : Preprocessing
+    fingerprint : str
+        sha256 of the weights.
+    mpp : float or None
+        Scale of the tiles it is made for, microns per pixel; None where it does not say.
+    tile_size : int or None
+        Side of the tiles it is made for, in pixels; None where it does not say.
+    temperature : float
+        The logits are divided by it.
+    label : str
+        What the classes are a value of, if known.
+    downscale : frozenset of str
+        How slides were brought to the scale that it learned from; empty where that is not known.
+    """
+
+    name: str
+    model: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    fingerprint: str
+    mpp: float | None = None
+    tile_size: int | None = None
+    temperature: float = 1.0
+    label: str = ""
+    downscale: frozenset[str] = frozenset()
+
+    @classmethod
+    def of_run(cls, name: str, contract: RunMetadata) -> ModelSpec:
+        """Describe the model of a run."""
+        return cls(
+            name=name,
+            model=contract.model,
+            classes=contract.classes,
+            preprocessing=contract.preprocessing,
+            fingerprint=contract.model_fingerprint,
+            mpp=contract.mpp,
+            tile_size=contract.tile_size,
+            temperature=contract.temperature,
+            label=contract.label,
+            downscale=frozenset(source["downscale"] for source in contract.data if source.get("downscale")),
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be loaded.
+
+    Attributes
+    ----------
+    spec : ModelSpec
+    load : callable
+        Returns the network, on the CPU.
+    """
+
+    spec: ModelSpec
+    load: Callable[[], Network]
+
+
+def finished_run(folder: PathLike) -> RunMetadata:
+    """Read the metadata of a finished run.
+
+    Raises
+    ------
+    StoreError
+        The folder is no run.
+    UsageError
+        The training is not finished.
+    """
+    contract = RunMetadata.read(folder)
+    if not contract.done:
+        raise UsageError(f"{folder}: the training is not finished; run the same wsivit train command again")
+    return contract
+
+
+def run_name(run: PathLike) -> str:
+    """Return the name under which a run's predictions are kept: its folder's."""
+    return Path(run).resolve().name

@@ -1,17 +1,18 @@
-"""Where weights come from: a file, a folder, the hub; safetensors only. And what is said where they cannot be had."""
+"""Where weights come from (file, folder, hub), and what is refused: pickles, and settings that would run code."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsivit.errors import UsageError, WsivitError
-from wsivit.models.safety import MODEL_LOAD_ERRORS, safetensors_file
+from huggingface_hub.errors import StrictDataclassError
+
+from wsivit.errors import StoreError, UsageError, WsivitError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,82 @@ _log = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 PATIENCE = 10.0
-"""Seconds after which it is said that the hub is waited for."""
+"""Seconds after which a log line says that the hub has not answered."""
+MODEL_LOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    ImportError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    StrictDataclassError,
+)
+"""What transformers raises for invalid settings."""
+
+_CODE = ("auto_map", "custom_pipelines")
+_KERNELS = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+)
+_FACTORY = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+def refuse_code(config: Mapping[str, Any], where: str) -> None:
+    """Reject settings of a model that bring or name code of their own, or other files of weights.
+
+    Parameters
+    ----------
+    config : mapping
+        The contents of ``config.json``.
+    where : str
+        Folder or name of the model, for the message.
+
+    Raises
+    ------
+    StoreError
+        Naming each setting.
+    """
+    dangers = [f"code of its own run ({name})" for name in _CODE if config.get(name)]
+    dangers += [
+        f"code from {config[name]} run ({name})"
+        for name in _KERNELS
+        if config.get(name) is not None and "/" in str(config[name])
+    ]
+    architecture = config.get("architecture")
+    if architecture is not None and set(str(architecture)) & set(":/\\"):
+        dangers.append(f"another model loaded (architecture {architecture!r})")
+    arguments = config.get("model_args") or {}
+    dangers += [f"other files read (model_args.{name})" for name in _FACTORY if name in arguments]
+    if dangers:
+        raise StoreError(
+            f"{where}: refused, since the model's settings would have {'; '.join(dangers)}: wsivit runs no code and"
+            " reads no pickle that comes with a model; take one of a kind that transformers or timm knows"
+        )
+
+
+def name_pickles(folder: Path) -> str:
+    """Name the pickles in a folder without safetensors, for its error message; empty where there are none."""
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLES)
+    return f"; {', '.join(pickles)} may hold a pickle, which can run any program, and is not read" if pickles else ""
+
+
+def safetensors_file(path: Path) -> Path:
+    """Return the path of a safetensors file; UsageError for another kind, or none."""
+    if path.suffix != ".safetensors":
+        raise UsageError(
+            f"{path}: weights are read from .safetensors files only, since a pickle can run any program; "
+            "convert one you trust with safetensors.torch.save_file(torch.load(path, weights_only=True), "
+            "'model.safetensors')"
+        )
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file of weights")
+    return path
 
 
 def timm_weights(
@@ -59,7 +135,7 @@ def non_finite(network: nn.Module) -> str:
 
 @contextmanager
 def hub_errors(name: str, *, scratch: bool = True) -> Iterator[None]:
-    """Turn every way in which weights cannot be had into one error that says what can be done; say if it takes long."""
+    """Turn every way in which weights cannot be loaded into one error with what to do; log when it takes long."""
     waiting = threading.Timer(
         PATIENCE,
         lambda: _log.info("%s: still waiting for the hub; HF_HUB_OFFLINE=1 takes only what is on the disk", name),
@@ -68,7 +144,7 @@ def hub_errors(name: str, *, scratch: bool = True) -> Iterator[None]:
     waiting.start()
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
-    hub.setLevel(logging.ERROR)  # it tells of every attempt to reach the hub
+    hub.setLevel(logging.ERROR)  # it warns of every attempt to reach the hub
     try:
         yield
     except WsivitError:
@@ -82,8 +158,10 @@ def hub_errors(name: str, *, scratch: bool = True) -> Iterator[None]:
         if scratch:
             ways[1] += ", or a .safetensors file as the weights"
             ways.append("start from scratch (--no-pretrained)")
-        told = "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
-        raise UsageError(f"model {name}: its weights cannot be had ({first}). {len(ways)} ways: {told}") from error
+        listed = "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
+        raise UsageError(
+            f"model {name}: the weights could not be loaded ({first}). {len(ways)} ways: {listed}"
+        ) from error
     finally:
         waiting.cancel()
         hub.setLevel(level)
@@ -91,7 +169,7 @@ def hub_errors(name: str, *, scratch: bool = True) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' bars and its report of the new head, which is what was asked for."""
+    """Silence transformers' bars and its report of the new head, which is intended."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
