@@ -1,8 +1,8 @@
 """Objects at URLs, through fsspec, with retries within limits of time; credentials never show.
 
-Retries are ours: fsspec's HTTP client makes none, and s3fs five attempts, which a longer outage outlasts. tenacity would
-replace the loop in `Remote._retry`, ten lines, but not the rules that tell transient errors of the clients from final
-ones, and would be one more dependency.
+Retries are ours: fsspec's HTTP client makes none, and s3fs five attempts, which a longer outage outlasts. tenacity
+would replace the loop in `Remote._retry`, ten lines, but not the rules that tell transient errors of the clients from
+final ones, and would be one more dependency.
 """
 
 from __future__ import annotations
