@@ -175,6 +175,17 @@ def test_status_follows_from_the_chunks_and_from_the_table(tmp_path: Path) -> No
     assert verify(store.path) == []
 
 
+def test_nothing_is_stored_of_a_tile_that_the_table_has_without_pixels(tmp_path: Path) -> None:
+    chosen = parameters(shard_tiles=N)
+    tiles = table(chosen)
+    tiles.status[[6, 7]] = Status.MISSING, Status.UNREADABLE
+    with StoreWriter.open(tmp_path / "a.zarr", chosen, tiles) as writer:
+        writer.write_shard(range(N), chunks(chosen, range(N)))
+        writer.finish()
+    assert np.flatnonzero(TileStore(tmp_path / "a.zarr")._shard_index(0)[1][:, 0, 0] == -1).tolist() == [6, 7]
+    assert verify(tmp_path / "a.zarr") == []
+
+
 # Writing
 
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsivit.evaluation import draw_curves
-from wsivit.training.checkpoints import writing
+from wsivit.io import writing
+from wsivit.training.checkpoints import WRITE_ERRORS
 
 COLUMNS = {
     "epoch": "epoch",
@@ -106,7 +107,7 @@ class Average(TrainerCallback):
         """Write the average into the newest checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-            with writing(folder):
+            with writing(folder, errors=WRITE_ERRORS):
                 save_file({k: v.contiguous() for k, v in self.weights.items()}, folder / AVERAGE)
 
     def swap_weights(self) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wsivit.errors import OutputError, StoreError
+from wsivit.errors import StoreError
 from wsivit.io import LocalFiles, sync_folder
 
 SEAL = "whole.json"
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What writing a checkpoint may raise: torch and safetensors have their own errors."""
 _NAME = "checkpoint-"
 
 
@@ -34,15 +36,6 @@ class CheckpointMarker(TrainerCallback):
             folder = Path(args.output_dir or ".")
             mark_complete(folder / f"{_NAME}{state.global_step}")
             _keep(folder, {state.global_step, state.best_global_step})
-
-
-@contextmanager
-def writing(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Make what goes wrong with a checkpoint's writing an OutputError: torch and safetensors have their own errors."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OutputError(f"cannot write a checkpoint in {folder}: {error}") from error
 
 
 @contextmanager

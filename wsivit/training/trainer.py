@@ -23,9 +23,10 @@ from wsivit.data import IndexedSource, OrderOptions, Samples, TileDataset, augme
 from wsivit.errors import LimitError, WsivitError
 from wsivit.evaluation import draw_augmented
 from wsivit.inference import keep_freed_memory
+from wsivit.io import writing
 from wsivit.models import Classifier, fit_tiles, normalise_pictures, quiet_transformers
 from wsivit.training.callbacks import Average, Curves, Progress, epoch_table
-from wsivit.training.checkpoints import CheckpointMarker, reading, writing
+from wsivit.training.checkpoints import WRITE_ERRORS, CheckpointMarker, reading
 from wsivit.training.health import Health
 from wsivit.training.mixup import mix
 from wsivit.training.optimizer import has_attention, make_optimizer
@@ -189,7 +190,7 @@ class TileTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.health.check_weights(self.network, self.state)
-        with writing(self.args.output_dir or "."):
+        with writing(Path(self.args.output_dir or "."), errors=WRITE_ERRORS):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
