@@ -176,7 +176,7 @@ def test_an_object_store_that_fails_cuts_and_stalls(
         system.put(str(path), f"{bucket}/few/{path.relative_to(slides / 'drawn')}")
     system.pipe(f"{bucket}/few/page.svs", b"<!DOCTYPE html><html></html>")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # all trying again is ours
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # all retries are ours
     monkeypatch.setenv("WSIVIT_REMOTE_TIMEOUT", "1")
     target = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
     run = ["tile", f"{bucket}/few/", "-o", f"{bucket}/study", "--mpp", "2.0", "--mpp-tolerance", "0.1"]

@@ -159,7 +159,7 @@ def many_at_once(folder: Path, processes: int, rounds: int) -> None:
         for process in range(processes):
             child = os.fork()
             if child == 0:
-                os._exit(_insist(path, process))
+                os._exit(_write_until_complete(path, process))
             children.append(child)
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * processes
         store = TileStore(path)
@@ -173,7 +173,7 @@ def many_at_once(folder: Path, processes: int, rounds: int) -> None:
         assert [file.name for file in path.parent.iterdir()] == ["a.zarr"]
 
 
-def _insist(path: Path, process: int) -> int:
+def _write_until_complete(path: Path, process: int) -> int:
     while not looks_whole(path):
         try:
             write_store(path)

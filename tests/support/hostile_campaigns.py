@@ -109,6 +109,20 @@ def judge_corpus(tool: Any, base: Path, folder: Path, keep: Callable[[dict[str, 
             yield Verdict(entry["name"], entry["expect"], outcome, changed)
 
 
+def unexpected_endings(
+    base: Path, folder: Path, keep: Callable[[dict[str, Any]], bool]
+) -> tuple[int, dict[str, tuple[Any, ...]]]:
+    """Judge the corpus of a base; return how many files were judged, and by name those that ended unexpectedly."""
+    verdicts = list(judge_corpus(maker(), base, folder, keep))
+    print(len(verdicts), "slides; peak", max(verdict.outcome.megabytes for verdict in verdicts), "MB")
+    assert max(verdict.outcome.megabytes for verdict in verdicts) < 1000
+    return len(verdicts), {
+        v.name: (v.expected, v.outcome.kind, v.outcome.code, v.changed, v.outcome.said)
+        for v in verdicts
+        if not v.good and v.name not in ARGUED
+    }
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One mutation of a slide, and how it ended."""

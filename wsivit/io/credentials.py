@@ -1,8 +1,8 @@
-"""Credentials that come in a URL or the environment: used, never told.
+"""Credentials in URLs and the environment: used, never displayed or stored.
 
-A URL may hold a user and password, or a signature in its query. What is shown, logged or kept is `public` of it; the
-whole one stays in the memory of this process, where `complete` finds it again. `scrub` takes both kinds of credentials
-out of the words of others, such as the errors of a client library.
+A URL may hold a user and password, or a signature in its query. Messages, logs and stores get `public` of it; the
+complete one stays in the memory of this process, where `complete` finds it again. `scrub` removes both kinds of
+credentials from the text of others, such as the errors of a client library.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _SECRET_NAME = re.compile(
     r"SECRET|TOKEN|PASSW|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CONNECTION_STRING|SAS|^FSSPEC_.*KEY", re.I
 )
 _SECRET_OPTION = re.compile(r"secret|token|passw|key|sas|connection_string", re.I)
-_SHORTEST = 8
+_SHORTEST = 8  # characters: shorter values may be words by chance
 _given: dict[str, str] = {}
 
 
 def public(url: str) -> str:
-    """Return a URL without user, password and query (but for a version), and remember the whole one."""
-    shown = _without(url)
-    if shown != url:
-        _given[shown] = url
-    return shown
+    """Return a URL without user, password and query (but for a version), and remember the complete one."""
+    stripped = _without(url)
+    if stripped != url:
+        _given[stripped] = url
+    return stripped
 
 
 def complete(url: str) -> str:
@@ -39,41 +39,34 @@ def complete(url: str) -> str:
 
 
 def scrub(text: str) -> str:
-    """Take credentials out of a text: those in its URLs, and those that this process was given."""
+    """Remove credentials from a text: those in its URLs, and those that this process was given."""
     if "://" in text:
         text = _without(text)
-    for secret in _secrets():
-        text = text.replace(secret, HIDDEN)
+    secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    for url in _given.values():
+        for user in _USER.findall(url):
+            secrets |= {user[:-1], *user[:-1].split(":", 1)}
+        for _, query in _QUERY.findall(url):
+            pairs = query.split("&")
+            secrets |= {pair.partition("=")[2] for pair in pairs if not pair.lower().startswith(_HARMLESS)}
+    config = getattr(sys.modules.get("fsspec.config"), "conf_dict", {})
+    for options in config.values():
+        if isinstance(options, dict):
+            secrets |= {str(value) for name, value in options.items() if _SECRET_OPTION.search(name)}
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, HIDDEN)
     return text
 
 
 def _without(text: str) -> str:
-    return _QUERY.sub(_keep_version, _USER.sub("", text))
+    def keep_version(match: re.Match[str]) -> str:
+        pairs = [pair for pair in match[2].split("&") if pair.lower().startswith(_HARMLESS)]
+        # Punctuation after a URL in a sentence is not part of it.
+        ending = "" if pairs or not match[2] or match[2][-1] not in ":;,.)" else match[2][-1]
+        return match[1] + ("?" + "&".join(pairs) if pairs else "") + ending
 
-
-def _keep_version(match: re.Match[str]) -> str:
-    pairs = [pair for pair in match[2].split("&") if pair.lower().startswith(_HARMLESS)]
-    ending = "" if pairs or not match[2] or match[2][-1] not in ":;,.)" else match[2][-1]
-    return match[1] + ("?" + "&".join(pairs) if pairs else "") + ending
-
-
-def _secrets() -> set[str]:
-    """Values that must not be told, long enough not to be words by chance."""
-    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    found |= {part for url in _given.values() for part in _parts(url)}
-    config = getattr(sys.modules.get("fsspec.config"), "conf_dict", {})
-    for options in config.values():
-        if isinstance(options, dict):
-            found |= {str(value) for name, value in options.items() if _SECRET_OPTION.search(name)}
-    return {value for value in found if len(value) >= _SHORTEST}
-
-
-def _parts(url: str) -> list[str]:
-    """User, password and values of the query of a URL."""
-    parts = [part for user in _USER.findall(url) for part in (user[:-1], *user[:-1].split(":", 1))]
-    for _, query in _QUERY.findall(url):
-        parts += [pair.partition("=")[2] for pair in query.split("&") if not pair.lower().startswith(_HARMLESS)]
-    return parts
+    return _QUERY.sub(keep_version, _USER.sub("", text))
 
 
 redact_with(scrub)

@@ -1,7 +1,7 @@
-"""Where the bytes of a store lie: a folder, or anything fsspec reaches by URL.
+"""Where the files of a store are: a folder, or anything fsspec reaches by URL.
 
-Both kinds are seen through six verbs. Writing is all or nothing: in a folder through a temporary name, fsync
-and rename; elsewhere as one upload, which object stores show only when it is whole.
+`Files` is the interface over both. Writes are atomic: in a folder through a temporary name, fsync and rename; elsewhere
+as one upload, which object stores show only when it is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Files(Protocol):
     url : str
         Of the root, as it may be shown and kept.
     location : str
-        What opens it again: the same, with the credentials that it was given with.
+        What opens it again: the same, with its credentials.
     """
 
     url: str
@@ -44,13 +44,12 @@ class Files(Protocol):
         """Length of a file in bytes; None where there is none."""
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
-        """Write a file whole or not at all; it survives a power cut once this returns."""
+        """Write a file atomically; it survives a power cut once this returns."""
 
-    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
-        """Do the part of writing that draws from `parts`; calling the answer does the rest, maybe in another thread.
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], object]:
+        """Start writing: draw all of `parts`. Calling the result, in any thread, completes the file.
 
-        The file is then whole, or not there; it survives a power cut for sure once another one is written below its
-        key's folder by `write`.
+        It survives a power cut once `write` has written another file in the same folder.
         """
 
     def list(self, key: str = "") -> list[str]:
@@ -60,7 +59,7 @@ class Files(Protocol):
         """Remove a file or everything below a key; nothing happens where there is nothing."""
 
     def remove_temporaries(self, key: str = "") -> None:
-        """Remove what a killed writer left half-written below a key."""
+        """Remove unfinished files of killed writers below a key."""
 
 
 def files_at(location: str | os.PathLike[str]) -> Files:
@@ -103,13 +102,13 @@ class LocalFiles:
             return None
 
     def write(self, key: str, parts: Iterable[bytes]) -> None:
-        """Write a file whole or not at all."""
+        """Write a file atomically."""
         self.begin(key, parts)()
         with writing(self.root / key):
             sync_folder((self.root / key).parent)
 
-    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
-        """Write a file under a temporary name; calling the answer fsyncs it and renames it."""
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], object]:
+        """Write a file under a temporary name; calling the result fsyncs and renames it."""
         path = self.root / key
         temporary = temporary_path(path)
 
@@ -120,17 +119,15 @@ class LocalFiles:
                 temporary.replace(path)
 
         with writing(path, temporary):
-            self._make_folder(path.parent)
+            # The names of new folders must survive a power cut as well.
+            new = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for folder in new:
+                sync_folder(folder.parent)
             with temporary.open("wb") as file:
                 for part in parts:
                     file.write(part)
         return finish
-
-    def _make_folder(self, folder: Path) -> None:
-        missing = [f for f in (folder, *folder.parents) if not f.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for made in missing:
-            sync_folder(made.parent)
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key."""
@@ -144,7 +141,7 @@ class LocalFiles:
         remove(self.root / key)
 
     def remove_temporaries(self, key: str = "") -> None:
-        """Remove half-written files."""
+        """Remove unfinished files."""
         for folder, _, names in os.walk(self.root / key):
             for name in names:
                 if name.startswith(TEMPORARY):
@@ -158,13 +155,13 @@ class RemoteFiles:
     Parameters
     ----------
     url : str
-        It may hold credentials; `url` then shows it without, `location` with them.
+        It may hold credentials; `url` is without, `location` with them.
     """
 
     def __init__(self, url: str) -> None:
         self._remote = Remote(url)
         self.whole = False
-        """Fetch files whole where ranges of them are wanted, and keep the last: for reading all of a file, in parts."""
+        """Fetch and cache complete files where ranges are requested: for readers that read all of a file in parts."""
         self.url, self.location = self._remote.url, self._remote.given
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -173,9 +170,9 @@ class RemoteFiles:
 
     @contextmanager
     def ranges(self, wanted: Sequence[Range]) -> Iterator[Callable[[int], bytes]]:
-        """Fetch some ranges side by side, neighbours in one request."""
+        """Fetch some ranges concurrently, neighbours in one request."""
         if self.whole:
-            files = {key: _kept_files.get(self._remote, key) for key in {key for key, _, _ in wanted}}
+            files = {key: _file_cache.get(self._remote, key) for key in {key for key, _, _ in wanted}}
             yield lambda k: files[wanted[k][0]][wanted[k][1] : wanted[k][2]]
             return
         requests, owner = coalesce(wanted)
@@ -195,25 +192,19 @@ class RemoteFiles:
         """Upload an object in one request."""
         self.begin(key, parts)()
 
-    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], None]:
-        """Gather an object; calling the answer uploads it in one request."""
+    def begin(self, key: str, parts: Iterable[bytes]) -> Callable[[], object]:
+        """Collect an object; calling the result uploads it in one request."""
         data = b"".join(parts)
 
-        def finish() -> None:
-            try:
-                self._remote.write(key, data)
-            except (OSError, RemoteError) as error:
-                raise OutputError(f"cannot write {self.url}/{key}: {error}") from None
+        return lambda: self.upload(key, data)
 
-        return finish
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Upload an object where there is none; False where there is one."""
+    def upload(self, key: str, data: bytes, *, new: bool = False) -> bool:
+        """Upload an object; with `new` only where there is none: False where there is one."""
         try:
-            self._remote.write(key, data, new=True)
-        except FileExistsError:
-            return False
+            self._remote.write(key, data, new=new)
         except (OSError, RemoteError) as error:
+            if new and isinstance(error, FileExistsError):
+                return False
             raise OutputError(f"cannot write {self.url}/{key}: {error}") from None
         return True
 
@@ -230,20 +221,20 @@ class RemoteFiles:
 
 
 class FileCache:
-    """Whole files behind URLs, the last that were used; for all stores of a process."""
+    """The complete files at URLs that were used last; for all stores of a process."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self.clear()
 
     def clear(self) -> None:
-        """Keep nothing; with a lock of its own, as is needed after a fork."""
+        """Forget all, with a new lock: after a fork the old one may be held by a thread that is gone."""
         self._size = 0
         self._files: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
 
     def get(self, remote: Remote, key: str) -> bytes:
-        """Return a file, fetched if it is not kept."""
+        """Return a file, fetched if it is not cached."""
         name = remote.name(key)
         with self._lock:
             if name in self._files:
@@ -254,10 +245,10 @@ class FileCache:
             if name not in self._files:
                 self._files[name] = data
                 self._size += len(data)
-            while self._size > self._most and len(self._files) > 1:
+            while self._size > self._max_bytes and len(self._files) > 1:
                 self._size -= len(self._files.popitem(last=False)[1])
         return data
 
 
-_kept_files = FileCache(256 << 20)
-after_fork(_kept_files.clear)
+_file_cache = FileCache(256 << 20)
+after_fork(_file_cache.clear)

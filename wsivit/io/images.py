@@ -1,4 +1,4 @@
-"""Opening pictures, whatever their names say, and the font of labels in pictures."""
+"""Opening images safely, whatever their names, and the font of labels in images."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import IO
 from PIL import Image, ImageFont
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow decodes by itself: on PostScript it would have Ghostscript run."""
+"""What Pillow decodes by itself: for PostScript it would run Ghostscript."""
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises of a picture that is damaged, or none."""
-_SCAN, _MOST_SCANS = b"\xff\xda", 100
+"""What Pillow raises for files that are damaged, or not images."""
+_SCAN, _MAX_SCANS = b"\xff\xda", 100
 
 
 def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
-    """Open a picture of a format that no other program is needed for.
+    """Open an image of a format that Pillow decodes without other programs.
 
     Raises
     ------
     One of `PICTURE_ERRORS`
-        Also where a JPEG has so many scans that decoding it would take for ever: each is a way through all of it.
+        Also where a JPEG has so many scans that decoding it would take hours: each passes over all pixels.
     """
     picture = Image.open(source, formats=FORMATS)
     if "progressive" in picture.info and picture.fp is not None:
@@ -30,7 +30,7 @@ def open_picture(source: str | Path | IO[bytes]) -> Image.Image:
         picture.fp.seek(0)
         scans = picture.fp.read().count(_SCAN)
         picture.fp.seek(place)
-        if scans > _MOST_SCANS:
+        if scans > _MAX_SCANS:
             picture.close()
             raise ValueError(f"a JPEG of {scans:,} scans")
     return picture

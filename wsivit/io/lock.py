@@ -155,7 +155,7 @@ class Lease:
 
     def _take(self) -> dict[str, Any] | None:
         """Take the lease; or return its holder."""
-        if self._folder.create(self._key, self._text()):
+        if self._folder.upload(self._key, self._text(), new=True):
             return None
         holder = self._holder()
         # Ours already: an answer that was lost made the client repeat the request.
@@ -168,7 +168,7 @@ class Lease:
         if not expired:
             return holder
         self._folder.remove(self._key)
-        if not self._folder.create(self._key, self._text()):
+        if not self._folder.upload(self._key, self._text(), new=True):
             return self._holder()
         # Another writer may also have seen the old lease expire, and removed ours instead of it.
         time.sleep(_SETTLE)

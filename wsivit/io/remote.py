@@ -1,4 +1,9 @@
-"""Things at URLs, through fsspec: tried again where that can help, within limits of time; credentials are not told."""
+"""Objects at URLs, through fsspec, with retries within limits of time; credentials never show.
+
+Retries are ours: fsspec's HTTP client makes none, and s3fs five attempts, which a longer outage outlasts. tenacity
+would replace the loop in `Remote._retry`, ten lines, but not the rules that tell transient errors of the clients from
+final ones, and would be one more dependency.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +28,13 @@ PATIENCE_VARIABLE, TIMEOUT_VARIABLE = "WSIVIT_REMOTE_PATIENCE", "WSIVIT_REMOTE_T
 _PATIENCE = 120.0
 _FIRST_PATIENCE = 15.0
 _TIMEOUT = 60.0
-_SLOWEST = 256 << 10  # bytes per second; what is slower is given up and asked for again
+_SLOWEST = 256 << 10  # bytes per second; a slower answer is abandoned and requested again
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 15.0
-_GAP, _LONGEST = 64 << 10, 8 << 20
+_GAP, _LONGEST = 64 << 10, 8 << 20  # bytes: a gap costs less than another request; a longer request holds up a thread
+# Object stores, where folders need not be made.
 _FOLDERLESS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory", "http", "https", "oss", "oci"}
-_CLIENT_ERRORS = {  # raised by clients besides OSError, by the module that has them
+# What clients raise besides OSError, by module. A client that was not imported has raised nothing.
+_CLIENT_ERRORS = {
     "aiohttp": ("ClientError",),
     "botocore.exceptions": ("BotoCoreError", "ClientError"),
     "gcsfs.retry": ("HttpError",),
@@ -40,20 +47,20 @@ _PASSING_CODES = {"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentS
 
 
 def is_url(location: str | os.PathLike[str]) -> bool:
-    """Whether something is reached through fsspec; ``file://`` is a path."""
+    """Whether a location is reached through fsspec; ``file://`` is a path."""
     text = os.fspath(location)
     return "://" in text and not text.startswith("file://")
 
 
 def local_path(location: str | os.PathLike[str]) -> str:
-    """Return the path that a ``file://`` URL means, and all else as it is."""
+    """Return the path of a ``file://`` URL, and all else unchanged."""
     text = os.fspath(location)
-    # Such a URL is the one way to write down a name that is no text: as bytes, with percent signs.
+    # Such a URL is the only way to write a name that is not valid text: as bytes, with percent signs.
     return unquote(text[len("file://") :], errors="surrogateescape") if text.startswith("file://") else text
 
 
 def join(location: str | os.PathLike[str], name: str) -> str:
-    """Return where something lies below a folder or URL."""
+    """Return the location of a name below a folder or URL."""
     if not is_url(location):
         return str(Path(local_path(location)) / name)
     folder, query = _cut_query(os.fspath(location))
@@ -65,8 +72,8 @@ def parent_and_name(location: str | os.PathLike[str]) -> tuple[str, str]:
     if not is_url(location):
         path = Path(local_path(location))
         return str(path.parent), path.name
-    whole, query = _cut_query(os.fspath(location))
-    folder, _, name = whole.rstrip("/").rpartition("/")
+    path_of_url, query = _cut_query(os.fspath(location))
+    folder, _, name = path_of_url.rstrip("/").rpartition("/")
     return f"{folder}/{query}" if folder.endswith(":/") else f"{folder}{query}", name
 
 
@@ -79,12 +86,11 @@ def _cut_query(url: str) -> tuple[str, str]:
 
 
 class Remote:
-    """What lies below one URL; keys are relative, ``""`` is the URL itself. Safe in threads, over forks, to pickle.
+    """Objects below one URL; keys are relative, ``""`` is the URL itself. Safe in threads, over forks, to pickle.
 
-    A request that fails in a way that may pass (a server's error 5xx or 429, a connection cut, an answer that is too
-    short, or takes more than ``WSIVIT_REMOTE_TIMEOUT`` seconds, 60 if not set, and the time of its bytes) is made
-    again, after growing pauses, for two minutes (``WSIVIT_REMOTE_PATIENCE``, in seconds); for fifteen seconds as long
-    as the URL has not answered at all.
+    Transient failures (errors 5xx or 429, a cut connection, an answer that is too short or takes longer than
+    ``WSIVIT_REMOTE_TIMEOUT``, 60 seconds by default, and the time of its bytes) are retried after growing pauses for
+    ``WSIVIT_REMOTE_PATIENCE``, 120 seconds by default; for 15 seconds while the URL has never answered.
 
     Parameters
     ----------
@@ -99,7 +105,7 @@ class Remote:
     Raises
     ------
     RemoteError
-        From every method, when it was given up; says where and why.
+        From every method, when retries end; says where and why.
     """
 
     def __init__(self, url: str) -> None:
@@ -115,7 +121,13 @@ class Remote:
     def _at(self, key: str) -> tuple[Any, str]:
         # A client's event loop does not survive a fork: each process opens its own.
         if self._opened is None or self._process != os.getpid():
-            self._opened = _open_system(self.given, self.url)
+            from fsspec.core import url_to_fs
+
+            unusable: tuple[type[Exception], ...] = (ImportError, ValueError, TypeError, *_errors())
+            try:
+                self._opened = url_to_fs(self.given)
+            except unusable as error:
+                raise RemoteError(f"{self.url}: fsspec cannot open it: {error}") from None
             self._process = os.getpid()
         system, root = self._opened
         return system, join(root, key) if key and is_url(root) else f"{root}/{key}" if key else root
@@ -128,21 +140,20 @@ class Remote:
         """Return an object, or the bytes ``[start, stop)`` of it; FileNotFoundError where there is none."""
         if stop is not None and stop <= start:
             return b""
-        whole = start == 0 and stop is None
+        length = None if stop is None else stop - start
 
         def fetch() -> bytes:
-            span = {} if whole else {"start": start, "end": stop}
-            data = bytes(self._call("cat_file", key, 0 if stop is None else stop - start, **span))
-            return data if stop is None else self._checked(key, data, start, stop)
+            span = {} if start == 0 and stop is None else {"start": start, "end": stop}
+            data = bytes(self._call("cat_file", key, length or 0, **span))
+            if length is not None and len(data) > length:
+                raise RemoteError(
+                    f"{self.name(key)}: its server does not answer for parts of a file: download it first"
+                )
+            if length is not None and len(data) < length:
+                raise ConnectionError(f"{len(data)} of {length} bytes came")
+            return data
 
-        return self._insist(key, "read", fetch)
-
-    def _checked(self, key: str, data: bytes, start: int, stop: int) -> bytes:
-        if len(data) > stop - start:
-            raise RemoteError(f"{self.name(key)}: its server does not answer for parts of a file: download it first")
-        if len(data) < stop - start:
-            raise ConnectionError(f"{len(data)} of {stop - start} bytes came")
-        return data
+        return self._retry(key, "read", fetch)
 
     def read_many(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return ranges of objects, side by side where the client can."""
@@ -153,14 +164,14 @@ class Remote:
         starts, stops = [start for _, start, _ in ranges], [stop for _, _, stop in ranges]
         timeout = self._timeout(sum(stops) - sum(starts))
         try:
-            found: list[Any] = _run(system, "cat_ranges", timeout, paths, starts, stops, on_error="return")
+            parts: list[Any] = _run(system, "cat_ranges", timeout, paths, starts, stops, on_error="return")
         except _errors() as error:
             _raise_unless_transient(error, self.url, "read")
-            found = [None] * len(ranges)
-        # What did not come, or not whole, is asked for alone, with patience.
+            parts = [None] * len(ranges)
+        # Ranges that did not come, or not completely, are requested one by one, with retries.
         return [
             part if isinstance(part, bytes) and len(part) == stop - start else self.read(key, start, stop)
-            for part, (key, start, stop) in zip(found, ranges, strict=True)
+            for part, (key, start, stop) in zip(parts, ranges, strict=True)
         ]
 
     def size(self, key: str = "") -> int | None:
@@ -174,24 +185,25 @@ class Remote:
         return int(size)
 
     def facts(self, key: str = "") -> dict[str, Any]:
-        """What the client tells of an object; FileNotFoundError where there is none."""
+        """What the client reports about an object; FileNotFoundError where there is none."""
 
         def look() -> dict[str, Any]:
-            self._forget_listings(key)
+            self._invalidate()
             return dict(self._call("info", key))
 
-        return self._insist(key, "look at", look)
+        return self._retry(key, "look at", look)
 
     def write(self, key: str, data: bytes, *, new: bool = False) -> None:
         """Upload an object whole; with `new`, FileExistsError where there is one already."""
 
         def put() -> None:
-            if not _folderless(self._at(key)[0]):
+            protocol = self._at(key)[0].protocol
+            if _FOLDERLESS.isdisjoint((protocol,) if isinstance(protocol, str) else protocol):
                 self._call("makedirs", key.rpartition("/")[0], exist_ok=True)
             self._call("pipe_file", key, len(data), data, **({"mode": "create"} if new else {}))
-            self._forget_listings(key)
+            self._invalidate()
 
-        self._insist(key, "write", put)
+        self._retry(key, "write", put)
 
     def list(self, key: str = "") -> list[str]:
         """Names directly below a key, sorted; empty where there is nothing."""
@@ -201,33 +213,31 @@ class Remote:
         """Names directly below a key, and whether each is a folder; empty where there is nothing."""
 
         def look() -> dict[str, bool]:
-            self._forget_listings(key)
-            found = self._call("ls", key, detail=True)
-            return {one["name"].rstrip("/").rpartition("/")[2]: one["type"] == "directory" for one in found}
+            self._invalidate()
+            entries = self._call("ls", key, detail=True)
+            return {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] == "directory" for entry in entries}
 
         try:
-            return self._insist(key, "list", look)
+            return self._retry(key, "list", look)
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def remove(self, key: str = "") -> None:
         """Remove an object or everything below a key; nothing happens where there is nothing."""
 
-        def take_away() -> None:
-            self._forget_listings(key)
+        def delete() -> None:
+            self._invalidate()
             if self._call("exists", key):
                 self._call("rm", key, recursive=True)
-            self._forget_listings(key)
+            self._invalidate()
 
         try:
-            self._insist(key, "remove", take_away)
+            self._retry(key, "remove", delete)
         except FileNotFoundError:
             return
 
-    def _forget_listings(self, key: str) -> None:
-        # Others write here too, and clients remember what they saw.
-        system, _ = self._at(key)
-        system.invalidate_cache()
+    def _invalidate(self) -> None:
+        self._at("")[0].invalidate_cache()  # of listings: others write here too
 
     def _timeout(self, size: int) -> float:
         timeout = _seconds(TIMEOUT_VARIABLE, _TIMEOUT)
@@ -237,31 +247,35 @@ class Remote:
         system, path = self._at(key)
         return _run(system, method, self._timeout(size), path, *args, **options)
 
-    def _insist(self, key: str, doing: str, call: Callable[[], T]) -> T:
+    def _retry(self, key: str, doing: str, call: Callable[[], T]) -> T:
         """Call until it succeeds, fails for good, or patience ends."""
         begun, wait = time.monotonic(), _FIRST_WAIT
+        patience = _seconds(PATIENCE_VARIABLE, _PATIENCE)
         while True:
             try:
                 result = call()
             except _errors() as raised:
-                error = _underlying(raised)
+                error, cause = raised, raised.__cause__
+                # Some clients call whatever goes wrong "not found": the cause is what went wrong.
+                if isinstance(raised, FileNotFoundError) and isinstance(cause, _errors()):
+                    error = raised if _status(cause) in _GONE else cause
                 _raise_unless_transient(error, self.name(key), doing)
                 spent = time.monotonic() - begun
-                if spent + wait > self._patience():
-                    raise _given_up(self.name(key), doing, error, spent) from None
+                if spent + wait > (patience if self._answered else min(patience, _FIRST_PATIENCE)):
+                    raise RemoteError(
+                        f"{self.name(key)}: cannot {doing} it, gave up after {spent:.0f} s of retries: {_words(error)}."
+                        " Check the URL and the connection, and run the same again: completed work is kept"
+                        f" ({PATIENCE_VARIABLE}=SECONDS waits longer)"
+                    ) from None
                 time.sleep(wait * random.uniform(0.5, 1))
                 wait = min(_LONGEST_WAIT, 2 * wait)
             else:
                 self._answered = True
                 return result
 
-    def _patience(self) -> float:
-        patience = _seconds(PATIENCE_VARIABLE, _PATIENCE)
-        return patience if self._answered else min(patience, _FIRST_PATIENCE)
-
 
 def coalesce(ranges: Sequence[Range], gap: int = _GAP, longest: int = _LONGEST) -> tuple[list[Range], list[int]]:
-    """Join ranges that lie close together in a file into fewer requests.
+    """Merge ranges that lie close together in a file into fewer requests.
 
     Returns
     -------
@@ -290,17 +304,6 @@ def _seconds(variable: str, default: float) -> float:
         raise UsageError(f"{variable} must be a number of seconds, not {given!r}") from None
 
 
-def _open_system(url: str, shown: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs
-
-    unusable: tuple[type[Exception], ...] = (ImportError, ValueError, TypeError, *_errors())
-    try:
-        system, path = url_to_fs(url)
-    except unusable as error:
-        raise RemoteError(f"{shown}: fsspec cannot open it: {error}") from None
-    return system, path
-
-
 def _run(system: Any, method: str, timeout: float, *args: Any, **options: Any) -> Any:
     if not system.async_impl:
         return getattr(system, method)(*args, **options)
@@ -309,13 +312,7 @@ def _run(system: Any, method: str, timeout: float, *args: Any, **options: Any) -
     return sync(system.loop, getattr(system, f"_{method}"), *args, timeout=timeout, **options)
 
 
-def _folderless(system: Any) -> bool:
-    protocols = (system.protocol,) if isinstance(system.protocol, str) else system.protocol
-    return not _FOLDERLESS.isdisjoint(protocols)
-
-
 def _errors() -> tuple[type[Exception], ...]:
-    """What clients raise: not all of it is an OSError. A client that was not imported has raised nothing."""
     known = [(sys.modules.get(module), names) for module, names in _CLIENT_ERRORS.items()]
     return (OSError, *(getattr(module, name) for module, names in known if module for name in names))
 
@@ -328,45 +325,25 @@ def _status(error: BaseException) -> int | None:
     return None
 
 
-def _underlying(error: Exception) -> Exception:
-    """Return what was wrong: some clients call whatever goes wrong "not found"."""
-    cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, _errors()) and _status(cause) not in _GONE:
-        return cause
-    return error
-
-
-def _code(error: BaseException) -> str:
-    """Return what S3 calls it."""
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
 def _raise_unless_transient(error: Exception, where: str, doing: str) -> None:
-    """Raise what trying again would not change."""
+    """Raise errors that a retry would not change."""
     status = _status(error)
-    unknown = any(word in type(error).__name__ for word in ("Credential", "Token", "Profile"))
-    if unknown or status in (401, 403) or isinstance(error, PermissionError):
+    unauthenticated = any(word in type(error).__name__ for word in ("Credential", "Token", "Profile"))
+    if unauthenticated or status in (401, 403) or isinstance(error, PermissionError):
         raise RemoteError(
             f"{where}: access denied ({_words(error)}): give credentials in the environment, e.g. AWS_PROFILE"
         ) from None
     for kind in _FINAL:
         if isinstance(error, kind):
             raise kind(errno.ENOENT, scrub(_words(error)), where) from None
-    code = _code(error)
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    code = str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""  # S3's own name
     if code == "PreconditionFailed":
-        raise FileExistsError(errno.EEXIST, "it is there already", where) from None
+        raise FileExistsError(errno.EEXIST, "it exists already", where) from None
     if isinstance(error, OSError) and error.errno in _FINAL_ERRNO and code not in _PASSING_CODES:
         raise RemoteError(f"{where}: cannot {doing} it: {_words(error)}") from None
     if status is not None and 300 <= status < 500 and status not in _BUSY:
         raise RemoteError(f"{where}: cannot {doing} it: {_words(error)}") from None
-
-
-def _given_up(where: str, doing: str, error: BaseException, spent: float) -> RemoteError:
-    return RemoteError(
-        f"{where}: cannot {doing} it, given up after {spent:.0f} s of trying again: {_words(error)}. Check the URL and"
-        f" the connection, and run the same again: what is done is kept ({PATIENCE_VARIABLE}=SECONDS waits longer)"
-    )
 
 
 def _words(error: BaseException) -> str:

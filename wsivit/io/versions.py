@@ -1,4 +1,4 @@
-"""Versions of what computes: the one list that stores, runs, clusters and the doctor name."""
+"""Versions of the packages that results depend on: one list for stores, runs, clusters and the doctor."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 import wsivit
 
 READING = ("numpy", "simplejpeg", "imagecodecs", "tifffile", "openslide-python", "openslide-bin")
-"""What decodes and encodes pixels: of these the bytes of a store depend."""
+"""What decodes and encodes pixels: the bytes of a store depend on these."""
 LEARNING = ("python", "torch", "timm", "transformers", "numpy")
 """What a model computes with."""
 NEEDED = (*READING, "zarr", "tiffslide", "pillow", *LEARNING[1:4], "torchvision", "accelerate", "safetensors")
-"""What the doctor looks for."""
+"""What the doctor checks."""
 
 
 def versions(packages: Iterable[str] = READING) -> dict[str, str]:

@@ -179,7 +179,10 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
         absent = entries[:, 0] < 0
         pixelless = status[tile] in NO_PIXEL_STATUSES
         if absent.all() != pixelless or absent.any() != pixelless:
-            yield f"tile {tile} of {store.url} is {Status(status[tile]).name.lower()}, but its pixels say otherwise"
+            named = {int(known): known.name.lower() for known in Status}.get(
+                int(status[tile]), f"status {status[tile]}"
+            )
+            yield f"tile {tile} of {store.url} is {named}, but its pixels say otherwise"
         elif damaged and not pixelless:
             try:
                 for start, length in entries.tolist():

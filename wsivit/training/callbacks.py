@@ -17,8 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from wsivit.errors import UsageError
 from wsivit.evaluation import draw_curves
+from wsivit.io import writing
 from wsivit.models import non_finite
-from wsivit.training.checkpoints import checkpoint_write_errors
+from wsivit.training.checkpoints import WRITE_ERRORS
 
 COLUMNS = {
     "epoch": "epoch",
@@ -128,7 +129,7 @@ class Average(TrainerCallback):
         """Write the average into the newest checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
-            with checkpoint_write_errors(folder):
+            with writing(folder, errors=WRITE_ERRORS):
                 save_file({k: v.contiguous() for k, v in self.weights.items()}, folder / AVERAGE)
 
     def swap_weights(self) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from wsivit.errors import OutputError, StoreError
+from wsivit.errors import StoreError
 from wsivit.io import LocalFiles, sync_folder
 
 MARKER = "complete.json"
+WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What writing a checkpoint may raise: torch and safetensors have their own errors, also of a full disk."""
 _NAME = "checkpoint-"
 
 
@@ -34,16 +36,6 @@ class CheckpointMarker(TrainerCallback):
             folder = Path(args.output_dir or ".")
             mark_complete(folder / f"{_NAME}{state.global_step}")
             _keep(folder, {state.global_step, state.best_global_step})
-
-
-# `wsivit.io.writing` converts OSError alone; torch and safetensors raise their own errors where a disk is full.
-@contextmanager
-def checkpoint_write_errors(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Convert the errors of writing a checkpoint to OutputError."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise OutputError(f"cannot write a checkpoint in {folder}: {error}") from error
 
 
 @contextmanager

@@ -24,9 +24,10 @@ from wsivit.data import IndexedSource, OrderOptions, Samples, TileDataset, augme
 from wsivit.errors import LimitError, WsivitError
 from wsivit.evaluation import draw_augmented
 from wsivit.inference import keep_freed_memory
+from wsivit.io import writing
 from wsivit.models import Classifier, fit_tiles, normalise_pictures, quiet_transformers
 from wsivit.training.callbacks import Average, Curves, Health, Progress, epoch_table
-from wsivit.training.checkpoints import CheckpointMarker, checkpoint_read_errors, checkpoint_write_errors
+from wsivit.training.checkpoints import WRITE_ERRORS, CheckpointMarker, checkpoint_read_errors
 from wsivit.training.optimizer import has_attention, make_optimizer
 from wsivit.training.options import TrainOptions
 
@@ -164,7 +165,7 @@ class TileTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.health.check_weights(self.network, self.state)
-        with checkpoint_write_errors(self.args.output_dir or "."):
+        with writing(Path(self.args.output_dir or "."), errors=WRITE_ERRORS):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
