@@ -6,9 +6,12 @@ import csv
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from support.small_slides import tissue_picture, write_slide
 from support.store_helpers import tree_digest
 
 import wsivit
-from wsivit.cohort import Cohort, CohortOptions, status
+from wsivit.cohort import Cohort, CohortOptions, status, summary
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog, Record, _parquet
 from wsivit.errors import OutputError, UsageError
@@ -324,3 +327,37 @@ def test_heatmaps_of_many(slides: Path, tmp_path: Path) -> None:
     assert set(whys(Cohort(out).heatmap(run="vit", formats=("png",)))) == set()
     (out / records["a__1"].outputs[0]).unlink()
     assert "is missing" in whys(Cohort(out).heatmap(run="vit", formats=("png",)))["a__1"]
+
+
+KILLED = """
+import os, signal
+from wsivit import Cohort, TileOptions
+from wsivit.cohort import tasks
+tasks.tile_into = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+Cohort({slides!r}, {out!r}).tile(TileOptions(tile_size=32, tissue="none"))
+"""
+
+
+def test_a_slide_whose_process_was_killed_is_interrupted_and_not_running(tmp_path: Path) -> None:
+    (tmp_path / "slides").mkdir()
+    write_slide(tmp_path / "slides" / "a.tiff", tissue_picture(100, 100))
+    slides, out = str(tmp_path / "slides"), tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED.format(slides=slides, out=str(out))])
+    assert killed.returncode == -signal.SIGKILL
+    (record,) = status(out)["tile"]
+    assert record.state == "interrupted"
+    assert summary([record])[1].startswith(f"interrupted a: new by {socket.gethostname()}:")
+    assert ",interrupted," in (out / "ledger.csv").read_text()
+    # The same record, if another process, or one of another machine, had written it.
+    log, now = JobLog(CohortLayout(out).files), datetime.now(UTC).isoformat(timespec="seconds")
+    own, elsewhere = f"{socket.gethostname()}:{os.getpid()}", f"another-{record.worker}"
+    for worker, updated, state in (
+        (own, now, "running"),
+        (own, "2001-01-01T00:00:00+00:00", "interrupted"),  # before this process began: another had its number
+        (elsewhere, now, "running"),
+    ):
+        log.write(replace(record, state="running", worker=worker, updated=updated))
+        assert status(out)["tile"][0].state == state
+    (job,) = Cohort(slides, out).tile(TileOptions(tile_size=32, tissue="none")).jobs
+    assert job.why == "was interrupted"
+    assert status(out)["tile"][0].state == "done"

@@ -14,7 +14,7 @@ from support.small_slides import tissue_picture, write_slide
 from support.store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
-from wsivit.cohort.devices import claim_device
+from wsivit.cohort.tasks import claim_device
 from wsivit.errors import RemoteError, UsageError
 from wsivit.tiling import TileOptions
 
@@ -120,7 +120,7 @@ def test_the_tasks_of_a_job_array_process_each_slide_once(slides: Path, alone: P
 
 
 def test_a_scheduler_that_is_not_there(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsivit.cohort.dask_cluster.CONNECT_S", 0.3)
+    monkeypatch.setattr("wsivit.cohort.jobs.CONNECT_S", 0.3)
     with pytest.raises(UsageError, match=r"tcp://127.0.0.1:9: no Dask scheduler answers there"):
         Cohort(slides, tmp_path / "out", CohortOptions(scheduler="tcp://127.0.0.1:9")).tile(OPTIONS)
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:9")

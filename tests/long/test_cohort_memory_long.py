@@ -13,8 +13,7 @@ from support.small_slides import tissue_picture, write_slide
 from wsivit.cohort import Cohort, CohortOptions
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobOutcome
-from wsivit.cohort.jobs import Job, JobRunner
-from wsivit.cohort.run_jobs import run_jobs
+from wsivit.cohort.jobs import Job, JobRunner, run_jobs
 from wsivit.cohort.tasks import VerifyTask
 from wsivit.slide_list import SlideRow
 from wsivit.tiling import TileOptions

@@ -48,9 +48,13 @@ def accuracy(run: Path, store: TileStore) -> float:
     return float((predicted.probabilities[known].argmax(1) == truth[known]).mean())
 
 
-def test_a_vit_learns_and_holds_on_another_slide(vit: RunResult, slides: tuple[TileStore, TileStore]) -> None:
+def test_a_vit_learns_and_holds_on_another_slide(
+    vit: RunResult, slides: tuple[TileStore, TileStore], caplog: pytest.LogCaptureFixture
+) -> None:
     assert vit.validation["accuracy"] > 0.95
-    assert accuracy(vit.folder, slides[1]) > 0.95
+    with caplog.at_level(logging.INFO, "wsivit"):
+        assert accuracy(vit.folder, slides[1]) > 0.95
+    assert caplog.text.count("running vit on cpu in fp32") == 1
 
 
 def test_a_resnet_learns_and_holds_on_another_slide(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
@@ -190,6 +194,7 @@ def test_what_was_chosen_is_said_recorded_and_logged(
     with caplog.at_level(logging.INFO, "wsivit"):
         run = train([store.path], label="region", model="test_vit", output=tmp_path / "run", options=options)
     assert "classes count alike, by weights in the loss: stroma " in caplog.text
+    assert caplog.text.count("training on cpu in float32") == 1
     assert "2 of 127 tiles have no label and are left out" in caplog.text
     recorded = run.contract.options
     assert (recorded["augment"], recorded["layer_decay"], recorded["lr"]) == ("histology", 1.0, 1e-3)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from timm.data.mixup import Mixup
 from transformers import ViTConfig, ViTForImageClassification
 
+from wsivit.errors import UsageError
 from wsivit.models.classifier import Classifier, create_classifier
 from wsivit.models.run_folder import Preprocessing
+from wsivit.training import TrainOptions, arguments, train
 from wsivit.training.callbacks import Average, epoch_table
 from wsivit.training.optimizer import has_attention, layer_depths, make_optimizer
 from wsivit.training.trainer import BalancedSampler, mix_pictures
@@ -42,6 +46,19 @@ def test_each_layer_learns_slower_than_the_next(library: str) -> None:
     assert head == [1.0, 1.0] and optimizer.param_groups[0]["lr"] == 1.0
     embedding = next(p for n, p in names.items() if "pos" in n)
     assert rate[id(embedding)] == min(rate.values())
+
+
+def test_a_device_that_is_missing_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    options = TrainOptions(device="cuda:99", pretrained=False)
+    with pytest.raises(UsageError, match=r"device 'cuda:99' cannot be used here .*auto takes the best"):
+        train([tmp_path / "missing"], model="test_vit", output=tmp_path / "run", options=options)
+
+
+def test_a_gpu_that_training_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arguments, "device_for", torch.device)  # as on a machine with two
+    assert arguments.check_machine(TrainOptions(device="cuda")).type == "cuda"
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=1"):
+        arguments.check_machine(TrainOptions(device="cuda:1"))
 
 
 def test_only_matrices_decay() -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.dry_run import Estimate, estimate, format_estimates
-from wsivit.cohort.job_log import JobLog, Record
-from wsivit.cohort.jobs import Job, JobRunner
+from wsivit.cohort.job_log import STATES, JobLog, Record, shorten
+from wsivit.cohort.jobs import Job, JobRunner, run_jobs
 from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.result import CohortResult
-from wsivit.cohort.run_jobs import run_jobs
 from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
-from wsivit.errors import UsageError
+from wsivit.errors import SlideError, UnreadableTilesError, UsageError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, check_formats
 from wsivit.inference import PredictOptions, Predictor
 from wsivit.io import progress_bar, require_main_guard
@@ -25,6 +24,48 @@ from wsivit.slide_list import SlideRow, find_slides
 from wsivit.tiling import OnUnreadableTile, TileOptions
 
 PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class CohortResult:
+    """The result of a verb over many slides.
+
+    Attributes
+    ----------
+    verb, output : str
+    slides : int
+        How many were selected.
+    jobs : tuple of Job
+        Slides that had to be processed, and why; `Job.slide`, `Job.why`.
+    records : tuple of Record
+        Status of the selected slides.
+    estimate : str
+        Of a dry run: what it would take.
+    """
+
+    verb: str
+    output: str
+    slides: int
+    jobs: tuple[Job, ...]
+    records: tuple[Record, ...]
+    estimate: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is done, 4 where tiles are unreadable; else the code of the failures, 3 where these differ."""
+        codes = {record.exit_code or SlideError.exit_code for record in self.records if record.state == "failed"}
+        if codes:
+            return codes.pop() if len(codes) == 1 else SlideError.exit_code
+        unfinished = any(record.state in ("partial", "running", "interrupted") for record in self.records)
+        return UnreadableTilesError.exit_code if unfinished else 0
+
+    def report(self) -> str:
+        """Summarize it for people."""
+        head = f"{self.verb}: {self.slides} slides, {len(self.jobs)} to do"
+        lines = [head, *shorten([f"  {job.slide.id}: {job.why}" for job in self.jobs if job.why != "new"])]
+        if self.estimate:
+            return "\n".join([*lines, self.estimate])
+        return "\n".join([*lines, *summary(self.records), f"ledger   {self.output}"])
 
 
 class Cohort:
@@ -190,3 +231,22 @@ def status(cohort: PathLike) -> dict[str, list[Record]]:
     for record in JobLog(layout.files).write_table([slide.id for slide in layout.slides()]):
         by_verb.setdefault(f"{record.verb} {record.run}".strip(), []).append(record)
     return by_verb
+
+
+def summary(records: Sequence[Record]) -> list[str]:
+    """Count the records of one verb by state, and list those that need attention."""
+    count = Counter(record.state for record in records)
+    states = ", ".join(f"{count[state]} {state.replace('_', ' ')}" for state in STATES if count[state])
+    tiles, size = sum(record.tiles for record in records), sum(record.bytes for record in records)
+    seconds = sum(record.seconds for record in records)
+    lines = [f"{states or 'nothing'}: {tiles} tiles, {size / 1e9:.3g} GB, {seconds:.0f} s of work"]
+    for state in ("failed", "partial", "interrupted", "running", "skipped"):
+        named = []
+        for record in records:
+            if record.state == state:
+                code = f" (exit code {record.exit_code})" if record.exit_code else ""
+                worker = f" by {record.worker} since {record.updated}" if state in ("interrupted", "running") else ""
+                named.append(f"{state:8} {record.slide_id}: {record.reason}{code}{worker}")
+        lines += shorten(named)
+    lines += shorten([f"WARNING  {record.slide_id}: {record.warning}" for record in records if record.warning])
+    return lines

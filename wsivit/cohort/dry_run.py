@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.cohort.job_log import JobOutcome
+from wsivit.cohort.job_log import JobOutcome, shorten
 from wsivit.cohort.jobs import Job, failure
-from wsivit.cohort.result import shorten
 from wsivit.cohort.tasks import Skipped, TileTask
 from wsivit.errors import WsivitError
 from wsivit.slide import Slide, TileFailure

@@ -10,19 +10,23 @@ import csv
 import io
 import json
 import os
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal, TypeAlias, get_args
 
 from wsivit.io import Files, scrub
 from wsivit.slide_list import LEDGER
 
-State: TypeAlias = Literal["not_started", "running", "done", "partial", "failed", "skipped"]
-STATES: tuple[State, ...] = ("not_started", "running", "done", "partial", "failed", "skipped")
+State: TypeAlias = Literal["not_started", "running", "interrupted", "done", "partial", "failed", "skipped"]
+STATES: tuple[State, ...] = get_args(State)
 CSV, PARQUET = "ledger.csv", "ledger.parquet"
 LONGEST_CSV = 10_000
 _READERS = 16
+_LISTED = 20
+"""How many slides of a kind a report names."""
 COLUMNS = (
     "slide_id", "verb", "run", "state", "reason", "warning", "exit_code", "tiles", "unreadable", "bytes", "seconds",
     "scale", "worker", "updated", "versions", "fingerprint",
@@ -37,7 +41,8 @@ class JobOutcome:
     Attributes
     ----------
     state : str
-        ``not_started``, ``running``, ``done``, ``partial`` (some tiles are unreadable), ``failed`` or ``skipped``.
+        ``not_started``, ``running``, ``interrupted`` (its process ended without a result), ``done``, ``partial`` (some
+        tiles are unreadable), ``failed`` or ``skipped``.
     reason : str
         Why it is not ``done``.
     exit_code : int
@@ -132,9 +137,10 @@ class JobLog:
     def _record(self, key: str) -> Record | None:
         try:
             values = json.loads(self._files.read(key))
-            return Record(**{**values, "outputs": tuple(values["outputs"])})
+            record = Record(**{**values, "outputs": tuple(values["outputs"])})
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
+        return replace(record, state="interrupted") if _was_interrupted(record) else record
 
     def write_table(self, slides: Sequence[str]) -> list[Record]:
         """Write the table; return its records, slide by slide, ``not_started`` where a verb has none of a slide."""
@@ -150,6 +156,29 @@ class JobLog:
         self._files.write(name, [_parquet(rows) if name == PARQUET else _csv(rows)])
         self._files.remove(other)
         return records
+
+
+def _was_interrupted(record: Record) -> bool:
+    """Whether a job is recorded as running by a process of this machine that has ended."""
+    host, _, process = record.worker.rpartition(":")
+    if record.state != "running" or host != socket.gethostname() or not process.isdecimal():
+        return False
+    import psutil
+
+    try:
+        worker = psutil.Process(int(process))
+        # A process that started after the record was written has only inherited the number. (Times are whole seconds.)
+        younger = worker.create_time() > datetime.fromisoformat(record.updated).timestamp() + 2
+        return bool(younger or worker.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def shorten(lines: list[str]) -> list[str]:
+    """Shorten a long list."""
+    return lines if len(lines) <= _LISTED else [*lines[:_LISTED], f"  … and {len(lines) - _LISTED} more"]
 
 
 def _folder(verb: str, run: str) -> str:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import posixpath
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from wsivit.cohort.cohort_layout import CohortLayout
-from wsivit.cohort.devices import claim_device
 from wsivit.cohort.job_log import JobOutcome
-from wsivit.cohort.signatures import document_signature, signature
-from wsivit.errors import StoreError, UnreadableTilesError
+from wsivit.errors import StoreError, StoreLockedError, UnreadableTilesError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, heatmap
 from wsivit.inference import PredictOptions, Predictor
-from wsivit.io import files_at
+from wsivit.io import Lock, Remote, files_at
 from wsivit.models import CONTRACT
-from wsivit.slide import Slide, open_slide
+from wsivit.slide import Slide, open_slide, slide_files
 from wsivit.slide_list import SlideRow
-from wsivit.store import Status, TileStore, read_journal, verify
+from wsivit.store import Status, TileStore, document_key, read_journal, verify
 from wsivit.tiling import OnUnreadableTile, TileOptions, store_warnings, tile_into
+
+_device_locks: list[Lock] = []
 
 
 class Skipped(Exception):
@@ -151,6 +154,34 @@ def _load_predictor(model: str, name: str, options: PredictOptions) -> Predictor
     return Predictor(model, name=name, options=replace(options, device=claim_device(options.device)))
 
 
+@cache
+def claim_device(devices: str) -> str:
+    """Claim one of several devices, separated by commas: the first that the fewest processes of this machine have.
+
+    The claim is a lock that ends with the process, however that ends, so a worker that replaces a lost one gets its
+    device. ``auto`` stands for all GPUs that this process sees.
+    """
+    each = [device.strip() for device in devices.split(",")]
+    if each == ["auto"]:
+        import torch
+
+        each = [f"cuda:{k}" for k in range(torch.cuda.device_count())] or each
+    if len(each) == 1:
+        return each[0]
+    user = getattr(os, "getuid", str)()  # Windows has no uid, and a temporary folder for each user
+    # Every device has one lock per round: the processes beyond the number of devices share them evenly.
+    turn = 0
+    while True:
+        for device in each:
+            name = hashlib.sha256(f"{device} {turn}".encode()).hexdigest()[:16]
+            try:
+                _device_locks.append(Lock(Path(tempfile.gettempdir(), f"wsivit-{user}-device-{name}")))
+            except StoreLockedError:
+                continue
+            return device
+        turn += 1
+
+
 @dataclass(frozen=True)
 class HeatmapTask(Task):
     """Draw the predictions of each slide."""
@@ -234,3 +265,30 @@ def describe_store(store: TileStore, layout: CohortLayout, first_failure: str = 
         outputs=(f"{layout.relative(store.url)}/zarr.json",),
         warning="; ".join(store_warnings(store)),
     )
+
+
+# Has an input changed since it was processed? Size and time answer without reading pixels.
+
+
+def signature(path: str) -> str:
+    """Return a digest that changes when a file, or any file of a slide, is written again; empty for no path."""
+    if not path:
+        return ""
+    if "://" in path:
+        facts = Remote(path).facts()
+        tag = next((str(facts[key]) for key in ("ETag", "etag", "mtime", "created") if facts.get(key)), "")
+        return _digest(repr([("", int(facts.get("size") or 0), tag)]))
+    stats = ((str(file), file.stat()) for file in slide_files(path))
+    return _digest(repr(sorted((name, stat.st_size, str(stat.st_mtime_ns)) for name, stat in stats)))
+
+
+def document_signature(location: str, node: str = "") -> str:
+    """Return a digest that changes when a store, or a node of it, is written again; empty where there is none."""
+    try:
+        return _digest(files_at(location).read(document_key(node)).decode())
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
