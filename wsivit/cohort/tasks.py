@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 from wsivit.cohort.cohort_layout import CohortLayout
@@ -23,6 +22,7 @@ from wsivit.slide import Slide, open_slide
 from wsivit.slide_list import SlideRow
 from wsivit.store import Status, TileStore, read_journal, verify
 from wsivit.tiling import OnUnreadableTile, TileOptions, store_warnings, tile_into
+from wsivit.tissue import tissue_file
 
 
 class Skipped(Exception):
@@ -72,10 +72,10 @@ class TileTask(Task):
 
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
-        tissue = self.options.tissue
+        tissue = tissue_file(self.options.tissue)
         return {
             **asdict(self.options),
-            "tissue_file": signature(tissue) if Path(tissue).suffix else "",
+            "tissue_file": signature(str(tissue[0])) if tissue else "",
             "annotations": signature(slide.annotations),
             **self._open_options(slide),
             "on_unreadable_tile": self.on_unreadable_tile,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,16 @@ from wsivit.slide import NativeTiles, OverviewImage, ReadPlan, Slide, TileGrid, 
 from wsivit.store import StoreParameters, TileTable
 from wsivit.tiling.blur import TELLING, BlurSource, measure_blur
 from wsivit.tiling.options import TileOptions
-from wsivit.tissue import OVERVIEW_MPP, Tissue, blur_scores, find_tissue, qc_fractions, read_tissue, tissue_fractions
+from wsivit.tissue import (
+    OVERVIEW_MPP,
+    Tissue,
+    blur_scores,
+    find_tissue,
+    qc_fractions,
+    read_tissue,
+    tissue_file,
+    tissue_fractions,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -101,8 +109,10 @@ def _count_filled(slide: Slide, plan: ReadPlan, grid: TileGrid, table: TileTable
 
 def _find_tissue(slide: Slide, overview: OverviewImage, method: str) -> Tissue:
     scale, (width, height) = slide.scale, slide.dimensions
-    if Path(method).suffix:
-        return read_tissue(method, overview.pixels.shape[:2], slide.dimensions, view_origin=slide.bounds[:2])
+    if given := tissue_file(method):
+        path, labels = given
+        shape = overview.pixels.shape[:2]
+        return read_tissue(path, shape, slide.dimensions, labels=labels, view_origin=slide.bounds[:2])
     tissue = find_tissue(overview.pixels, scale.mpp_x * width / overview.pixels.shape[1], method)
     if not overview.unreadable.any():
         return tissue
