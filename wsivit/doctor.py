@@ -1,6 +1,6 @@
-"""Is everything there that wsivit needs, and does it work: versions, a self-test of each reader and codec, the machine.
+"""Checks that what wsivit needs is installed and works: versions, self-tests of readers and codecs, the machine.
 
-Versions are read without importing anything; each self-test makes a small picture or slide, and reads it back.
+Versions are read without importing anything; each self-test writes a small picture or slide and reads it back.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from wsivit.io import NEEDED, installed_version
 State = Literal["ok", "missing", "broken", "note"]
 _LITTLE = 2 << 30
 _FAILURES = (ImportError, OSError, RuntimeError, ValueError, AttributeError, TypeError, KeyError)
-"""What a library that is there but does not work may raise."""
+"""What a library that is installed but does not work may raise."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Finding:
     state : {"ok", "missing", "broken", "note"}
         ``missing`` and ``broken`` are of what is needed; a ``note`` is good to know.
     text : str
-        What was found, and for something broken what to do.
+        What the check saw, and for something broken what to do.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found.
+    """The results of all checks.
 
     Attributes
     ----------
@@ -64,14 +64,14 @@ class Diagnosis:
 
     @property
     def sound(self) -> bool:
-        """Whether everything that is needed is there and works."""
+        """Whether everything that is needed is installed and works."""
         return not any(finding.state in ("missing", "broken") for finding in self.findings)
 
 
 def doctor(*, gpu: bool = False) -> Diagnosis:
-    """Check that what wsivit needs is there and works: versions, readers, codecs, the machine.
+    """Check that what wsivit needs is installed and works: versions, readers, codecs, the machine.
 
-    Each reader opens a small slide that is made for it, each codec encodes and decodes a small picture, a store is
+    Each reader opens a small slide written for it, each codec encodes and decodes a small picture, a store is
     written and verified. Nothing is left behind.
 
     Parameters
@@ -83,7 +83,7 @@ def doctor(*, gpu: bool = False) -> Diagnosis:
     -------
     Diagnosis
     """
-    findings = [*_versions(), *_codecs(), *_slides_and_stores(), *_machine(), *(_gpu() if gpu else _torch_unasked())]
+    findings = [*_versions(), *_codecs(), *_slides_and_stores(), *_machine(), _gpu(gpu)]
     return Diagnosis((*findings, *_extras()))
 
 
@@ -95,7 +95,7 @@ def _versions() -> Iterator[Finding]:
         yield Finding("version", name, "missing" if number is None else "ok", text)
 
 
-def _tried(kind: str, name: str, test: Callable[[], str]) -> Finding:
+def _self_test(kind: str, name: str, test: Callable[[], str]) -> Finding:
     """Run a self-test; what it raises is what is broken."""
     try:
         return Finding(kind, name, "ok", test())
@@ -103,9 +103,9 @@ def _tried(kind: str, name: str, test: Callable[[], str]) -> Finding:
         return Finding(kind, name, "broken", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _picture(side: int = 256) -> NDArray[np.uint8]:
-    """Paint a smooth picture, uint8 (side, side, 3), with no two pixels of a row alike."""
-    y, x = np.mgrid[0:side, 0:side]
+def _picture() -> NDArray[np.uint8]:
+    """Paint a smooth picture, uint8 (256, 256, 3), with no two pixels of a row alike."""
+    y, x = np.mgrid[0:256, 0:256]
     return np.stack([x % 256, y % 256, (x + y) // 2 % 256], axis=2).astype(np.uint8)
 
 
@@ -122,25 +122,22 @@ def _near(decoded: NDArray[np.uint8], picture: NDArray[np.uint8], allowed: float
 
 
 def _codecs() -> Iterator[Finding]:
-    yield _tried("codec", "JPEG (simplejpeg)", _try_jpeg)
-    yield _tried("codec", "zstd (imagecodecs)", _try_zstd)
+    def jpeg() -> str:
+        # Imported within the self-test: a library that does not load is what it is there to find.
+        from wsivit.store import decode, encode_jpeg
+
+        return _near(decode(encode_jpeg(_picture(), 95)), _picture(), 3)
+
+    def zstd() -> str:
+        from wsivit.store import decode, encode_zstd
+
+        return _near(decode(encode_zstd(_picture()), (256, 256)), _picture(), 0)
+
+    yield _self_test("codec", "JPEG (simplejpeg)", jpeg)
+    yield _self_test("codec", "zstd (imagecodecs)", zstd)
     for name in ("jpeg8", "jpeg2k", "lzw", "zlib"):
-        yield _tried("codec", f"{name} (imagecodecs)", partial(_try_imagecodecs, name))
-    yield _tried("codec", "imagecodecs_jpeg (zarr)", _try_zarr_codec)
-
-
-def _try_jpeg() -> str:
-    from wsivit.store import decode, encode_jpeg
-
-    picture = _picture()
-    return _near(decode(encode_jpeg(picture, 95)), picture, 3)
-
-
-def _try_zstd() -> str:
-    from wsivit.store import decode, encode_zstd
-
-    picture = _picture()
-    return _near(decode(encode_zstd(picture), picture.shape[:2]), picture, 0)
+        yield _self_test("codec", f"{name} (imagecodecs)", partial(_try_imagecodecs, name))
+    yield _self_test("codec", "imagecodecs_jpeg (zarr)", _try_zarr_codec)
 
 
 def _try_imagecodecs(name: str) -> str:
@@ -169,31 +166,27 @@ def _try_zarr_codec() -> str:
 
 def _slides_and_stores() -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="wsivit-doctor-") as folder:
+        slide = Path(folder) / "slide.tiff"
         try:
-            slide = _write_slide(Path(folder) / "slide.tiff")
+            import tifffile
+
+            tifffile.imwrite(
+                slide,
+                _picture(),
+                tile=(128, 128),
+                photometric="rgb",
+                compression="jpeg",
+                compressionargs={"level": 95},
+                resolution=(20000, 20000),  # 0.5 µm/px
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
         except (*_FAILURES, WsivitError) as error:
             yield Finding("reader", "tifffile", "broken", f"cannot write a slide to read: {error}")
             return
         for reader in ("native", "openslide", "tiffslide"):
-            yield _tried("reader", reader, partial(_try_reader, slide, reader))
-        yield _tried("store", "write, read, verify", partial(_try_store, slide))
-
-
-def _write_slide(path: Path) -> Path:
-    import tifffile
-
-    tifffile.imwrite(
-        path,
-        _picture(),
-        tile=(128, 128),
-        photometric="rgb",
-        compression="jpeg",
-        compressionargs={"level": 95},
-        resolution=(20000, 20000),
-        resolutionunit="CENTIMETER",
-        metadata=None,
-    )
-    return path
+            yield _self_test("reader", reader, partial(_try_reader, slide, reader))
+        yield _self_test("store", "write, read, verify", partial(_try_store, slide))
 
 
 def _try_reader(path: Path, reader: str) -> str:
@@ -229,7 +222,18 @@ def _machine() -> Iterator[Finding]:
     shared = Path("/dev/shm")
     if shared.is_dir():
         yield _space("shared memory", shared)
-    yield _lock(Path.cwd())
+    from wsivit.io import Lock
+
+    try:  # whether this folder can be written, and its file system has locks
+        with Lock(Path.cwd() / f"wsivit-doctor-{os.getpid()}") as lock:
+            of_kernel = lock.of_kernel
+    except WsivitError as error:
+        yield Finding("machine", "writing here", "note", str(error))
+        return
+    text = (
+        f"two writers keep apart in {Path.cwd()}" if of_kernel else "none on this file system: files stand in for them"
+    )
+    yield Finding("machine", "locks here", "ok" if of_kernel else "note", text)
 
 
 def _space(name: str, folder: Path) -> Finding:
@@ -238,27 +242,12 @@ def _space(name: str, folder: Path) -> Finding:
     return Finding("machine", name, "note" if little else "ok", f"{free / 2**30:.1f} GiB free in {folder}{little}")
 
 
-def _lock(folder: Path) -> Finding:
-    """Whether this folder can be written, and its file system has locks."""
-    from wsivit.io import Lock
+def _gpu(load_torch: bool) -> Finding:
+    driver = Path("/dev/nvidiactl").exists()
+    if not load_torch:
+        text = "an NVIDIA driver is installed" if driver else "no NVIDIA driver"
+        return Finding("machine", "GPU", "note", f"{text}; not tested, since loading torch takes seconds: --gpu does")
 
-    try:
-        with Lock(folder / f"wsivit-doctor-{os.getpid()}") as lock:
-            of_kernel = lock.of_kernel
-    except WsivitError as error:
-        return Finding("machine", "writing here", "note", str(error))
-    if not of_kernel:
-        return Finding("machine", "locks here", "note", "none on this file system: files stand in for them")
-    return Finding("machine", "locks here", "ok", f"two writers keep apart in {folder}")
-
-
-def _torch_unasked() -> Iterator[Finding]:
-    there = Path("/dev/nvidiactl").exists()
-    seen = "an NVIDIA driver is there" if there else "no NVIDIA driver seen"
-    yield Finding("machine", "GPU", "note", f"{seen}; not tried, since loading torch takes seconds: --gpu does")
-
-
-def _gpu() -> Iterator[Finding]:
     def test() -> str:
         import torch
 
@@ -271,7 +260,7 @@ def _gpu() -> Iterator[Finding]:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return f"torch {torch.__version__} computes on {name}"
 
-    yield _tried("machine", "GPU" if Path("/dev/nvidiactl").exists() else "torch", test)
+    return _self_test("machine", "GPU" if driver else "torch", test)
 
 
 # Extras

@@ -68,7 +68,7 @@ def test_is_a_tiled_jpeg_pyramid(sample: SamplePaths) -> None:
 def test_levels_are_area_means(sample: SamplePaths, pixels: NDArray[np.uint8]) -> None:
     level = tifffile.imread(sample.slide, level=1).mean(axis=2)
     means = pixels.reshape(512, 4, 512, 4, 3).mean(axis=(1, 3, 4))
-    assert abs((level - means).mean()) < 0.2
+    assert abs((level - means).mean()) < 0.32  # half a step in which JPEG of this quality keeps the mean of even glass
     noise = (level - means).std()
     assert noise < 4.5  # JPEG on both sides
     assert (level - np.roll(means, 1, axis=1)).std() > 3 * noise

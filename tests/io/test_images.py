@@ -15,7 +15,7 @@ from wsivit.data.image_sources import HubSource, ImageSource, image_defect
 from wsivit.errors import SlideError, UnreadableTilesError, UsageError
 from wsivit.io.images import FORMATS, open_picture
 from wsivit.slide import open_slide
-from wsivit.tissue.mask_files import read_tissue
+from wsivit.tissue import read_tissue
 
 
 @pytest.fixture

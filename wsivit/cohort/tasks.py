@@ -24,6 +24,7 @@ from wsivit.slide import Slide, open_slide, slide_files
 from wsivit.slide_list import SlideRow
 from wsivit.store import Status, TileStore, document_key, read_journal, verify
 from wsivit.tiling import OnUnreadableTile, TileOptions, store_warnings, tile_into
+from wsivit.tissue import tissue_file
 
 _device_locks: list[Lock] = []
 
@@ -75,10 +76,10 @@ class TileTask(Task):
 
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
-        tissue = self.options.tissue
+        tissue = tissue_file(self.options.tissue)
         return {
             **asdict(self.options),
-            "tissue_file": signature(tissue) if Path(tissue).suffix else "",
+            "tissue_file": signature(str(tissue[0])) if tissue else "",
             "annotations": signature(slide.annotations),
             **self._open_options(slide),
             "on_unreadable_tile": self.on_unreadable_tile,

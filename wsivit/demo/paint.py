@@ -36,7 +36,8 @@ class Layout:
         Side of the slide.
     fields : dict of str to float32 (nodes, nodes)
         Low-resolution images of the slide. ``tissue``, ``tumor``, ``fold``, ``pen``: distance to the edge, negative
-        outside; ``crowd``: unit noise; ``along``, ``across``: coordinates that follow the collagen, ``angle``: its own.
+        outside; ``crowd``, ``nests``: unit noise; ``along``, ``across``: coordinates that follow the collagen;
+        ``angle``: its own.
     glands : float64 (n, 3)
         ``x``, ``y`` and radius of lumens.
     """
@@ -116,6 +117,7 @@ def _lay_out(rng: np.random.Generator, size: int) -> Layout:
         "along": fold.imag + 230 * noise(400) + 18 * noise(105),
         "across": across,
         "angle": np.arctan2(slope_x, -slope_y),
+        "nests": noise(65) + 0.3 * noise(27),
     }
     layout = Layout(size, {name: np.asarray(field, np.float32) for name, field in fields.items()}, np.empty((0, 3)))
     points = _scatter(rng, size, 310)
@@ -152,7 +154,9 @@ def _stamp_cells(canvas: Canvas, layout: Layout, rng: np.random.Generator) -> No
     points = np.concatenate(lining)
     stamp_cells(points[:, :2], points[:, 2], 11.5, 6.2, 96, 0.3)
     points = scatter(24)
-    points = points[layout.at("tumor", points) + rng.normal(0, 3, len(points)) > 0]
+    # A tumor's region has stroma between its nests, as one that a person draws has: its tiles are not all alike.
+    nested = layout.at("nests", points) > -0.6
+    points = points[(layout.at("tumor", points) + rng.normal(0, 3, len(points)) > 0) & nested]
     stamp_cells(points, rng.uniform(0, np.pi, len(points)), 10.2, 7.6, 84, 0.5)
     points = scatter(32)  # fibroblasts, along the fibres
     points = points[rng.random(len(points)) < 0.62 - 0.1 * layout.at("crowd", points)]

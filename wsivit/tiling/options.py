@@ -37,8 +37,9 @@ class TileOptions:
     max_fat : float
         Largest fraction of a tile that may be fat.
     tissue : str
-        How tissue is found: ``auto``, ``otsu`` (saturation), ``none`` (everything is tissue), or the path of a mask
-        image or GeoJSON of your own.
+        How tissue is found: ``auto``, ``otsu`` (saturation), ``none`` (everything is tissue), or the path of a
+        GeoJSON or mask image of your own. In an image all that is neither 0 (black) nor transparent is tissue;
+        ``mask.png:1,2`` chooses the labels 1 and 2.
     edge : {"pad", "drop"}
         Tiles that reach past the slide are padded with background (and say so in ``status``), or left out.
     codec : {"jpeg", "zstd", "none"}

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from wsivit.tissue import (
     qc_fractions,
     read_tissue,
     sharpness_along,
+    tissue_file,
     tissue_fractions,
 )
 
@@ -103,8 +103,10 @@ def _plan_from_trusted_level(slide: Slide, options: TileOptions, overview: Overv
 
 def _find_tissue(slide: Slide, overview: OverviewImage, method: str) -> Tissue:
     (width, height), (x, y, bounds_width, bounds_height) = slide.dimensions, slide.bounds
-    if Path(method).suffix:
-        tissue = read_tissue(method, overview.pixels.shape[:2], slide.dimensions, view_origin=slide.bounds[:2])
+    if given := tissue_file(method):
+        path, labels = given
+        shape = overview.pixels.shape[:2]
+        tissue = read_tissue(path, shape, slide.dimensions, labels=labels, view_origin=slide.bounds[:2])
     else:
         tissue = find_tissue(overview.pixels, slide.scale.mpp_x * width / overview.pixels.shape[1], method)
         if overview.unreadable.any():

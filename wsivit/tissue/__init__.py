@@ -1,4 +1,4 @@
-"""Where the tissue is, from a low-power view of a slide. Pure on arrays."""
+"""Where the tissue is: found on a low-power view of a slide, drawn by a person, or read from a mask image."""
 
 from wsivit._face import attach
 

@@ -1,4 +1,4 @@
-"""What bare glass looks like on this slide, and how much light everything else takes, relative to it."""
+"""The level of this slide's bare glass, and the optical density of everything else relative to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.tissue.classes import BoolMask, FloatImage
-from wsivit.tissue.planes import running_max, running_min
+from wsivit.tissue.operations import BoolMask, FloatImage, running_max, running_min
 
 BLACK = 16  # A scanner's black border is not quite 0 after JPEG.
 FIELD_BLOCKS = 24  # along the longer side, where uneven light is measured
@@ -39,20 +38,20 @@ class Absorbance:
     glass: tuple[float, float, float]
     dark_field: bool
 
-    def squares(self) -> FloatImage:
-        """Mean of the channels' squared density, (h, w)."""
-        red, green, blue = self.density
-        squares: FloatImage = (red * red + green * green + blue * blue) / np.float32(3)
-        return squares
-
 
 def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     """Measure a low-power view, uint8 (h, w, 3), against its own glass, and even out its light."""
     low = np.minimum(np.minimum(image[..., 0], image[..., 1]), image[..., 2])
     high = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])
-    if np.mean(high < 64) > 0.5 and np.mean(low > 120) < 0.005:  # black, and no glass anywhere
-        return _dark_field(high)
-    void = _void(low, high)
+    if np.mean(high < 64) > 0.5 and np.mean(low > 120) < 0.005:  # black, and no glass anywhere: fluorescence
+        signal = high.astype(np.float32)
+        background = float(np.percentile(signal, 5))
+        # A few grey levels more on both sides, or the noise of black would look like signal.
+        grey = np.log((signal + 4) / (background + 4))
+        return Absorbance(np.stack([grey] * 3), grey, np.zeros(grey.shape, np.bool_), (background,) * 3, True)
+    void: BoolMask = (low == 255) | (high <= BLACK)
+    if void.any():  # a complete neighbourhood of it: single white or black pixels are glints and pigment
+        void &= running_max(running_min(void, 5), 5)
     smooth = running_max(high, 5) - running_min(high, 5) <= 4
     if void.any():
         smooth &= ~running_max(void, 7)
@@ -63,23 +62,6 @@ def absorbance(image: NDArray[np.uint8]) -> Absorbance:
     density[:, void] = 0
     r, g, b = glass.tolist()
     return Absorbance(density, (density[0] + density[1] + density[2]) / np.float32(3), void, (r, g, b), False)
-
-
-def _dark_field(levels: NDArray[np.uint8]) -> Absorbance:
-    signal = levels.astype(np.float32)
-    background = float(np.percentile(signal, 5))
-    # A few grey levels more on both sides, or the noise of black would look like signal.
-    density = np.log((signal + 4) / (background + 4))
-    glass = (background, background, background)
-    return Absorbance(np.stack([density] * 3), density, np.zeros(signal.shape, np.bool_), glass, True)
-
-
-def _void(low: NDArray[np.uint8], high: NDArray[np.uint8]) -> BoolMask:
-    extreme: BoolMask = (low == 255) | (high <= BLACK)
-    if extreme.any():
-        # A whole neighbourhood of it: single white or black pixels are glints and pigment.
-        extreme &= running_max(running_min(extreme, 5), 5)
-    return extreme
 
 
 def glass_level(image: NDArray[np.uint8], smooth: BoolMask) -> NDArray[np.float32]:
@@ -109,10 +91,21 @@ def _level_at(counts: NDArray[np.number], share: float) -> int:
 
 
 def _even_out(density: FloatImage, smooth: BoolMask) -> None:
-    """Fit a quadratic to what the glass blocks say of the light, growing from those at the glass level; take it off."""
-    x, y, level = _block_levels(density, smooth)
-    if len(level) < 12:
+    """Take uneven light off: a quadratic fitted to the blocks of glass, growing from those at the glass level."""
+    height, width = smooth.shape
+    side = max(8, -(-max(height, width) // FIELD_BLOCKS))
+    step = max(1, side // 16)  # 256 pixels are enough for a block's level
+    rows, cols = -(-height // side), -(-width // side)
+    padded = np.full((3, rows * side, cols * side), np.inf, np.float32)
+    np.copyto(padded[:, :height, :width], density, where=smooth)
+    blocks = padded.reshape(3, rows, side, cols, side)[:, :, ::step, :, ::step]
+    blocks = np.sort(blocks.transpose(0, 1, 3, 2, 4).reshape(3, rows * cols, -1), axis=2)
+    count = np.isfinite(blocks[0]).sum(axis=1)
+    enough = np.flatnonzero(count >= 0.1 * blocks.shape[2])
+    if len(enough) < 12:
         return
+    level = blocks[:, enough, (0.3 * (count[enough] - 1)).astype(np.int64)].T.astype(np.float64)
+    x, y = ((enough % cols) + 0.5) * side / width - 0.5, ((enough // cols) + 0.5) * side / height - 0.5
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
     glass = np.abs(level).max(axis=1) < FIELD_STEP
     for _ in range(12):
@@ -120,31 +113,13 @@ def _even_out(density: FloatImage, smooth: BoolMask) -> None:
             return
         fit = np.linalg.lstsq(terms[glass], level[glass], rcond=None)[0]
         glass = np.abs(level - terms @ fit).max(axis=1) < FIELD_STEP
-    seen = terms[glass] @ fit
-    if np.ptp(seen, axis=0).max() < FIELD_STEP / 2:
+    fitted = terms[glass] @ fit
+    if np.ptp(fitted, axis=0).max() < FIELD_STEP / 2:
         return
-    (height, width), fit = smooth.shape, fit.astype(np.float32)
-    cols, rows = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (width, height))
-    for plane, (one, x1, y1, xx, xy, yy), low, high in zip(density, fit.T, seen.min(0), seen.max(0), strict=True):
-        along = one + x1 * cols + xx * cols * cols
-        field = along + (y1 * rows + yy * rows * rows)[:, None] + (xy * rows)[:, None] * cols
+    fit = fit.astype(np.float32)
+    along, down = ((np.arange(n, dtype=np.float32) + 0.5) / n - 0.5 for n in (width, height))
+    # The fit is clipped to what was seen: tissue lies where there are no blocks to hold it.
+    for plane, (flat, x1, y1, xx, xy, yy), low, high in zip(density, fit.T, fitted.min(0), fitted.max(0), strict=True):
+        field = flat + x1 * along + xx * along * along
+        field = field + (y1 * down + yy * down * down)[:, None] + (xy * down)[:, None] * along
         plane -= np.clip(field, low, high)
-
-
-def _block_levels(
-    density: FloatImage, smooth: BoolMask
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Where blocks of smooth pixels are (x and y, -0.5 to 0.5), and their density per channel (n, 3)."""
-    height, width = smooth.shape
-    side = max(8, -(-max(height, width) // FIELD_BLOCKS))
-    step = max(1, side // 16)  # 256 pixels tell a block's level
-    rows, cols = -(-height // side), -(-width // side)
-    shape = (rows, -(-side // step), cols, -(-side // step))
-    taken = np.full((3, rows * side, cols * side), np.inf, np.float32)
-    np.copyto(taken[:, :height, :width], density, where=smooth)
-    blocks = taken.reshape(3, rows, side, cols, side)[:, :, ::step, :, ::step]
-    blocks = np.sort(blocks.transpose(0, 1, 3, 2, 4).reshape(3, rows * cols, -1), axis=2)
-    count = np.isfinite(blocks[0]).sum(axis=1)
-    enough = np.flatnonzero(count >= 0.1 * shape[1] * shape[3])
-    level = blocks[:, enough, (0.3 * (count[enough] - 1)).astype(np.int64)].T.astype(np.float64)
-    return ((enough % cols) + 0.5) * side / width - 0.5, ((enough // cols) + 0.5) * side / height - 0.5, level

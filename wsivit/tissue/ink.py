@@ -13,20 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.tissue.classes import BoolMask, FloatImage
 from wsivit.tissue.glass import Absorbance
-from wsivit.tissue.planes import running_max, smoothed
-from wsivit.tissue.shapes import close_gaps, dilate, erode, open_up, piece_means, pieces, touched
+from wsivit.tissue.operations import (
+    BoolMask,
+    FloatImage,
+    close_gaps,
+    dilate,
+    erode,
+    open_up,
+    pieces,
+    running_max,
+    smoothed,
+    touched,
+)
 
 POOL_UM, CLOSE_UM = 20.0, 10.0
 FAINT = 0.02  # density: fainter, there is no colour to speak of
 RIM_UM = 64.0  # the rims of what is stained have texture of their own
 TEXTURED, SMOOTH = 0.03, 0.02  # fine contrast over density: liver is at 0.05, ink below 0.01
-FAR, ALIEN, KIN = (
-    8.0,
-    5.0,
-    3.5,
-)  # distance from the tissue's colours, in deviations: to be ink if thin, if not, to be followed as ink
+FAR, ALIEN, KIN = 8.0, 5.0, 3.5
+"""Distance from the tissue's colours, in deviations: to be ink if thin, to be ink if not, to be followed as ink."""
 LEAST_SPREAD = 0.012
 SAMPLES = 20_000
 ACHROMATIC = 0.02  # spread of the three shares; silver stains are at 0.03, hematoxylin alone at 0.07
@@ -38,7 +44,7 @@ STROKE_UM, STROKE_MM2 = 32.0, 0.02  # the narrowest and smallest inside of a str
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a neighbourhood is like: float32 planes (h, w).
+    """Colour and depth, pooled over a neighbourhood: float32 planes (h, w).
 
     Attributes
     ----------
@@ -70,15 +76,15 @@ def pool(light: Absorbance, um: float, over_um: float) -> Pooled:
 
 
 @dataclass(frozen=True)
-class Closely:
-    """A slide looked at closely.
+class Detail:
+    """A slide's density at two neighbourhoods, and its fine contrast.
 
     Attributes
     ----------
     um : float
         Microns per pixel.
     pooled, close : Pooled
-        What neighbourhoods of `POOL_UM` and of `CLOSE_UM` are like.
+        Over `POOL_UM` and over `CLOSE_UM`.
     contrast : float32 ndarray, (h, w)
         Deviation of the finest detail over the depth.
     """
@@ -89,14 +95,14 @@ class Closely:
     contrast: FloatImage
 
 
-def look_closely(light: Absorbance, um: float) -> Closely:
+def measure_detail(light: Absorbance, um: float) -> Detail:
     """Pool a slide's density, and its fine contrast."""
     pooled, close = pool(light, um, POOL_UM), pool(light, um, max(CLOSE_UM, um))
     fine = light.grey - close.depth
     deviation: FloatImage = np.sqrt(smoothed(fine * fine, POOL_UM / um))
     floor: FloatImage = np.maximum(pooled.depth, np.float32(FAINT))
     contrast: FloatImage = deviation / floor
-    return Closely(um, pooled, close, contrast)
+    return Detail(um, pooled, close, contrast)
 
 
 @dataclass(frozen=True)
@@ -110,10 +116,6 @@ class Stain:
     contrast: float
     chroma: float
 
-    def is_marker_like(self) -> bool:
-        """Tell stains that are blue or green themselves, as Alcian blue and hematoxylin alone."""
-        return bool(_takes_little_green(*self.center))
-
     def distance(self, pooled: Pooled) -> FloatImage:
         """Mahalanobis distance of colours from the stain's."""
         (rr, rb), (_, bb) = np.linalg.inv(self.spread).astype(np.float32)
@@ -122,18 +124,21 @@ class Stain:
         return distance
 
 
-def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
+def learn_stain(detail: Detail, solid: BoolMask) -> Stain | None:
     """Learn the stain from the textured inside of what is stained; None where nothing is."""
-    pooled, contrast = look.pooled, look.contrast
-    core = erode(solid, RIM_UM / look.um)
+    pooled, contrast = detail.pooled, detail.contrast
+    core = erode(solid, RIM_UM / detail.um)
     textured = core & (contrast > TEXTURED)
-    if textured.sum() * look.um**2 < 0.1e6 or textured.sum() < 0.02 * core.sum():
+    if textured.sum() * detail.um**2 < 0.1e6 or textured.sum() < 0.02 * core.sum():
         return None
-    some = np.flatnonzero(textured)[:: max(1, int(textured.sum()) // SAMPLES)]
-    shares = np.stack([pooled.red.ravel()[some], pooled.blue.ravel()[some]], axis=1).astype(np.float64)
-    depth, contrast = pooled.depth.ravel()[some], contrast.ravel()[some]
+    sample = np.flatnonzero(textured)[:: max(1, int(textured.sum()) // SAMPLES)]
+    shares = np.stack([pooled.red.ravel()[sample], pooled.blue.ravel()[sample]], axis=1).astype(np.float64)
+    depth, contrast = pooled.depth.ravel()[sample], contrast.ravel()[sample]
     # From the commonest colour outwards: ink over tissue is textured too, and must not widen the stain to itself.
-    center, spread = _commonest(shares, contrast), 0.03**2 * np.eye(2)
+    edges = np.linspace(-0.5, 1.5, 201)
+    counts, _, _ = np.histogram2d(shares[:, 0], shares[:, 1], bins=(edges, edges), weights=contrast)
+    peak = np.unravel_index(np.argmax(smoothed(counts, 2.0)), counts.shape)
+    center, spread = edges[np.array(peak)] + (edges[1] - edges[0]) / 2, 0.03**2 * np.eye(2)
     for _ in range(5):
         off = shares - center
         keep = np.einsum("ni,ij,nj->n", off, np.linalg.inv(spread), off) < 9.0
@@ -146,76 +151,59 @@ def learn_stain(look: Closely, solid: BoolMask) -> Stain | None:
     bare = keep & (contrast > 0.75 * usual)
     deepest = float(np.percentile(depth[bare], 95))
     middle = float(np.median(depth[keep]))
-    if chroma < ACHROMATIC and middle < 0.15 and textured.sum() * look.um**2 < 1e6:
+    if chroma < ACHROMATIC and middle < 0.15 and textured.sum() * detail.um**2 < 1e6:
         return None  # scratches and film, not a stain scanned in grey
     return Stain(center, spread, middle, deepest, usual, chroma)
 
 
-def _commonest(shares: NDArray[np.float64], weights: FloatImage) -> NDArray[np.float64]:
-    edges = np.linspace(-0.5, 1.5, 201)
-    counts, _, _ = np.histogram2d(shares[:, 0], shares[:, 1], bins=(edges, edges), weights=weights)
-    peak = np.unravel_index(np.argmax(smoothed(counts, 2.0)), counts.shape)
-    commonest: NDArray[np.float64] = edges[np.array(peak)] + (edges[1] - edges[0]) / 2
-    return commonest
-
-
-def find_ink(look: Closely, solid: BoolMask, stain: Stain | None) -> BoolMask:
+def find_ink(detail: Detail, solid: BoolMask, stain: Stain | None) -> BoolMask:
     """Find the ink among what is stained.
 
     Parameters
     ----------
-    look : Closely
+    detail : Detail
     solid : bool ndarray, (h, w)
         What is stained, gaps closed.
     stain : Stain or None
-        The tissue's; None where nothing has texture, and ink must be told by smoothness and depth alone.
+        The tissue's; None where nothing has texture, so that ink is known by smoothness and depth alone.
     """
-    um, pooled = look.um, look.pooled
-    smooth = solid & (look.contrast < SMOOTH)
+    um, pooled, close = detail.um, detail.pooled, detail.close
+    smooth = solid & (detail.contrast < SMOOTH)
     if stain is None:
         return dilate(_strokes(smooth & ((pooled.depth > 0.6) | _not_a_stain(pooled)), um), (RIM_UM + 24) / um)
     other = stain.distance(pooled) > ALIEN
     alien = smooth & other & (pooled.depth > 0.5 * stain.depth)
     deep = smooth & (pooled.depth > DEEP * stain.deepest)
     # A deep or reddish patch inside tissue is blood, colloid or keratin; a stroke lies on glass as well.
-    streaked = solid & _blue_or_green(pooled) & other & (pooled.depth > stain.deepest)
-    streaked &= look.contrast < 0.5 * stain.contrast
+    # Blue and green markers take most light from red, brown and pink stains do not.
+    blue_or_green = pooled.red > 1.15 * np.maximum(1 - pooled.red - pooled.blue, pooled.blue)
+    streaked = solid & blue_or_green & other & (pooled.depth > stain.deepest)
+    streaked &= detail.contrast < 0.5 * stain.contrast
     # Ink over tissue adds depth but no texture; where tissue itself is deeper, so is its texture.
-    laid_over = solid & (pooled.depth > max(DEEP * stain.deepest, DARK)) & (look.contrast < DILUTED * stain.contrast)
+    laid_over = solid & (pooled.depth > max(DEEP * stain.deepest, DARK)) & (detail.contrast < DILUTED * stain.contrast)
     seeds = _strokes((alien & _not_a_stain(pooled)) | laid_over, um)
-    seeds |= _beside_glass(_strokes(alien | deep | streaked, um) | _thin_strokes(look, solid, stain), solid, um)
+    strokes = _strokes(alien | deep | streaked, um)
+    if not _takes_little_green(*stain.center):  # nor a stain that is blue or green itself, as Alcian blue
+        # Strokes too thin to have a smooth inside, by a colour far from the tissue's that has none of its kind.
+        thin = solid & (stain.distance(close) > FAR) & _not_a_stain(close) & (close.depth > 0.6 * stain.deepest)
+        strokes |= _strokes(thin, um, THIN_UM, THIN_MM2)
+    seeds |= _beside_glass(strokes, solid, um)
     if not seeds.any():
         return seeds
-    close = look.close
     kin = (stain.distance(close) > KIN) | (close.depth > DEEP * stain.deepest)
     kin |= smooth & (pooled.depth > 1.2 * stain.depth)
     followed = touched(seeds | (solid & kin & (close.depth > 0.5 * stain.depth)), seeds)
     return dilate(close_gaps(followed, 32 / um), 24 / um)
 
 
-def _thin_strokes(look: Closely, solid: BoolMask, stain: Stain) -> BoolMask:
-    """Find strokes too thin to have a smooth inside, by a colour far from a tissue's that has none of its kind."""
-    close = look.close
-    if stain.is_marker_like():
-        return np.zeros_like(solid)
-    other = solid & (stain.distance(close) > FAR) & _not_a_stain(close) & (close.depth > 0.6 * stain.deepest)
-    return _strokes(other, look.um, THIN_UM, THIN_MM2)
-
-
 def _not_a_stain(pooled: Pooled) -> BoolMask:
-    """Tell colours that take less green than red or blue: hematoxylin, eosin, PAS and blood do not."""
+    """Colours that take less green than red or blue: hematoxylin, eosin, PAS and blood do not."""
     other: BoolMask = _takes_little_green(pooled.red, pooled.blue)
     return other
 
 
 def _takes_little_green(red: Any, blue: Any) -> Any:
     return 1 - red - blue < 1.03 * np.maximum(red, blue)
-
-
-def _blue_or_green(pooled: Pooled) -> BoolMask:
-    """Tell colours that take most light from red, as blue and green markers do; brown and pink stains do not."""
-    blue_or_green: BoolMask = pooled.red > 1.15 * np.maximum(1 - pooled.red - pooled.blue, pooled.blue)
-    return blue_or_green
 
 
 def _strokes(mask: BoolMask, um: float, width_um: float = STROKE_UM, least_mm2: float = STROKE_MM2) -> BoolMask:
@@ -234,8 +222,8 @@ def _beside_glass(strokes: BoolMask, solid: BoolMask, um: float) -> BoolMask:
     reach = int(112 / um)  # beyond the stroke's own rim
     around = running_max(numbers, 2 * reach + 1) * (numbers == 0)
     counts = np.bincount(around.ravel(), minlength=len(sizes))
-    glass = piece_means((~solid).astype(np.float32), around, np.maximum(counts, 1))
-    alone = glass > 0.25
+    bare = np.bincount(around.ravel(), weights=(~solid).ravel(), minlength=len(sizes))
+    alone = bare / np.maximum(counts, 1) > 0.25
     alone[0] = False
     kept: BoolMask = alone[numbers]
     return kept
