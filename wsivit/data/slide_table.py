@@ -13,6 +13,7 @@ from wsivit.data.labelled_tiles import LabelledTiles, StoreSource, label_from_st
 from wsivit.data.slide_tiles import SlideTiler
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
+from wsivit.slide import slide_stem
 from wsivit.slide_list import SlideRow, read_table
 from wsivit.store import TileStore
 
@@ -72,9 +73,11 @@ def _labelled(row: SlideRow, label: str, store: str | Path) -> LabelledTiles:
 def _store(table: Path, row: SlideRow, tiler: SlideTiler | None) -> str | Path:
     """Return the store of a row; that of a slide is made."""
     path = row.store or row.path or join(table.parent, f"{row.id}.zarr")
+    if not TileStore.is_store(path) and not (row.store or row.path):
+        path = join(table.parent, f"{slide_stem(row.id)}.zarr")  # where the table has names of files
     if TileStore.is_store(path):
         return path
-    slide = row.id or Path(path).stem
+    slide = row.id or slide_stem(path)
     if path.endswith(".zarr") or not (is_url(path) or Path(path).exists()):
         raise UsageError(f"{table}, slide {slide}: {path} is neither a tile store nor a slide")
     if tiler is None:

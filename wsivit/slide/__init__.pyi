@@ -12,6 +12,7 @@ from .fingerprint import slide_files as slide_files
 from .grid import Edge as Edge
 from .grid import TileGrid as TileGrid
 from .identity import slide_id as slide_id
+from .identity import slide_stem as slide_stem
 from .info import SlideInfo as SlideInfo
 from .info import color_warnings as color_warnings
 from .open_slide import Reader as Reader
