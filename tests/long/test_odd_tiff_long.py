@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
 import hypothesis
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from support.long_amounts import amount
 from support.odd_checks import examine_drawn
 from support.odd_tiff import Odd, odd_tiffs

@@ -17,7 +17,7 @@ from wsivit.errors import ScaleError, SlideError, UnreadableTilesError
 from wsivit.slide import Slide
 from wsivit.store import Status
 
-BLOCK, TILE = 48, 64
+BLOCK, MARGIN, TILE = 48, 16, 64
 _APART = {"jpeg": 11.0}  # grey levels by which the mean of a block's differences may be off
 
 
@@ -69,10 +69,11 @@ def _check_facts(slide: Slide, truth: Truth) -> None:
         assert fit, f"a level at {level.downsample_x:.3f} x {level.downsample_y:.3f}, not {factors} ({size})"
     others = [(other.width, other.height) for other in slide.info().others if other.kind == "picture"]
     assert truth.other is None or truth.other in others, f"a scene of {truth.other} is lost: {others}"
-    # What has no pixels to compare and no mark of a level is a picture of its own.
+    # A level that has nothing to be compared with, and no mark that it is one, is a picture of its own.
     doubtful = [level.pixels.shape[1::-1] for level in truth.levels[1:] if level.striped or not level.stored.any()]
     left = [other for other in others if other not in doubtful and other != truth.other]
-    assert not left or truth.odd.padded != "no", f"other pictures: {left}"
+    comparable = truth.odd.padded == "no" and truth.levels[0].stored.all()
+    assert not left or not comparable, f"other pictures: {left}"
     if truth.odd.scene in ("same", "half"):
         assert any("other large pictures" in warning for warning in slide.warnings), slide.warnings
 
@@ -113,6 +114,8 @@ def _check_pixels(slide: Slide, truth: Truth, factor: int) -> None:
                 assert not around[place].all(), f"{where}: {error}"  # filters reach past a block
                 continue
             off = np.abs(found - expected)
+            if min(off.shape[:2]) < MARGIN:
+                continue  # where a level's sides are rounded, the last pixels lie up to one pixel beside their place
             assert not inside[place].any() or off[inside[place]].mean() < limit, (
                 f"{where}: off by {off[inside[place]].mean():.1f}"
             )
@@ -122,14 +125,14 @@ def _check_pixels(slide: Slide, truth: Truth, factor: int) -> None:
 
 
 @cache
-def _plain_cells(seed: int, size: tuple[int, int]) -> frozenset[tuple[int, int]]:
+def _plain_cells(seed: int, size: tuple[int, int], mpp: float) -> frozenset[tuple[int, int]]:
     """Tiles that the same picture has in the plainest of files."""
     how = {"photometric": "rgb", "compression": "deflate", "tile": (64, 64), "metadata": None}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.tif"
         tifffile.imwrite(path, paint(seed, *size), **how)
-        with wsivit.open_slide(path, mpp=0.5) as slide:
-            store = wsivit.tile(slide, Path(folder) / "store", wsivit.TileOptions(mpp=0.5, tile_size=TILE)).store
+        with wsivit.open_slide(path, mpp=mpp) as slide:
+            store = wsivit.tile(slide, Path(folder) / "store", wsivit.TileOptions(mpp=mpp, tile_size=TILE)).store
         return frozenset(zip(store.col.tolist(), store.row.tolist(), strict=True))
 
 
@@ -139,7 +142,7 @@ def _check_tissue(slide: Slide, truth: Truth, folder: Path) -> None:
     result = wsivit.tile(slide, folder, options)
     store = result.store
     cells = list(zip(store.col.tolist(), store.row.tolist(), strict=True))
-    plain = _plain_cells(odd.seed, odd.size)
+    plain = _plain_cells(odd.seed, odd.size, odd.mpp)
     stored = {(c, r) for c, r in plain if known[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE].all()}
     lost = stored - set(cells)
     assert len(lost) <= max(1, 0.1 * len(plain)), f"{len(lost)} of {len(plain)} tiles of tissue are lost"

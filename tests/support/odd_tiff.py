@@ -128,7 +128,7 @@ def odd_tiffs(draw: st.DrawFn) -> Odd:
         aside=("thumbnail", *draw(st.sampled_from([(), ("label", "macro")]))) if aperio
         else tuple(draw(st.sampled_from([(), (), ("thumbnail",), ("label",), ("label", "macro", "thumbnail")]))),
         unit=unit,
-        mpp=draw(st.sampled_from([0.25, 0.5, 0.2431])),
+        mpp=draw(st.sampled_from([1.0, 2.0, 1.9448])),
         bigtiff=draw(st.booleans()),
         byteorder="<" if aperio else draw(st.sampled_from("<<>")),
     )  # fmt: skip
