@@ -30,7 +30,7 @@ from wsivit.data.labelled_tiles import (
 )
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
-from wsivit.slide import JpegColor, Reader, open_slide
+from wsivit.slide import JpegColor, Reader, open_slide, slide_stem
 from wsivit.slide_list import SlideRow, read_table, slides_below
 from wsivit.store import TileStore
 from wsivit.tiling import LABEL, TileOptions, find_annotations, tile
@@ -273,9 +273,11 @@ class _Loader:
 
     def _store_of_row(self, table: Path, row: SlideRow) -> str | Path:
         path = row.store or row.path or join(table.parent, f"{row.id}.zarr")
+        if not TileStore.is_store(path) and not (row.store or row.path):
+            path = join(table.parent, f"{slide_stem(row.id)}.zarr")  # where the table has names of files
         if TileStore.is_store(path):
             return path
-        slide = row.id or Path(path).stem
+        slide = row.id or slide_stem(path)
         if path.endswith(".zarr") or not (is_url(path) or Path(path).exists()):
             raise UsageError(f"{table}, slide {slide}: {path} is neither a tile store nor a slide")
         if self.tiler is None:

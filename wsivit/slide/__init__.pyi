@@ -12,6 +12,7 @@ from .grid import TileGrid as TileGrid
 from .identity import check_sha256 as check_sha256
 from .identity import slide_files as slide_files
 from .identity import slide_id as slide_id
+from .identity import slide_stem as slide_stem
 from .metadata import SlideInfo as SlideInfo
 from .metadata import color_warnings as color_warnings
 from .overview import OverviewImage as OverviewImage

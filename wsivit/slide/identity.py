@@ -22,7 +22,14 @@ _BLOCK = 1 << 12
 _BLOCKS = 64
 _READ = 1 << 20
 _LONGEST_ID = 100
-_COMPOUND = (".ome.tiff", ".ome.tif")
+_ENDING = re.compile(r"(?<=.)(\.ome\.(tiff?|tf[28]|btf)|\.(?=\d*[a-z])[a-z0-9]{1,8})$", re.IGNORECASE)
+"""What of a file's name is its format: a number is not (``1.2.276.0.1`` of an archive), and ``.ome.tif`` is one."""
+
+
+def slide_stem(path: str) -> str:
+    """Return the name that a slide shares with what belongs to it: ``case`` of ``case.svs`` and ``case.ome.tif``."""
+    name = PurePosixPath(path.replace("\\", "/").rstrip("/")).name
+    return _ENDING.sub("", name)
 
 
 def fingerprint(path: str) -> str:
@@ -160,9 +167,7 @@ def slide_id(path: str) -> str:
 
     Otherwise unsafe characters become ``_`` and a short hash of the name keeps it apart from others like it.
     """
-    name = PurePosixPath(path.replace("\\", "/").rstrip("/")).name
-    ending = next((e for e in _COMPOUND if name.lower().endswith(e)), PurePosixPath(name).suffix)
-    stem = name[: len(name) - len(ending)] if ending and len(ending) <= 9 else name
+    stem = slide_stem(path)
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[:_LONGEST_ID]
     if safe == stem:
         return safe

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from wsivit.slide.backend import Pixels, UnreadableBlockError
@@ -21,8 +22,10 @@ _FEW = 4  # tiles
 _INTEGERS = 8  # integers tried as the factor of a padded picture, besides powers of two
 _VISIBLE = 8.0  # grey levels of variation that padding does not have
 _PLACES = 3  # heaviest tiles of each part of the picture
-_FLAT = 2.0  # grey levels: what varies less proves nothing
-_ALIKE = 0.35  # correlation: real levels have 0.5 (every 16th pixel) to 1, two places of one tissue -0.2 to 0.25
+_FLAT = 2.0  # grey levels: what varies less says nothing
+_DETAIL = 21  # pixels: what is coarser, like the outline of a round piece of tissue, many pictures share
+_ALIKE = 0.25  # correlation of details: real levels have 0.32 (every 16th pixel) to 1, other tissue -0.1 to 0.1
+_FAINT = 1.0  # grey levels of detail that are no more than rounding: then the outlines must do
 _TINTED = 40.0  # grey levels by which a channel's mean may differ
 _UNDECIDED = 0.01  # correlation that does not tell two factors apart
 
@@ -129,7 +132,7 @@ def _tile_windows(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:
 
 
 def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
-    """Correlation of a window with the finer picture's pixels there; None where that has none or both are flat.
+    """Correlation of a window's details with the finer picture's there; None where that has none or none is to be seen.
 
     Where colours differ it is -1, and 0 where the window shows something past the finer picture's end.
     """
@@ -148,10 +151,21 @@ def _score(fine: TiledLevel, window: _Window, factor: Factor) -> float | None:
     a, b = small.astype(np.float64), shrunk.astype(np.float64)
     if np.abs(a.mean((0, 1)) - b.mean((0, 1))).max() > _TINTED:
         return -1.0
-    a, b = a.mean(axis=2).ravel(), b.mean(axis=2).ravel()
+    a, b = a.mean(axis=2), b.mean(axis=2)
     if max(a.std(), b.std()) < _FLAT:
         return None
-    return float(np.corrcoef(a, b)[0, 1]) if min(a.std(), b.std()) > 0 else 0.0
+    details = _details(a), _details(b)
+    if max(detail.std() for detail in details) >= _FAINT:
+        a, b = details
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) if min(a.std(), b.std()) > 0 else 0.0
+
+
+def _details(grey: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A picture (h, w) less its mean around each pixel."""
+    around = np.pad(grey, _DETAIL // 2, mode="edge")
+    for axis in (0, 1):
+        around = np.lib.stride_tricks.sliding_window_view(around, _DETAIL, axis=axis).mean(axis=-1)
+    return grey - around
 
 
 def _shrink(fine: TiledLevel, box: tuple[float, float, float, float], shape: tuple[int, ...]) -> Pixels | None:

@@ -24,6 +24,7 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 
 from wsivit.errors import InputNotFoundError, UsageError
+from wsivit.slide import series_path, slide_stem
 
 log = logging.getLogger(__name__)
 
@@ -109,9 +110,11 @@ def read_annotations(
 
 def find_annotations(slide: str | os.PathLike[str]) -> Path | None:
     """Find the file beside a slide that has its name and one of the forms of annotations; None if there is none."""
-    path = Path(slide)
-    stem = path.name if path.is_dir() else path.stem
-    return next((near for end in ENDINGS if (near := path.with_name(stem + end)).is_file()), None)
+    path = Path(series_path(os.fspath(slide)))
+    stem = path.name if path.is_dir() else slide_stem(path.name)
+    stems = dict.fromkeys((stem, path.stem))  # QuPath exports case.ome.geojson of case.ome.tif
+    names = (name + end for name in stems for end in ENDINGS)
+    return next((near for name in names if (near := path.with_name(name)).is_file()), None)
 
 
 def label_tiles(
