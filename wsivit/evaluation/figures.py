@@ -22,7 +22,7 @@ DPI = 150
 
 
 def new_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1, layout: Literal["constrained", "none"] = "constrained"
+    width: float, height: float, columns: int = 1, rows: int = 1, layout: Literal["constrained"] | None = "constrained"
 ) -> tuple[Figure, Any]:
     """Make a figure of a width and height in inches, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -138,7 +138,8 @@ def draw_augmented(
     lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", max(40, 16 * len(before)))]
     top = 0.2 * len(lines)
     figure, axis = _tile_grid(len(before), 2, 1.5, 1.5, top)
-    for row, pictures in enumerate((before, after)):
+    rows: tuple[NDArray[Any], NDArray[Any]] = (before, after)
+    for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             x, y = 1.5 * column, 1.5 * row
             axis.imshow(picture, extent=(x + 0.03, x + 1.47, y + 1.47, y + 0.03))
@@ -150,7 +151,7 @@ def _tile_grid(columns: int, rows: int, width: float, height: float, top: float 
     """Make one axis, measured in inches from the top left, for tiles of that room each, and room above them."""
     # One axis for all of them: an axis for each tile, and their layout, take some tenths of a second per tile.
     size = columns * width, rows * height + top
-    figure, axis = new_figure(*size, layout="none")
+    figure, axis = new_figure(*size, layout=None)
     axis.set_position((0, 0, 1, 1))
     axis.set_axis_off()
     # Else the last picture would set the limits.
