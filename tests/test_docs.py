@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wsivit.cli.app import VERBS, build
+from wsivit.cli.app import VERBS, build, main
 from wsivit.demo import write_sample_slide
 
 ROOT = Path(__file__).parents[1]
@@ -60,12 +60,25 @@ def run_shell(code: str) -> None:
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
 
 
+def run_commands(code: str) -> None:
+    """Run a block line by line: ``wsivit …`` in this process, which loads torch once for all, the rest in a shell."""
+    for line in re.findall(r"^for .*?^done|^.+?$", code.replace("\\\n", " "), re.MULTILINE | re.DOTALL):
+        for command in [line] if line.startswith("for ") else line.split(" && "):
+            words = [] if command.startswith("for ") else shlex.split(command, comments=True)
+            if words[:1] != ["wsivit"]:
+                run_shell(command)
+                continue
+            with pytest.raises(SystemExit) as done:
+                main(words[1:])
+            assert done.value.code == 0, command
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.name)
 def test_code_blocks_run(page: Path, workplace: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for language, code in blocks(page):
         if language == "bash":
-            run_shell(code)
+            run_commands(code)
         elif language == "python":
             exec(compile(code, page.name, "exec"), namespace)
 

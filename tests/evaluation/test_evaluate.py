@@ -22,7 +22,7 @@ from wsivit.inference import PredictOptions, predict
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
 
-CPU = EvaluateOptions(device="cpu", bootstrap_samples=50, examples=8)
+CPU = EvaluateOptions(device="cpu", bootstrap_samples=50, examples=2)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,16 @@ def test_scores_that_predict_stored_are_taken_where_they_are_this_models(
 def test_one_slide_gives_no_intervals(run: Path, stores: list[TileStore], tmp_path: Path) -> None:
     result = evaluate(run, [stores[0].path], output=tmp_path / "e", options=CPU)
     assert (result.intervals, result.patients) == ({}, 1)
+
+
+def test_examples_are_some_and_not_too_many(run: Path, tmp_path: Path) -> None:
+    for count in (0, -3, 241):
+        with pytest.raises(UsageError, match=f"examples must be from 1 to 240, not {count}"):
+            EvaluateOptions(examples=count)
+    store = write_store(tmp_path, "s", columns=4, rows=2)
+    evaluate(run, [store.path], output=tmp_path / "e", options=replace(CPU, examples=240))
+    with Image.open(tmp_path / "e" / "examples.png") as picture:
+        assert picture.size == (150 * 2 * 6, int(150 * 2.25))  # all six readable tiles, right or wrong
 
 
 def test_what_cannot_be_measured_is_refused(run: Path, stores: list[TileStore], tmp_path: Path) -> None:

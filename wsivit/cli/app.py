@@ -33,8 +33,8 @@ VERBS = {
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
     "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
     "verify": ("stores:verify", "Check stores against their journals and checksums."),
-    "doctor": ("machine:doctor", "Check the installation: versions, readers, codecs, the machine."),
-    "demo": ("tour:demo", "Tile, train, predict and draw a heatmap on two sample slides."),
+    "doctor": ("getting_started:doctor", "Check the installation: versions, readers, codecs, the machine."),
+    "demo": ("getting_started:demo", "Tile, train, predict and draw a heatmap on two sample slides."),
 }
 """Each verb, in the order of work: where its command is in `wsivit.cli`, and its line in the list of commands."""
 _ALIASES = {"--series": "--scene"}  # what other programs call a picture of a file of several

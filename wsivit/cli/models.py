@@ -91,23 +91,16 @@ def predict(
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
-    return Report(
-        _tell_predictions(
-            predictor.name, predictor(slide, output=output, force=many.force, progress=not quiet), options
-        )
-    )
-
-
-def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> str:
-    lines = [f"{len(store)} tiles predicted as {name}", f"store    {store.url}"]
+    store = predictor(slide, output=output, force=many.force, progress=not quiet)
     if options.features:
-        size = store.features(name).values.shape[1]
-        return "\n".join([f"{len(store)} tiles as {size} features each, by {name}", lines[1]])
-    about = store.predictions(name).attrs
+        size = store.features(predictor.name).values.shape[1]
+        return Report(f"{len(store)} tiles as {size} features each, by {predictor.name}\nstore    {store.url}")
+    lines = [f"{len(store)} tiles predicted as {predictor.name}", f"store    {store.url}"]
+    about = store.predictions(predictor.name).attrs
     if "agreement" in about:
         lines.append(f"int8     {Agreement(**about['agreement'])}")
     lines += [f"mismatch {difference}" for difference in about["mismatch"]]
-    return "\n".join(lines)
+    return Report("\n".join(lines))
 
 
 def _format_metrics(metrics: dict[str, float]) -> str:

@@ -25,15 +25,12 @@ def verify(
     sample: int = 32,
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
 ) -> Report:
-    if output is None and many == CohortOptions() and not _is_cohort(store):
+    is_cohort = len(store) == 1 and CohortLayout(store[0]).exists
+    if output is None and many == CohortOptions() and not is_cohort:
         return _without_ledger([*dict.fromkeys(_stores(store))], slide, sample)
     if cohort := many_slides(store, output, many, quiet=True, slide=slide):
         return format_report(cohort.verify(sample=sample))
     return _without_ledger(store, slide, sample)
-
-
-def _is_cohort(sources: Sequence[str]) -> bool:
-    return len(sources) == 1 and CohortLayout(sources[0]).exists
 
 
 def _stores(sources: Sequence[str]) -> Iterator[str]:
@@ -50,23 +47,21 @@ def _without_ledger(stores: Sequence[str], slide: str | None, sample: int) -> Re
         raise UsageError("there is no tile store among these")
     if len(stores) == 1:
         problems = _verify(stores[0], slide=slide, sample=sample)
-        return _found(stores[0], problems, "\n".join([f"{len(problems)} wrong", *problems]))
+        return _report(stores[0], problems, "\n".join([f"{len(problems)} wrong", *problems]))
     if slide is not None:
         raise UsageError("--slide is for one store; verify each with its own")
-    reports = [_one_of_many(store, sample) for store in stores]
+    reports = []
+    for store in stores:
+        try:
+            problems = _verify(store, sample=sample)
+            reports.append(_report(store, problems, f"{len(problems)} wrong: {' '.join(problems[:1])}"))
+        except WsivitError as error:
+            reports.append(Report(str(error), error.exit_code))
     return Report("\n".join(report.text for report in reports), max(report.exit_code for report in reports))
 
 
-def _one_of_many(store: str, sample: int) -> Report:
-    try:
-        problems = _verify(store, sample=sample)
-    except WsivitError as error:
-        return Report(str(error), error.exit_code)
-    return _found(store, problems, f"{len(problems)} wrong: {' '.join(problems[:1])}")
-
-
-def _found(store: str, problems: Sequence[str], said: str) -> Report:
-    return Report(f"{store}: {said if problems else 'sound'}", StoreError.exit_code if problems else 0)
+def _report(store: str, problems: Sequence[str], summary: str) -> Report:
+    return Report(f"{store}: {summary if problems else 'sound'}", StoreError.exit_code if problems else 0)
 
 
 @documented_by(_index)
@@ -79,12 +74,12 @@ def index(
     seed: int = 0,
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _index(stores, output, label=label, holdout=holdout, seed=seed, progress=not quiet)
-    lines = [f"{done.tiles} tiles of {done.stores} stores"]
-    for name, counts in (("label", done.labels), ("split", done.splits)):
+    result = _index(stores, output, label=label, holdout=holdout, seed=seed, progress=not quiet)
+    lines = [f"{result.tiles} tiles of {result.stores} stores"]
+    for name, counts in (("label", result.labels), ("split", result.splits)):
         if counts:
             lines.append(f"{name}    {', '.join(f'{value} {n}' for value, n in sorted(counts.items()))}")
-    return Report("\n".join([*lines, f"wrote    {done.path}"]))
+    return Report("\n".join([*lines, f"wrote    {result.path}"]))
 
 
 @documented_by(_status)

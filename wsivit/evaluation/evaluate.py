@@ -146,7 +146,8 @@ def evaluate(
     draw_reliability(folder / "reliability.png", measured)
     # Examples at random: a third of them wrong where there are any, the rest right.
     rng, right = np.random.default_rng(options.seed), measured.predicted == measured.truth
-    wrong_tiles = rng.permutation(np.flatnonzero(~right))[: options.examples // 3]
+    count = max(options.examples // 3, options.examples - np.count_nonzero(right))
+    wrong_tiles = rng.permutation(np.flatnonzero(~right))[:count]
     right_tiles = rng.permutation(np.flatnonzero(right))[: options.examples - len(wrong_tiles)]
     shown = np.concatenate([right_tiles, wrong_tiles])
     captions = []

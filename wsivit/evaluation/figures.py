@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +21,14 @@ PathLike = str | os.PathLike[str]
 DPI = 150
 
 
-def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, layout: Literal["constrained"] | None = "constrained"
+) -> tuple[Figure, Any]:
     """Make a figure of a width and height in inches, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns)
     for axis in np.ravel(axes):
@@ -120,13 +122,12 @@ def draw_reliability(path: PathLike, measured: Measurement) -> None:
 def draw_examples(path: PathLike, tiles: NDArray[np.uint8], captions: Sequence[tuple[str, bool]]) -> None:
     """Draw tiles (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not."""
     columns = min(6, max(1, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    figure, axes = new_figure(2.0 * columns, 2.25 * rows, columns, rows)
-    for axis in np.ravel(axes):
-        axis.set_axis_off()
-    for axis, tile, (text, right) in zip(np.ravel(axes), tiles, captions, strict=False):
-        axis.imshow(tile)
-        axis.set_title(text, fontsize=8, color="#1a7f37" if right else "#c1121f")
+    figure, axis = _tile_grid(columns, -(-len(tiles) // columns), 2.0, 2.25)
+    for index, (tile, (text, right)) in enumerate(zip(tiles, captions, strict=True)):
+        x, y = index % columns * 2.0, index // columns * 2.25
+        axis.imshow(tile, extent=(x + 0.05, x + 1.95, y + 2.2, y + 0.35))
+        color = "#1a7f37" if right else "#c1121f"
+        axis.text(x + 1, y + 0.32, text, fontsize=8, color=color, ha="center", va="bottom", parse_math=False)
     figure.savefig(Path(path), dpi=DPI)
 
 
@@ -134,17 +135,28 @@ def draw_augmented(
     path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32], warnings: Sequence[str] = ()
 ) -> None:
     """Draw tiles above their augmented versions (0 to 1), for a person to judge; warnings go above both."""
-    n = len(before)
-    figure, axes = new_figure(1.5 * n, 3.3, n, 2)
-    for axis in np.ravel(axes):
-        axis.set_axis_off()
-    for column, (tile, augmented) in enumerate(zip(before, after, strict=True)):
-        np.reshape(axes, (2, n))[0, column].imshow(tile)
-        np.reshape(axes, (2, n))[1, column].imshow(augmented)
-    if warnings:
-        lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", max(40, 16 * n))]
-        figure.suptitle("\n".join(lines), color="#B00020", weight="bold", fontsize=9)
+    lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", max(40, 16 * len(before)))]
+    top = 0.2 * len(lines)
+    figure, axis = _tile_grid(len(before), 2, 1.5, 1.5, top)
+    rows: tuple[NDArray[Any], NDArray[Any]] = (before, after)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            x, y = 1.5 * column, 1.5 * row
+            axis.imshow(picture, extent=(x + 0.03, x + 1.47, y + 1.47, y + 0.03))
+    axis.text(0.03, -0.05, "\n".join(lines), color="#B00020", weight="bold", fontsize=9, va="bottom", parse_math=False)
     figure.savefig(Path(path), dpi=DPI)
+
+
+def _tile_grid(columns: int, rows: int, width: float, height: float, top: float = 0.0) -> tuple[Figure, Any]:
+    """Make one axis, measured in inches from the top left, for tiles of that room each, and room above them."""
+    # One axis for all of them: an axis for each tile, and their layout, take some tenths of a second per tile.
+    size = columns * width, rows * height + top
+    figure, axis = new_figure(*size, layout=None)
+    axis.set_position((0, 0, 1, 1))
+    axis.set_axis_off()
+    # Else the last picture would set the limits.
+    axis.set(xlim=(0, size[0]), ylim=(rows * height, -top), autoscale_on=False)
+    return figure, axis
 
 
 def draw_comparison(

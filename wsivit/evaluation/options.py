@@ -62,3 +62,8 @@ class EvaluateOptions(CompareOptions):
 
     examples: int = 24
     reuse_predictions: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.examples <= 240:
+            raise UsageError(f"examples must be from 1 to 240, not {self.examples}")
