@@ -2,6 +2,10 @@ from .classifier import Classifier as Classifier
 from .classifier import create_classifier as create_classifier
 from .classifier import device_for as device_for
 from .classifier import save_classifier as save_classifier
+from .encoders import Encoder as Encoder
+from .encoders import encoder as encoder
+from .encoders import encoders as encoders
+from .encoders import find_encoder as find_encoder
 from .model_input import fit_tiles as fit_tiles
 from .model_input import model_input as model_input
 from .model_input import normalise_pictures as normalise_pictures
@@ -14,6 +18,7 @@ from .model_spec import run_name as run_name
 from .network import Network as Network
 from .network import autocast_type as autocast_type
 from .onnx import OnnxNetwork as OnnxNetwork
+from .open_encoder import open_encoder as open_encoder
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT
