@@ -46,7 +46,7 @@ def main() -> None:
         [store.path], label="region", model=(model or ["test_resnet"])[0], output=OUTPUT / "run", options=options
     )
 
-    found = wsivit.evaluate(run.folder, [store.path], options=wsivit.EvaluateOptions(overwrite=True))
+    found = wsivit.evaluate(run.folder, [store.path], options=wsivit.EvaluateOptions(force=True))
     print(f"{found.n} tiles of the lower part: accuracy {found.metrics['accuracy']:.3f}, pictures in {found.folder}")
     wsivit.predict(run.folder, store)
     print(wsivit.heatmap(store, png=OUTPUT / "heatmap.png").png)

@@ -31,7 +31,7 @@ SHELL_ONLY = {"mag", "quiet", "as_json", "open_options", "many"}
 UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
-OF_MANY = {"tile": {"force"}}
+OF_MANY = {"tile": {"force"}, "predict": {"force"}}
 """Options of Python that the command line has among those of `many`, and applies to one slide too."""
 PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess"}
 

@@ -39,7 +39,7 @@ def test_each_run_has_the_metrics_it_has_alone(stores: list[Path], tmp_path: Pat
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["patients"] == 3
     with Image.open(tmp_path / "c" / "comparison.png") as picture:
         assert picture.width > 1500
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="--force"):
         compare(runs, stores, output=tmp_path / "c", options=CPU)
 
 

@@ -114,9 +114,9 @@ def test_what_cannot_be_measured_is_refused(run: Path, stores: list[TileStore], 
     with pytest.raises(StoreMismatchError, match=r"coarse is at 1 microns per pixel, the run at 0\.5"):
         evaluate(run, [coarse.path], output=tmp_path / "e", options=CPU)
     evaluate(run, [stores[0].path], output=tmp_path / "e", options=CPU)
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="--force"):
         evaluate(run, [stores[0].path], output=tmp_path / "e", options=CPU)
-    evaluate(run, [stores[0].path], output=tmp_path / "e", options=replace(CPU, overwrite=True))
+    evaluate(run, [stores[0].path], output=tmp_path / "e", options=replace(CPU, force=True))
 
 
 def test_the_order_of_the_classes_is_the_runs(run: Path, tmp_path: Path) -> None:

@@ -135,11 +135,20 @@ def test_predictions_of_another_model_are_not_replaced_unasked(run: Path, tmp_pa
     store = write_store(tmp_path, "s", columns=4, rows=2)
     first = predict(run, store.path, options=CPU).predictions("vit").probabilities
     other = make_run(tmp_path / "vit", seed=1)
-    with pytest.raises(OutputExistsError, match=r"'vit' by another model.*--name.*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"'vit' by another model.*--name.*--force"):
         predict(other, store.path, options=CPU)
     assert predict(other, store.path, name="second", options=CPU).runs == ["second", "vit"]
-    replaced = predict(other, store.path, options=replace(CPU, overwrite=True)).predictions("vit").probabilities
+    replaced = predict(other, store.path, options=CPU, force=True).predictions("vit").probabilities
     assert not np.allclose(first, replaced)
+
+
+def test_force_predicts_again_what_the_same_model_predicted(run: Path, tmp_path: Path) -> None:
+    store = write_store(tmp_path, "s", columns=4, rows=2)
+    first = predict(run, store.path, options=CPU).predictions("vit")
+    store.write_predictions("vit", replace(first, probabilities=np.full_like(first.probabilities, 0.5)))
+    assert (predict(run, store.path, options=CPU).predictions("vit").probabilities == 0.5).all()
+    again = predict(run, store.path, options=CPU, force=True).predictions("vit").probabilities
+    np.testing.assert_array_equal(again, first.probabilities)
 
 
 def test_temperature_cools_the_probabilities_and_leaves_the_logits(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from support.slide_helpers import (
 )
 
 from wsivit import open_slide
-from wsivit.errors import ScaleError, SlideError, SlideNotFoundError, UnreadableTilesError, UsageError
+from wsivit.errors import LimitError, ScaleError, SlideError, SlideNotFoundError, UnreadableTilesError, UsageError
 from wsivit.slide import Slide, TileFailure, info
 from wsivit.slide.readers.openslide import _facts as openslide_facts
 from wsivit.slide.reading import Request, read_rectangles
@@ -551,3 +551,13 @@ def test_rectangles_need_not_be_square(slide_path: Path) -> None:
         corner = np.array([7], np.int64)
         (strip,) = read_rectangles(slide._backend, Request(plan, 650, 3, corner, corner))
         np.testing.assert_array_equal(strip, slide.read(plan, 7, 7, 650, 3))
+
+
+@pytest.mark.parametrize("name", ["flat.png", "flat.tiff"])
+def test_a_flat_picture_beyond_the_limit_is_a_limit_and_not_damage(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / name)
+    monkeypatch.setattr("wsivit.slide.readers.image.MAX_PIXELS", 1000)
+    with pytest.raises(LimitError, match=r"flat\.\w+: a flat image of 700x500 pixels does not fit"):
+        open_slide(tmp_path / name, mpp=0.5, reader="image")

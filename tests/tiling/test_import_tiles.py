@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,13 @@ def test_bad_arrays_are_named(slide: Path, tmp_path: Path) -> None:
         import_tiles(path, slide, tmp_path)
     with pytest.raises(InputNotFoundError, match="is not there"):
         import_tiles(tmp_path / "nowhere.csv", slide, tmp_path)
+
+
+def test_a_missing_h5py_is_said_as_such(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_trident(tmp_path / "t.h5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(UsageError, match=r"^reading H5 needs h5py"):
+        import_tiles(path, slide, tmp_path)
 
 
 def test_the_command_says_what_it_made(slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

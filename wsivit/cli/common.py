@@ -32,7 +32,7 @@ GROUPS = {
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Hardware": "batch_size device precision engine compile workers gpu",
-    "Output": "output overwrite force name png form forms format formats codec quality sha256 report_to "
+    "Output": "output force name png form forms format formats codec quality sha256 report_to "
     "on_unreadable_tile as_json quiet",
     "Many slides": "CohortOptions",
 }

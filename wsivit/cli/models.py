@@ -91,7 +91,11 @@ def predict(
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
-    return Report(_tell_predictions(predictor.name, predictor(slide, output=output, progress=not quiet), options))
+    return Report(
+        _tell_predictions(
+            predictor.name, predictor(slide, output=output, force=many.force, progress=not quiet), options
+        )
+    )
 
 
 def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> str:

@@ -130,19 +130,18 @@ class PredictTask(Task):
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         # What only changes how fast the same result is computed does not count.
-        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size", "overwrite")}
+        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
         run_folder = signature(posixpath.join(self.model, CONTRACT))
         return {"model": f"{self.model} {run_folder}".rstrip(), **options}
 
     def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
-        options = replace(self.options, overwrite=self.options.overwrite or rebuild)
-        predictor = _load_predictor(self.model, self.run, options)
+        predictor = _load_predictor(self.model, self.run, self.options)
         if slide.path and not TileStore.is_store(layout.store(slide)):
             with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
                 tile_into(layout.target(slide), opened, predictor.tile_options)
-        store = predictor(_open_store(slide, layout))
-        node = f"{'features' if options.features else 'predictions'}/{self.run}"
+        store = predictor(_open_store(slide, layout), force=rebuild)
+        node = f"{'features' if self.options.features else 'predictions'}/{self.run}"
         return replace(describe_store(store, layout), outputs=(f"{layout.relative(store.url)}/{node}/zarr.json",))
 
 

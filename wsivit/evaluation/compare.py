@@ -120,8 +120,8 @@ def compare(
         The output exists.
     """
     folder = Path(output)
-    if (folder / TABLE).exists() and not options.overwrite:
-        raise OutputExistsError(f"{folder}: contains a comparison; choose another output, or --overwrite it")
+    if (folder / TABLE).exists() and not options.force:
+        raise OutputExistsError(f"{folder}: contains a comparison; choose another output, or replace it with --force")
     metadata = _read_metadata([Path(run) for run in runs])
     samples = load_evaluation_data(metadata, data, folder, options, slides)
     scores = [_score(run, of_run, samples, options, progress) for run, of_run in metadata.items()]

@@ -107,8 +107,8 @@ def evaluate(
     """
     metadata = finished_run(run)
     folder = Path(output) if output is not None else Path(run) / "evaluation"
-    if (folder / METRICS).exists() and not options.overwrite:
-        raise OutputExistsError(f"{folder}: contains an evaluation; choose another output, or --overwrite it")
+    if (folder / METRICS).exists() and not options.force:
+        raise OutputExistsError(f"{folder}: contains an evaluation; choose another output, or replace it with --force")
     samples = load_evaluation_data({Path(run): metadata}, data, folder, options, slides)
     warnings = empty_classes(samples, np.arange(len(samples)))
     for warning in warnings:

@@ -28,7 +28,7 @@ class CompareOptions:
         Of all that is drawn at random.
     allow_mismatch : bool
         Continue where scale or tile size differ from the run's.
-    overwrite : bool
+    force : bool
         Replace existing results.
     """
 
@@ -39,7 +39,7 @@ class CompareOptions:
     bootstrap_samples: int = 1000
     seed: int = 0
     allow_mismatch: bool = False
-    overwrite: bool = False
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.subset not in ("unseen", "all"):

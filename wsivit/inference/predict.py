@@ -61,8 +61,6 @@ class PredictOptions(ScoringOptions):
         Run a TorchScript model: it is a program, which could do anything.
     allow_mismatch : bool
         Go on where scale, tile size, classes or preprocessing break the run's contract; it is recorded.
-    overwrite : bool
-        Replace predictions of another model that have the same name.
     """
 
     mpp: float | None = None
@@ -70,7 +68,6 @@ class PredictOptions(ScoringOptions):
     temperature: float | None = None
     trust_torchscript: bool = False
     allow_mismatch: bool = False
-    overwrite: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,6 +82,7 @@ def predict(
     output: PathLike | None = None,
     name: str | None = None,
     options: PredictOptions = PredictOptions(),
+    force: bool = False,
     progress: bool = False,
 ) -> TileStore:
     """Run a model over the tiles of a store, or straight over a slide.
@@ -107,6 +105,8 @@ def predict(
         Name of the predictions in the store. Default: the model's.
     options : PredictOptions
         Batch size, device, engine, test-time augmentation, features.
+    force : bool
+        Predict again, and replace predictions of the same name, also those of another model.
     progress : bool
         Show a progress bar.
 
@@ -126,7 +126,7 @@ def predict(
     OutputExistsError
         The store has predictions of that name by another model.
     """
-    return Predictor(model, name=name, options=options)(source, output=output, progress=progress)
+    return Predictor(model, name=name, options=options)(source, output=output, force=force, progress=progress)
 
 
 def predict_each(
@@ -191,14 +191,16 @@ class Predictor:
         """The model on its device."""
         return ModelRunner(self._model, self.options)
 
-    def __call__(self, source: Source, *, output: PathLike | None = None, progress: bool = False) -> TileStore:
+    def __call__(
+        self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
+    ) -> TileStore:
         """Run the model over one store or slide; see `predict`."""
         store = self._open(source, output, progress)
         mismatch = check_compatibility(self.spec, store, allow=self.options.allow_mismatch)
         if self.options.features:
-            self._write_features(store, mismatch, progress)
+            self._write_features(store, mismatch, force, progress)
         else:
-            self._write_predictions(store, mismatch, progress)
+            self._write_predictions(store, mismatch, force, progress)
         return TileStore(store.files.location)
 
     def _open(self, source: Source, output: PathLike | None, progress: bool) -> TileStore:
@@ -223,13 +225,13 @@ class Predictor:
         downscale: Any = "area" if self.spec.downscale == {"area"} else "dct"
         return TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
 
-    def _write_predictions(self, store: TileStore, mismatch: list[str], progress: bool) -> None:
+    def _write_predictions(self, store: TileStore, mismatch: list[str], force: bool, progress: bool) -> None:
         if not self.spec.classes:
             raise UsageError(
                 f"{self.spec.name} is an encoder, without classes: --features keeps what it makes of each tile; "
                 "wsivit train gives it classes"
             )
-        if self._is_there(store, store.runs, lambda: store.predictions(self.name).attrs):
+        if not force and self._is_there(store, store.runs, lambda: store.predictions(self.name).attrs):
             self._apply_temperature(store)
             return
         attrs = self._about(mismatch) | {"temperature": self.spec.temperature}
@@ -240,8 +242,8 @@ class Predictor:
             write_scores(store, self.scorer, writer, progress=progress)
             writer.finish()
 
-    def _write_features(self, store: TileStore, mismatch: list[str], progress: bool) -> None:
-        if self._is_there(store, store.encoders, lambda: store.features(self.name).attrs):
+    def _write_features(self, store: TileStore, mismatch: list[str], force: bool, progress: bool) -> None:
+        if not force and self._is_there(store, store.encoders, lambda: store.features(self.name).attrs):
             return
         (size,) = self.scorer.shape
         with store.features_writer(self.name, size, self._about(mismatch)) as writer:
@@ -256,12 +258,10 @@ class Predictor:
         if all(there.get(key, default) == wanted[key] for key, default in _UNSAID.items()):
             store.cleanup("features" if self.options.features else "predictions", self.name)
             return True
-        if not self.options.overwrite:
-            raise OutputExistsError(
-                f"{store.url}: has {'features' if self.options.features else 'predictions'} {self.name!r} by another "
-                "model, or made in another way (tta, int8); choose another --name, or --overwrite them"
-            )
-        return False
+        raise OutputExistsError(
+            f"{store.url}: has {'features' if self.options.features else 'predictions'} {self.name!r} by another "
+            "model, or made in another way (tta, int8); choose another --name, or replace them with --force"
+        )
 
     def _identity(self) -> dict[str, Any]:
         """What makes other numbers, beyond rounding."""
@@ -286,7 +286,7 @@ class Predictor:
         if there.attrs.get("temperature") == self.spec.temperature:
             return
         if there.logits is None:
-            raise StoreError(f"{store.url}: predictions {self.name!r} have no logits: predict again with --overwrite")
+            raise StoreError(f"{store.url}: predictions {self.name!r} have no logits: predict again with --force")
         made = predictions_of(there.logits, there.classes, self.spec.temperature)
         attrs = there.attrs | {"temperature": self.spec.temperature}
         store.write_predictions(self.name, replace(made, attrs=attrs))

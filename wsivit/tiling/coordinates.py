@@ -80,6 +80,8 @@ def read_coordinates(path: Path) -> tuple[Coordinates, dict[str, str]]:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         found = read(path)
+    except UsageError:  # a ValueError too
+        raise
     except FileNotFoundError as error:
         raise InputNotFoundError(f"{error.filename} is not there: {path} cannot be read without") from None
     except KeyError as error:

@@ -10,7 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from wsivit.errors import LimitError, SlideError
+from wsivit.errors import LimitError, SlideError, WsivitError
 from wsivit.io import ByteSource, open_picture
 from wsivit.slide.backend import WHITE, Pixels, SlideFacts, area_mean, over_background, reducible
 from wsivit.slide.metadata import TIFF_ERRORS
@@ -101,6 +101,8 @@ def _read_picture(file: IO[bytes], name: str) -> tuple[Pixels, str, dict[str, st
         raise LimitError(f"{name}: {error}; convert it to a tiled, pyramidal TIFF") from error
     except UnidentifiedImageError as error:
         raise SlideError(f"{name}: not a picture of a known format") from error
+    except WsivitError:  # ours are OSError or ValueError too, which Pillow raises of damaged files
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise SlideError(f"{name}: the picture cannot be read: {error}") from error
 
@@ -119,6 +121,8 @@ def _read_tiff(file: IO[bytes], layout: Layout) -> Pixels:
     try:
         with tifffile.TiffFile(file) as tiff:
             planes = [_plane(tiff, offset, name) for offset in layout.offsets]
+    except WsivitError:
+        raise
     except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{name}: the TIFF cannot be read: {error}") from error
     if len(planes) == 3:
