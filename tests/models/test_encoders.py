@@ -14,7 +14,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from timm.layers.mlp import SwiGLUPacked
+from support.encoders import draw, pooled, shallow, timm_network
 from torch import Tensor, nn
 
 from wsivit.errors import StoreError, UsageError
@@ -24,34 +24,6 @@ from wsivit.models.encoders import Encoder
 RUNNABLE = [e for e in encoders().values() if not e.refused]
 TIMM = [e for e in RUNNABLE if e.library == "timm"]
 TRANSFORMERS = [e for e in RUNNABLE if e.library == "transformers"]
-ARGUMENTS = {"SwiGLUPacked": SwiGLUPacked, "SiLU": nn.SiLU}
-
-
-def shallow(e: Encoder) -> Encoder:
-    """The same network, one block deep."""
-    if e.library == "transformers":
-        return replace(e, arguments=e.arguments | {"num_hidden_layers": 1})
-    return replace(e, arguments=e.arguments | ({"depth": 1} if e.architecture.startswith("vit") else {}))
-
-
-def pooled(tokens: Tensor, pooling: str, prefix: int) -> Tensor:
-    cls, mean = tokens[:, 0], tokens[:, prefix:].mean(1)
-    return {"cls": cls, "mean": mean, "cls+mean": torch.cat([cls, mean], 1)}[pooling]
-
-
-def timm_network(e: Encoder) -> Any:
-    if e.name == "ctranspath":
-        return None
-    known: Any = {k: ARGUMENTS.get(v, v) if isinstance(v, str) else v for k, v in e.arguments.items()}
-    return timm.create_model(e.architecture, num_classes=0, **known).eval()
-
-
-def draw(network: nn.Module) -> None:
-    """Give every tensor a random value: what a library leaves at zero or one would hide a mistake."""
-    generator = torch.Generator().manual_seed(7)
-    for name, value in network.state_dict().items():
-        if value.is_floating_point():
-            value.copy_(torch.randn(value.shape, generator=generator) * 0.05 + (1 if "running_var" in name else 0.01))
 
 
 def tiles(side: int, count: int = 2) -> Tensor:
@@ -241,7 +213,8 @@ def tiny(path: Path, name: str = "lunit-dino-s16") -> Encoder:
     path.mkdir(exist_ok=True)
     file = path / "model.safetensors"
     save_file(network.state_dict(), file)
-    return replace(e, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    known: Encoder = replace(e, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    return known
 
 
 def test_other_weights_are_refused_unless_allowed(tmp_path: Path) -> None:

@@ -2,6 +2,11 @@ from .classifier import Classifier as Classifier
 from .classifier import create_classifier as create_classifier
 from .classifier import device_for as device_for
 from .classifier import save_classifier as save_classifier
+from .encoder_check import EncoderCheck as EncoderCheck
+from .encoder_check import check_encoder as check_encoder
+from .encoder_check import probe_pictures as probe_pictures
+from .encoder_check import write_probe_pictures as write_probe_pictures
+from .encoder_weights import cached_weights as cached_weights
 from .encoders import Encoder as Encoder
 from .encoders import encoder as encoder
 from .encoders import encoders as encoders
