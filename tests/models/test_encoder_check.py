@@ -58,7 +58,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.fixture(scope="module")
 def virchow2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Any, Path]:
     e = shallow(encoder("virchow2"))
-    e = replace(e, dim=128, arguments=e.arguments | {"embed_dim": 64, "num_heads": 2})  # narrow: quick
+    e = replace(e, dim=320, arguments=e.arguments | {"embed_dim": 160, "num_heads": 2})  # narrow: quick
     network = timm_network(e)
     draw(network)
     folder = tmp_path_factory.mktemp("virchow2")
