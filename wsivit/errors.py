@@ -21,6 +21,7 @@ and its text says what happened, to which file, and what to do::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -37,6 +38,12 @@ def redacted(text: str) -> str:
     for redact in _redactions:
         text = redact(text)
     return text
+
+
+def shorten(value: object) -> str:
+    """Return a value as JSON of at most 100 characters, for a message."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 class WsivitError(Exception):

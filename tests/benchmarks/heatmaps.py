@@ -46,6 +46,7 @@ def make(path: Path, tiles: int) -> None:
 def measure(what: str, path: Path) -> None:
     """Run one row and print its seconds, memory and size."""
     from wsivit.heatmap import HeatmapOptions, export, read_heatmap_data
+    from wsivit.heatmap.aggregate import score_slide
     from wsivit.heatmap.export import export_formats
     from wsivit.store import TileStore
 
@@ -56,7 +57,7 @@ def measure(what: str, path: Path) -> None:
     if what == "stitch":
         size = read_heatmap_data(data.store).scores.scores.nbytes
     elif what == "slide scores":
-        data.slide_scores(0.5)
+        score_slide(data, 0.5)
     elif what != "nothing":
         made = export(data.store, what, options=HeatmapOptions())
         size = sum(p.stat().st_size for p in (made.rglob("*") if made.is_dir() else [made]))

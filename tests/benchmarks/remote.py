@@ -34,6 +34,7 @@ from wsivit.data.leakage import check_leakage
 from wsivit.data.loading import load_samples
 from wsivit.data.shard_shuffle import OrderOptions, epoch_order
 from wsivit.data.splits import official_split, write_split
+from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid
 from wsivit.store import StoreParameters, StoreWriter, TileStore, TileTable
 
@@ -100,7 +101,7 @@ def _simulate(folder: Path, stores: int, tiles: int) -> None:
             scale={},
             requested_mpp=0.5,
             mpp=(0.5, 0.5),
-            plan={},
+            plan=ReadPlan(0.5, 0.5, 0.5, 0, 1, 1.0, 1.0, 1.0, 1.0, side * 256, side * 256),
             grid=grid,
             tissue={},
             min_tissue=0.5,

@@ -85,7 +85,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> TileStore:
     """Tile the slide, label its halves, and write its tiles' JPEG bytes as files and as an HDF5 file."""
     import h5py
 
-    from wsivit.store.codec import encode_jpeg
+    from wsivit.store.shard import encode_jpeg
 
     with open_slide(options.slide, mpp=options.slide_mpp) as slide:
         store = tile(slide, folder, TileOptions(mpp=options.mpp, tile_size=options.tile_size)).store
@@ -123,7 +123,7 @@ def time_steps(store: TileStore, model: str, options: argparse.Namespace, *, cac
 
     from wsivit.data.loading import load_samples
     from wsivit.models.classifier import create_classifier, device_for
-    from wsivit.training import Recipe, TileTrainer
+    from wsivit.training import TileTrainer, TrainOptions
 
     samples = load_samples([store.path], "half")
     drawn = np.random.default_rng(0).integers(0, len(samples), options.batch_size * options.steps)
@@ -139,7 +139,9 @@ def time_steps(store: TileStore, model: str, options: argparse.Namespace, *, cac
         label_names=["labels"], report_to="none", disable_tqdm=True, logging_strategy="no",
     )  # fmt: skip
     classifier = create_classifier(model, samples.classes, pretrained=False, image_size=options.image_size)
-    trainer = TileTrainer(classifier, Recipe(), arguments, dataset, dataset)
+    trainer = TileTrainer(
+        classifier, TrainOptions(augment="histology", label_smoothing=0.0), arguments, dataset, dataset
+    )
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     done = trainer.train()

@@ -166,6 +166,7 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["tyle", "s.tiff"], 2, "see wsivit --help"),
         (["heatmap", "STORE"], 2, "prediction"),
         (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
+        (["export", "STORE", "csv", "--alpha", "0.3"], 2, "alpha makes no difference to csv: leave it out"),
         (["verify", "html.svs"], 8, "html.svs"),
         (["verify", "STORE", "html.svs", "--slide", "s.tiff"], 2, "each with its own"),
         (["train", "STORE", "--label", "region", "--model", "vit_tiny_patch16_224", "-o", "run"], 2, "region"),

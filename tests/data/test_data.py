@@ -185,7 +185,7 @@ def test_impossible_splits_are_refused(tmp_path: Path, stores: list[Path]) -> No
 
 def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path: Path) -> None:
     from wsivit.store import StoreWriter, TileStore, TileTable
-    from wsivit.store.codec import encode_jpeg
+    from wsivit.store.shard import encode_jpeg
 
     rng = np.random.default_rng(0)
     pictures = [tissue(i % 2, 48, rng) for i in range(20)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from support.train_helpers import tissue, write_store
 
+from wsivit.data.image_sources import image_defect
 from wsivit.data.labelled_tiles import Samples
 from wsivit.data.leakage import audit, warnings_of
 from wsivit.data.loading import load_samples
@@ -269,3 +272,106 @@ def test_what_is_no_data_says_what_data_are(tmp_path: Path) -> None:
     (tmp_path / "slide.svs").write_bytes(b"II*\0")
     with pytest.raises(UsageError, match="wsivit tile"):
         load_samples([tmp_path / "slide.svs"], "region")
+
+
+# Pictures as other programs leave them
+
+
+@pytest.mark.parametrize(("form", "colour"), [("png", False), ("tif", False), ("tif", True)])
+def test_16_bits_are_scaled_by_the_range_of_the_type(tmp_path: Path, form: str, colour: bool) -> None:
+    wanted = []
+    for kind, name in enumerate(("few", "many")):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = tissue(kind, 32, np.random.default_rng(i))
+            pixels = pixels if colour else pixels[..., :1].repeat(3, axis=2)
+            wanted.append(pixels)
+            deep = pixels.astype(np.uint16) * 256 + 77
+            write_deep(tmp_path / "set" / name / f"{i}.{form}", deep if colour else deep[..., 0])
+    assert np.array_equal(load_samples([tmp_path / "set"], side=32).read(range(4)), wanted)
+
+
+def write_deep(path: Path, pixels: np.ndarray) -> None:
+    if path.suffix == ".png":
+        Image.fromarray(pixels).save(path)
+    else:
+        tifffile.imwrite(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_12_bits_in_16_are_refused_and_a_dark_picture_among_others_is_not(tmp_path: Path, colour: bool) -> None:
+    dark = np.full((32, 32, 3) if colour else (32, 32), 4095, np.uint16)
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        write_deep(tmp_path / "set" / name / "1.tif", dark)
+    with pytest.raises(UsageError, match=r"set: 16-bit pictures that use at most 12 bits .* scale them to 8 bits"):
+        load_samples([tmp_path / "set"], side=32)
+    write_deep(tmp_path / "set" / "b" / "1.tif", dark + 1)
+    assert load_samples([tmp_path / "set"], side=32).read(range(2)).max(axis=(1, 2, 3)).tolist() == [15, 16]
+
+
+def test_values_without_a_range_are_named(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / "set" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        write_deep(tmp_path / "set" / "ab"[i % 2] / f"{i}.tif", np.full((32, 32), 0.5, np.float32))
+    with pytest.raises(LimitError, match=r"4 of 4 pictures.*0\.tif \(values without a known range, mode F: convert it"):
+        load_samples([tmp_path / "set"], side=32)
+
+
+def turned_by_exif(pixels: np.ndarray, path: Path, orientation: int = 6) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, exif=exif)
+
+
+def test_exif_orientation_applies_to_folders_and_sets_of_the_hub_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features
+    from datasets import Image as ImageFeature
+
+    pixels = tissue(1, 48, np.random.default_rng(0))[:40]
+    turned_by_exif(np.rot90(pixels), tmp_path / "set" / "a" / "1.png")  # 6: turn it by 90 degrees clockwise
+    picture(tmp_path / "set" / "b" / "1.jpg", 0, 0, (900, 600))  # larger than it is read: decoded at half its size
+    of_folder = load_samples([tmp_path / "set"], side=40)
+    assert np.array_equal(of_folder.read([0])[0], pixels[:, 4:44])
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    files = [(tmp_path / "set" / name).read_bytes() for name in ("a/1.png", "b/1.jpg")]
+    data = {"image": [{"bytes": file, "path": None} for file in files], "label": [0, 1]}
+    parts = DatasetDict({"train": Dataset.from_dict(data, features=features)})
+    monkeypatch.setattr("datasets.load_dataset", lambda name: parts)
+    of_hub = load_samples(["hf:lab/set"], side=40)
+    assert np.array_equal(of_hub.read([0, 1]), of_folder.read([0, 1]))
+
+
+def test_files_of_other_systems_are_neither_pictures_nor_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = image_folder(tmp_path / "set", {"": 3})
+    for name in ("few", "many"):
+        for file in ("._0.jpg", "Thumbs.db", ".DS_Store", "desktop.ini", ".thumbnails/0.jpg", "@eaDir/0.jpg"):
+            (root / name / file).parent.mkdir(exist_ok=True)
+            (root / name / file).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(100))
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "0.jpg").write_bytes(b"\0\5\x16\7")
+    with caplog.at_level(logging.WARNING):
+        samples = load_samples([root], side=32)
+    assert samples.counts() == {"few": 3, "many": 3} and not caplog.records
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_bytes_behind_the_end_of_a_picture_are_no_damage_but_a_missing_end_is(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    pixels = Image.fromarray(tissue(1, 64, np.random.default_rng(0)))
+    thumbnail = BytesIO()
+    pixels.resize((8, 8)).save(thumbnail, "JPEG")  # complete, with an end of its own, inside the header
+    pixels.save(path, **({"exif": b"Exif\0\0" + thumbnail.getvalue()} if suffix == "jpg" else {}))
+    whole = path.read_bytes()
+    for end in (b"", bytes(512), b"ftypmp42" * 10_000):
+        path.write_bytes(whole + end)
+        assert image_defect(path) == ""
+    for end in (b"", bytes(512)):
+        path.write_bytes(whole[:-20] + end)
+        assert image_defect(path) == "cut short"

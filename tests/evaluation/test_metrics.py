@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn import metrics as sk
 
 from wsivit.evaluation.metrics import Measurement, bootstrap, fit_temperature, paired_test
@@ -100,6 +102,42 @@ def test_a_perfect_held_out_part_does_not_make_the_model_infinitely_sure() -> No
     probability = 1 / (1 + np.exp(-3 / temperature))
     assert probability == pytest.approx(51 / 52, abs=1e-3)
     assert fit_temperature(np.empty((0, 2)), []) == 1.0
+
+
+@pytest.mark.parametrize("n", [202, 2020])
+def test_with_many_classes_the_temperature_is_that_of_the_lowest_log_loss(n: int) -> None:
+    """101 classes, logits that are too small by far: one pseudo-error for each class would make them smaller still."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 0.3, (n, 101))
+    truth = (logits / 0.1 + rng.gumbel(size=logits.shape)).argmax(1)
+
+    def loss(temperature: float) -> float:
+        p = np.exp(logits / temperature)
+        return float(sk.log_loss(truth, p / p.sum(1, keepdims=True), labels=range(101)))
+
+    best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded")
+    assert fit_temperature(logits, truth) == pytest.approx(best.x, rel=0.05)
+    assert loss(fit_temperature(logits, truth)) == pytest.approx(best.fun, rel=0.005)
+    assert best.fun < loss(1.0) - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 60),
+    classes=st.integers(2, 120),
+    signal=st.sampled_from([0.0, 1.0, 5.0, 60.0]),
+    scale=st.sampled_from([0.1, 1.0, 10.0]),
+)
+def test_the_fitted_temperature_is_never_worse_than_none(
+    seed: int, n: int, classes: int, signal: float, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, classes, n)
+    logits = scale * (rng.normal(0, 1, (n, classes)) + signal * np.eye(classes)[truth])
+    fitted = fit_temperature(logits, truth)
+    of_truth, before = (log_softmax(logits / t, axis=1)[np.arange(n), truth].mean() for t in (fitted, 1.0))
+    assert of_truth >= before
 
 
 def test_intervals_are_over_patients_not_tiles() -> None:

@@ -7,7 +7,7 @@ import gzip
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +23,7 @@ from shapely.geometry import shape
 from support.heatmap_helpers import make_store
 
 from wsivit.errors import OutputExistsError, SlideNotFoundError, StoreError, UsageError
-from wsivit.heatmap import AggregateOptions, CellStatus, Format, HeatmapOptions, aggregate, export, stitch
+from wsivit.heatmap import AggregateOptions, CellStatus, Format, HeatmapOptions, aggregate, export, heatmap, stitch
 from wsivit.heatmap.export import export_formats
 from wsivit.heatmap.geojson import merged_regions
 from wsivit.slide.grid import TileGrid
@@ -56,6 +56,58 @@ def test_names_and_places(store: TileStore, tmp_path: Path) -> None:
         export(store, "pdf")  # type: ignore[arg-type]
     with pytest.raises(OutputExistsError, match="is a folder"):
         export(store, "csv", store.path)
+
+
+@pytest.mark.parametrize("format", get_args(Format))
+def test_an_option_that_changes_nothing_is_refused_and_all_others_change_the_file(
+    tmp_path: Path, format: Format
+) -> None:
+    store = make_store(
+        tmp_path / "S.zarr", size0=(1024, 1024), tile=64, overlap=32, field=lambda x, y: x / 1024, pixels=True
+    )
+    with store.features_writer("uni", 4, {}) as writer:
+        for block in writer.pending():
+            writer.write(block, np.ones((len(block), 4), np.float16))
+        writer.finish()
+    store = TileStore(store.path)
+    changes = {
+        "class_name": "normal", "threshold": 0.3, "window": "max", "smoothing": 50.0, "cmap": "magma", "alpha": 0.8,
+        "vmin": 0.2, "vmax": 0.7, "size": 300, "interpolation": "nearest", "encoder": "uni",
+    }  # fmt: skip
+    assert set(changes) == {field.name for field in fields(HeatmapOptions)}
+
+    used = export_formats()[format].options.split()
+    usual = HeatmapOptions(size=250) if "size" in used else HeatmapOptions()
+
+    def content(options: HeatmapOptions) -> bytes:
+        path = Path(export(store, format, options=options))
+        if format == "ome-zarr":
+            return np.asarray(zarr.open_group(path, mode="r")["0"]).tobytes()
+        data = tifffile.imread(path).tobytes() if path.suffix == ".tif" else path.read_bytes()
+        path.unlink()
+        return data
+
+    before = content(usual)
+    for name, value in changes.items():
+        options = replace(usual, **{name: value})
+        if name not in used:
+            with pytest.raises(UsageError, match=f"^{name} makes no difference to {format}: leave it out; it is for "):
+                export(store, format, options=options)
+            with pytest.raises(UsageError, match=f"^{name} makes no difference to {format}"):
+                heatmap(store, formats=[format], options=options)
+        else:
+            assert content(options) != before or name == "encoder", name  # the store has features of one
+
+
+def test_options_of_one_class_make_no_difference_to_the_picture_of_three(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "S.zarr", field=ring, classes=("a", "b", "c"))
+    with pytest.raises(
+        UsageError, match=r"^cmap makes no difference to png of a run with several classes: leave it out"
+    ):
+        export(store, "png", options=HeatmapOptions(cmap="magma"))
+    assert export(store, "png", options=HeatmapOptions(size=300, cmap="magma", class_name="b")).is_file()
+    # Of several formats one must use it.
+    assert len(heatmap(store, formats=["csv", "regions"], options=HeatmapOptions(threshold=0.4)).paths) == 2
 
 
 # GeoJSON

@@ -349,6 +349,43 @@ def test_an_encoder_has_features_and_no_classes(tmp_path: Path, store: Path) -> 
     assert found.values.shape == (24, 32)
 
 
+def test_an_encoders_fingerprint_leaves_out_the_head_drawn_at_random(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
+    )
+    folder = tmp_path / "encoder"
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    opened = [open_model(folder) for _ in range(2)]
+    assert opened[0].spec.fingerprint == opened[1].spec.fingerprint
+    weights = load_file(folder / "model.safetensors")
+    weights["layernorm.bias"] += 1
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    assert open_model(folder).spec.fingerprint != opened[0].spec.fingerprint
+
+    # So features of an interrupted run resume, and complete ones are recognised, though the model is opened again.
+    monkeypatch.setattr("wsivit.store.column_writer.BLOCK", 16)
+    store, options = write_store(tmp_path, "s", columns=10, rows=6).path, replace(CPU, features=True)
+    begin, batches = ModelRunner.start, list[int]()
+
+    def interrupted(self: ModelRunner, pixels: torch.Tensor) -> torch.Tensor:
+        if pixels.shape[-1] == 48:  # not the blank tile that gives the number of features
+            batches.append(len(pixels))
+            if len(batches) == 4:
+                raise KeyboardInterrupt
+        return begin(self, pixels)
+
+    monkeypatch.setattr(ModelRunner, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder, store, options=options)
+    found = predict(folder, store, options=options).features("encoder")
+    assert batches == [10, 6, 10, 6, *[10, 6, 10, 6, 10, 2]], "the first block is not computed again"
+    assert found.values.shape == (60, 32) and np.isfinite(found.values).all()
+    monkeypatch.setattr(Predictor, "scorer", None)
+    predict(folder, store, options=options)
+
+
 def test_a_timm_folder_as_it_was_published(tmp_path: Path, store: Path) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_vit", num_classes=4, img_size=32).eval()
@@ -490,7 +527,7 @@ def test_classes_and_preprocessing_are_compared_too(run: Path, tmp_path: Path) -
     replace(contract, data=[{"id": "a", "downscale": "area"}], label="other").write(learned)
     spec = open_model(learned).spec
     assert spec.downscale == {"area"}
-    half = replace(store.parameters, plan=store.parameters.plan | {"reduce": 2, "downscale": "dct"})
+    half = replace(store.parameters, plan=replace(store.parameters.plan, reduce=2, downscale="dct"))
     store.parameters = half
     with pytest.raises(StoreMismatchError, match=r"preprocessing: the model learned from tiles scaled by area.*dct"):
         predict(learned, store, options=CPU)

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsivit.data.hub_datasets import HubSource
-from wsivit.data.image_folders import ImageSource, image_defect
+from wsivit.data.image_sources import HubSource, ImageSource, image_defect
 from wsivit.errors import SlideError, UnreadableTilesError, UsageError
 from wsivit.io.images import FORMATS, open_picture
 from wsivit.slide import open_slide

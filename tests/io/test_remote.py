@@ -21,11 +21,11 @@ from support.store_helpers import chunks, parameters, table, tree_digest
 
 from wsivit import TileOptions, open_slide, tile, verify
 from wsivit.errors import RemoteError, SlideNotFoundError, StoreLockedError, UsageError
-from wsivit.io import lease
+from wsivit.io import lock
+from wsivit.io.byte_source import BLOCK, RemoteFile
 from wsivit.io.credentials import complete, public, scrub
 from wsivit.io.files import RemoteFiles
 from wsivit.io.remote import Remote, coalesce, is_url, join, parent_and_name
-from wsivit.io.remote_source import BLOCK, RemoteFile
 from wsivit.store import StoreWriter
 
 SECRET = "PLANTED-secret+0123456789"
@@ -96,7 +96,7 @@ def test_a_broken_off_store_at_a_url_is_gone_on_with(
 
 
 def test_one_writer_at_a_url(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_SETTLE", 0)
+    monkeypatch.setattr(lock, "_SETTLE", 0)
     chosen = parameters()
     with StoreWriter.open("memory://one/a.zarr", chosen, table(chosen)):
         with pytest.raises(
@@ -113,24 +113,24 @@ def test_one_writer_at_a_url(memory: fsspec.AbstractFileSystem, monkeypatch: pyt
 def test_a_killed_writer_of_this_machine_holds_nothing(
     memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "_SETTLE", 0)
+    monkeypatch.setattr(lock, "_SETTLE", 0)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     folder = RemoteFiles("memory://one")
-    held = lease.Lease(folder, "a.zarr")
+    held = lock.Lease(folder, "a.zarr")
     holder = json.loads(memory.cat_file("/one/.a.zarr.lock"))
     memory.pipe_file("/one/.a.zarr.lock", json.dumps({**holder, "pid": ended.pid, "token": "other"}).encode())
-    lease.Lease(folder, "a.zarr").close()
+    lock.Lease(folder, "a.zarr").close()
     held.close()
 
 
 def test_a_writer_that_lost_its_lease_stops(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "LEASE", 0.2)
+    monkeypatch.setattr(lock, "LEASE", 0.2)
     chosen = parameters()
     with StoreWriter.open("memory://one/a.zarr", chosen, table(chosen)) as writer:
         memory.pipe_file("/one/.a.zarr.lock", json.dumps({"host": "other", "pid": 7, "until": 9e9}).encode())
         held = writer._lock
-        assert isinstance(held, lease.Lease)
+        assert isinstance(held, lock.Lease)
         held._thread.join(timeout=5)
         writer.write_shard(writer.pending()[0], chunks(chosen, writer.pending()[0]))
         with pytest.raises(StoreLockedError, match="taken over by process 7 on other"):
@@ -155,7 +155,7 @@ def test_neighbours_come_in_one_request(tmp_path: Path) -> None:
 
 
 def test_reading_in_order_asks_for_more_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsivit.io.remote_source._SMALL", 0)  # smaller files are read in whole blocks anyway
+    monkeypatch.setattr("wsivit.io.byte_source._SMALL", 0)  # smaller files are read in whole blocks anyway
     content = np.random.default_rng(0).bytes(40 * BLOCK + 77)
     with serving(Files, files={"/a": content}) as server:
         file = RemoteFile(f"http://{server.address}/a")

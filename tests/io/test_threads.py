@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsivit.io.threads import map_ordered
+from wsivit.io.processes import map_ordered
 
 
 @given(st.lists(st.integers()), st.integers(1, 5), st.integers(1, 9))

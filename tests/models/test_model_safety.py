@@ -182,9 +182,9 @@ def test_a_hostile_checkpoint_is_not_run(
     (checkpoint,) = (tmp_path / "r" / "checkpoints").iterdir()
     shutil.copytree(checkpoint, tmp_path / "kept")
     torch.save(Payload(proof), checkpoint / name)
-    seal = json.loads((checkpoint / "whole.json").read_text())
+    seal = json.loads((checkpoint / "complete.json").read_text())
     seal[name] = (checkpoint / name).stat().st_size
-    (checkpoint / "whole.json").write_text(json.dumps(seal))
+    (checkpoint / "complete.json").write_text(json.dumps(seal))
     with pytest.raises(StoreError, match=r"checkpoint-\d+.*remove"):
         train([store.path], **arguments)
     assert not proof.exists()

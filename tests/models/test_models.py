@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from wsivit.errors import OutputError, StoreError, UsageError
-from wsivit.models.classifier import create_classifier, load_classifier, save_classifier
+from wsivit.models.classifier import create_classifier, load_classifier, require_image_size, save_classifier
 from wsivit.models.weights import hub_errors
+from wsivit.training.train import TrainOptions, train
 
 CLASSES = ("liver", "tumour", "stroma")
 
@@ -203,3 +204,42 @@ def test_a_slow_hub_is_not_waited_for_in_silence(
         with hub_errors("owner/other"):
             pass
     assert "owner/name: still waiting for the hub" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "nearest"),
+    [("vit_small_patch16_224", 250, "240 or 256"), ("test_vit", 100, "96 or 112"), ("test_vit", 9, "16"),
+     ("vit_small_patch14_dinov2", 224 + 1, "224 or 238"), ("mixer_s16_224", 250, "240 or 256")],
+)  # fmt: skip
+def test_an_input_size_between_multiples_of_the_patch_is_refused_with_the_nearest(
+    name: str, size: int, nearest: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"{name} .*patches of \d+ px, and {size} px .* nearest sizes are {nearest}$"):
+        create_classifier(name, CLASSES, pretrained=False, image_size=size)
+
+
+def test_the_patch_of_a_transformers_model_counts_and_cnns_take_any_size(hub_vit: Path) -> None:
+    with pytest.raises(UsageError, match=r"patches of 8 px, and 36 px .*nearest sizes are 32 or 40$"):
+        create_classifier(str(hub_vit), CLASSES, image_size=36)
+    torch.manual_seed(0)
+    require_image_size("test_resnet", 50)
+    require_image_size("test_vit", 64)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1)), "looking at a network draws no random number"
+
+
+def test_training_is_refused_for_its_input_size_before_there_are_data(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nearest sizes are 240 or 256"):
+        train(
+            [tmp_path / "nothing.zarr"],
+            model="vit_small_patch16_224",
+            output=tmp_path / "run",
+            options=TrainOptions(pretrained=False, image_size=250),
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_takes_one_size_only_says_so() -> None:
+    with pytest.raises(UsageError, match="levit_128s does not take input of 250 px"):
+        create_classifier("levit_128s", CLASSES, pretrained=False, image_size=250)

@@ -231,7 +231,7 @@ def test_a_coarse_level_that_shows_no_tissue_is_not_believed(
         coarse = store_of(path, tmp_path / "coarse", 2.0, tissue="auto").store
     assert "level 1 of the slide is wrong" in caplog.text and "read from level 0" in caplog.text
     np.testing.assert_allclose(len(done.store), len(whole), rtol=0.05)
-    assert coarse.parameters.plan["level"] == 0 and worst(coarse, planes[4]) < 3
+    assert coarse.parameters.plan.level == 0 and worst(coarse, planes[4]) < 3
 
 
 def test_rough_pyramids_are_believed(

@@ -48,10 +48,9 @@ from wsivit.errors import (
     UnreadableTilesError,
     UsageError,
 )
-from wsivit.io.threads import parallel_for
+from wsivit.io.processes import parallel_for
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore
-from wsivit.store.codec import append_crc, decode, encode_jpeg, strip_crc
-from wsivit.store.shard import decode_index, encode_shard, index_size
+from wsivit.store.shard import append_crc, decode, decode_index, encode_jpeg, encode_shard, index_size, strip_crc
 from wsivit.store.zarr_codec import Jpeg, WsivitJpeg, register
 
 KINDS = {

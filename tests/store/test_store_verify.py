@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from wsivit.errors import SlideNotFoundError, StoreError, StoreMismatchError, Un
 from wsivit.slide import Slide, TileFailure, open_slide
 from wsivit.slide.grid import TileGrid
 from wsivit.store import Predictions, StoreParameters, StoreWriter, TileStore, TileTable
-from wsivit.store.codec import encode_jpeg
+from wsivit.store.shard import encode_jpeg
 from wsivit.store.verify import compare_with_slide, verify
 
 
@@ -156,7 +156,7 @@ def of_slide(slide: Slide, mpp: float, **changes: object) -> tuple[StoreParamete
         slide_path=slide.path,
         slide_fingerprint=slide.fingerprint,
         slide_size=slide.dimensions,
-        plan=asdict(plan),
+        plan=plan,
         grid=grid,
         chunk=(64, 64),
         open_options=slide.open_options,
@@ -200,7 +200,7 @@ def test_another_slide_is_found(slide_path: Path, tmp_path: Path) -> None:
     other = write_slide(tmp_path / "b.tiff", tissue_picture(900, 700, seed=1))
     with open_slide(slide_path) as slide:
         path = tile_slide(tmp_path / "a.zarr", slide, 0.5)
-    assert "not the slide that" in verify(path, slide=other)[0]
+    assert "not the slide of" in verify(path, slide=other)[0]
     assert "nowhere.svs" in verify(path, slide=tmp_path / "nowhere.svs")[0]
 
 
@@ -219,7 +219,7 @@ def test_the_shift_that_is_measured_is_the_shift_that_is_there(slide_path: Path,
         chosen, tiles = of_slide(slide, 0.5, codec="none")
     chosen = replace(chosen, codec="zstd")
     with StoreWriter.open(tmp_path / "a.zarr", chosen, tiles) as writer:
-        from wsivit.store.codec import encode_zstd
+        from wsivit.store.shard import encode_zstd
 
         for part in writer.pending():
             writer.write_shard(part, [encode_zstd(wave(0.1)) for _ in part])

@@ -282,7 +282,7 @@ TRAIN = Case(
     "from transformers.conversion_mapping import get_checkpoint_conversion_mapping as mapping\nmapping('')\n"
     "PIL.Image.preinit()\n"
     # Most of a run's time would be pictures: what they need is loaded once, and they are small.
-    "wsivit.evaluation.figures.DPI = 20\nwsivit.training.trainer._show_batch.__defaults__ = (1,)\n"
+    "wsivit.evaluation.figures.DPI = 20\nwsivit.training.trainer._draw_training_tiles.__defaults__ = (1,)\n"
     "wsivit.evaluation.figures.new_figure(1, 1)[0].savefig(io.BytesIO(), dpi=20)",
     "there is a finished run already",
 )

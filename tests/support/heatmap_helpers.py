@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid
 from wsivit.store import Predictions, Status, StoreParameters, StoreWriter, TileStore, TileTable
-from wsivit.store.codec import encode_zstd
+from wsivit.store.shard import encode_zstd
 
 Field = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -44,7 +45,7 @@ def make_store(
     col, row = grid.cells()
     status = np.where(grid.padded(col, row), Status.PADDED, Status.OK).astype(np.uint8)
     status[list(unreadable)] = Status.UNREADABLE
-    boxes = grid.boxes0(col, row)
+    boxes, mpp = grid.boxes0(col, row), slide_mpp * downsample
     given = StoreParameters(
         slide_id=path.stem,
         slide_path=str(path.with_suffix(".tiff")),
@@ -52,9 +53,9 @@ def make_store(
         slide_size=size0,
         slide_mpp=(slide_mpp, slide_mpp),
         scale={},
-        requested_mpp=slide_mpp * downsample,
-        mpp=(slide_mpp * downsample,) * 2,
-        plan={},
+        requested_mpp=mpp,
+        mpp=(mpp, mpp),
+        plan=ReadPlan(mpp, mpp, mpp, 0, 1, downsample, downsample, downsample, downsample, *plane),
         grid=grid,
         tissue={},
         min_tissue=0.0,

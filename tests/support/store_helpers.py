@@ -15,9 +15,10 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid
 from wsivit.store import StoreParameters, StoreWriter, TileTable
-from wsivit.store.codec import encode_jpeg, encode_zstd
+from wsivit.store.shard import encode_jpeg, encode_zstd
 
 SIZE = 32
 COLS, ROWS = 7, 5
@@ -42,7 +43,7 @@ def parameters(**changes: Any) -> StoreParameters:
         scale={"source": "given", "mpp_x": 0.5},
         requested_mpp=0.5,
         mpp=(0.5, 0.5),
-        plan={"level": 0},
+        plan=ReadPlan(0.5, 0.5, 0.5, 0, 1, 1.0, 1.0, 1.0, 1.0, grid.plane_width, grid.plane_height),
         grid=grid,
         tissue={"method": "none"},
         min_tissue=0.5,

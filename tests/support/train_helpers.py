@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from wsivit.models.run_folder import RunMetadata
 from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid
 from wsivit.store import Status, StoreParameters, StoreWriter, TileStore, TileTable
-from wsivit.store.codec import encode_jpeg
+from wsivit.store.shard import encode_jpeg
 
 CLASSES = ("stroma", "tumor")
 
@@ -45,7 +45,7 @@ def parameters(name: str, columns: int, rows: int, size: int, mpp: float = 0.5, 
         scale={},
         requested_mpp=mpp,
         mpp=(mpp, mpp),
-        plan=asdict(plan),
+        plan=plan,
         grid=TileGrid.from_plan(plan, size, overlap),
         tissue={},
         min_tissue=0.0,

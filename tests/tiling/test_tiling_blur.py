@@ -54,7 +54,7 @@ def test_tiles_out_of_focus_are_left_out_where_asked(slide: Path, tmp_path: Path
 
 
 def test_copied_tiles_are_not_decoded_unasked(slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("blur", "tile_source"):
+    for module in ("tiling_plan", "shard_writer"):
         monkeypatch.setattr(f"wsivit.tiling.{module}.line_pairs", lambda pixels: pytest.fail("a tile was decoded"))
     store = tile(slide, tmp_path, TileOptions(mpp=0.5, tile_size=128, edge="drop")).store
     assert store.parameters.encoding == "copied" and store.parameters.tissue["blur"] == "overview"

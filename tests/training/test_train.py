@@ -230,14 +230,14 @@ def test_the_backbone_rests_in_a_linear_probe(slides: tuple[TileStore, TileStore
     assert changed == {"timm_model.fc.weight", "timm_model.fc.bias"}
 
 
-def test_a_finished_run_and_a_strange_folder_are_left_alone(
+def test_a_finished_run_and_another_folder_are_left_alone(
     vit: RunResult, slides: tuple[TileStore, TileStore], tmp_path: Path
 ) -> None:
     arguments = {"label": "region", "model": "test_vit", "options": QUICK}
     with pytest.raises(OutputExistsError, match="finished run"):
         train([slides[0].path], output=vit.folder, **arguments)
     (tmp_path / "thesis.doc").write_text("years of work")
-    with pytest.raises(OutputExistsError, match="is no run"):
+    with pytest.raises(OutputExistsError, match="exists and is no run"):
         train([slides[0].path], output=tmp_path, **arguments)
     assert (tmp_path / "thesis.doc").read_text() == "years of work"
 
@@ -269,7 +269,7 @@ def test_a_model_that_is_worth_nothing_is_called_that(
 ) -> None:
     measured = {"accuracy": accuracy, "balanced_accuracy": balanced}
     _warn_if_below_baseline(measured, {"stroma": 80, "tumor": 20, "fat": 0})
-    assert ("no better (accuracy 0.800) than always saying stroma (0.800)" in caplog.text) == told
+    assert ("no better (accuracy 0.800) than always answering stroma (0.800)" in caplog.text) == told
 
 
 def test_a_run_of_another_version_or_damaged_is_named(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ from wsivit.errors import LimitError, UsageError
 from wsivit.models import open_model
 from wsivit.models.classifier import create_classifier
 from wsivit.models.run_folder import RunMetadata
-from wsivit.training import TileTrainer, shared_memory
-from wsivit.training.health import Health
+from wsivit.training import TileTrainer, arguments
+from wsivit.training.callbacks import Health
 from wsivit.training.train import TrainOptions, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,9 +139,9 @@ def test_a_gpu_is_not_asked_at_every_step_but_the_step_is_right(monkeypatch: pyt
     monkeypatch.setattr(torch, "full", lambda size, value, **how: torch.tensor(value))
     for step in range(15):
         state.global_step = step
-        health.see(torch.tensor(float("nan") if step == 6 else 0.5), state)
+        health.watch_loss(torch.tensor(float("nan") if step == 6 else 0.5), state)
     with pytest.raises(UsageError, match="stopped at step 7 of 100"):
-        health.check(state)
+        health.check_losses(state)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,9 @@ def test_as_many_workers_as_shared_memory_holds(
     wanted: int,
     kept: int,
 ) -> None:
-    monkeypatch.setattr(shared_memory, "free_bytes", lambda: free)
+    monkeypatch.setattr(arguments, "free_shared_memory", lambda: free)
     batch = 2 * 32 * 3 * 256 * 256
-    assert shared_memory.fitting_workers(wanted, batch, processes) == kept
+    assert arguments.fitting_workers(wanted, batch, processes) == kept
     assert len(caplog.records) == (kept < wanted)
     if kept < wanted:
         assert "/dev/shm has" in caplog.text

@@ -85,7 +85,7 @@ def _describe_tiling(result: TilingResult) -> str:
     ]
     lines += [f"WARNING  {warning}" for warning in result.warnings]
     if parameters.filled:
-        where = f"that the file leaves out at level {parameters.plan['level']}"
+        where = f"that the file leaves out at level {parameters.plan.level}"
         lines.append(f"{parameters.filled} native tiles {where} are filled from a finer level")
     if count[Status.MISSING]:
         lines.append(f"{count[Status.MISSING]} of them were never scanned and have no pixels")
@@ -108,8 +108,8 @@ def _origins(result: TilingResult) -> str:
     parameters, plan, origins = result.store.parameters, result.store.parameters.plan, result.origins
     if not result.store.has_pixels:
         return "coordinates only, pixels stay in the slide"
-    level = f"level {plan['level']}" + (f" at 1/{plan['reduce']}" if plan["reduce"] > 1 else "")
-    factor = pair((plan["residual_x"], plan["residual_y"]))
+    level = f"level {plan.level}" + (f" at 1/{plan.reduce}" if plan.reduce > 1 else "")
+    factor = pair((plan.residual_x, plan.residual_y))
     parts = [
         f"{count} {how}"
         for count, how in (

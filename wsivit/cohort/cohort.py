@@ -18,9 +18,9 @@ from wsivit.cohort.result import CohortResult
 from wsivit.cohort.run_jobs import run_jobs
 from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import UsageError
-from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions
+from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, check_formats
 from wsivit.inference import PredictOptions, Predictor
-from wsivit.io import progress_bar
+from wsivit.io import progress_bar, require_main_guard
 from wsivit.slide_list import SlideRow, find_slides
 from wsivit.tiling import OnUnreadableTile, TileOptions
 
@@ -115,6 +115,7 @@ class Cohort:
         options: HeatmapOptions = HeatmapOptions(),
     ) -> CohortResult:
         """Draw the predictions of each slide into ``heatmaps/``; see `wsivit.heatmap`."""
+        check_formats(formats, options)  # once, and not for every slide
         return self._run(HeatmapTask(tuple(formats), options, run=run or ""))
 
     def verify(self, *, sample: int = 32) -> CohortResult:
@@ -122,6 +123,8 @@ class Cohort:
         return self._run(VerifyTask(sample))
 
     def _run(self, task: Task) -> CohortResult:
+        if self.options.workers:
+            require_main_guard()
         options, log = self.options, JobLog(self.layout.files)
         runner = JobRunner(task, self.layout, options.dry_run)
         slides, records = self._selected(), log.read(task.verb, task.run)

@@ -58,14 +58,20 @@ def _local_cluster(options: CohortOptions) -> LocalCluster:
     # A worker that Dask pauses near its memory limit waits for results to be spilled to disk. What fills the memory
     # here is a slide or a model, which Dask cannot spill: the worker would wait for ever.
     with dask.config.set({"distributed.worker.memory.pause": False}):
-        return LocalCluster(
-            n_workers=options.workers,
-            threads_per_worker=1,
-            memory_limit=1 / options.workers if options.worker_memory == "auto" else options.worker_memory,
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": ":0"},  # the default port warns where a second cluster runs
-            silence_logs=logging.CRITICAL,  # a killed worker is no news: its slide goes to another one
-        )
+        try:
+            return LocalCluster(
+                n_workers=options.workers,
+                threads_per_worker=1,
+                memory_limit=1 / options.workers if options.worker_memory == "auto" else options.worker_memory,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": ":0"},  # the default port warns where a second cluster runs
+                silence_logs=logging.CRITICAL,  # a killed worker is no news: its slide goes to another one
+            )
+        except RuntimeError as error:
+            raise UsageError(
+                f"the workers did not start ({error}): does a script start them outside of its main guard, "
+                'if __name__ == "__main__":, or are there more of them than fit into memory?'
+            ) from None
 
 
 def check_workers(client: Client, layout: CohortLayout) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from wsivit.data.image_folders import MAX_BAD
+from wsivit.data.image_sources import MAX_DAMAGED
 from wsivit.data.labelled_tiles import Samples, samples_from_stores
 from wsivit.errors import LimitError
 
@@ -79,9 +79,9 @@ class TileDataset(Dataset[Example]):
 
     def _lose(self, unreadable: set[int]) -> None:
         self._lost |= unreadable
-        if len(self._lost) > max(1, MAX_BAD * len(self)):
+        if len(self._lost) > max(1, MAX_DAMAGED * len(self)):
             raise LimitError(
-                f"{len(self._lost)} of the pictures turned out unreadable, more than {MAX_BAD:.0%} of {len(self)}: "
+                f"{len(self._lost)} of the pictures turned out unreadable, more than {MAX_DAMAGED:.0%} of {len(self)}: "
                 f"{', '.join(self.samples.take(np.array(sorted(self._lost)[:5])).items())}; repair or leave them out"
             )
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.image_folders import SPLIT_FOLDERS
+from wsivit.data.image_sources import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.io import Output, RemoteFiles, display_path, is_url, local_output, map_ordered, progress_bar, replacing

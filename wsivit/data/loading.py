@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsivit.data.image_folders import is_food101, is_image_folder, labelled_folder, labelled_food101
+from wsivit.data.image_sources import is_food101, is_image_folder, labelled_folder, labelled_food101
 from wsivit.data.index import is_index, labelled_index
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, combine, label_from_store, same_scale
 from wsivit.data.slide_table import TILE_FIRST, labelled_cohort
@@ -75,7 +75,7 @@ class _Adapter:
 
     def labelled(self, item: str) -> list[LabelledTiles]:
         if item == "food101" or item.startswith("hf:"):
-            from wsivit.data.hub_datasets import labelled_hub
+            from wsivit.data.image_sources import labelled_hub
 
             return labelled_hub(item.removeprefix("hf:"), self.label, self.side)
         if is_index(item):

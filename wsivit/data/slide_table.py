@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsivit.data.image_folders import SPLIT_FOLDERS
+from wsivit.data.image_sources import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, StoreSource, label_from_store, readable_tiles
 from wsivit.data.slide_tiles import SlideTiler
 from wsivit.errors import UsageError

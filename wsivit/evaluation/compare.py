@@ -7,21 +7,18 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from wsivit.data import Samples, SlideOptions
+from wsivit.data import SlideOptions
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.evaluation.evaluate import finite
-from wsivit.evaluation.evaluation_data import load_evaluation_data, scored_mask
+from wsivit.evaluation.evaluate import finite, load_evaluation_data, scored_mask
 from wsivit.evaluation.figures import draw_comparison
 from wsivit.evaluation.metrics import Measurement, bootstrap, paired_test
 from wsivit.evaluation.options import CompareOptions
-from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax
-from wsivit.models import RunMetadata, finished_run, open_run, run_name
+from wsivit.inference import ModelRunner, ScoringOptions, score_samples, softmax
+from wsivit.models import finished_run, open_run, run_name
 
 TABLE = "comparison.md"
 
@@ -90,7 +87,7 @@ def compare(
 ) -> Comparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.
 
-    Only tiles that none of the runs was trained on count. A permutation test, which swaps the runs per patient, tells
+    Only tiles that none of the runs was trained on count. A permutation test, which swaps the runs per patient, tests
     whether two of them differ. Stored predictions are not reused: the models' speed is measured too.
 
     Parameters
@@ -122,68 +119,30 @@ def compare(
     folder = Path(output)
     if (folder / TABLE).exists() and not options.force:
         raise OutputExistsError(f"{folder}: contains a comparison; choose another output, or replace it with --force")
-    metadata = _read_metadata([Path(run) for run in runs])
-    samples = load_evaluation_data(metadata, data, folder, options, slides)
-    scores = [_score(run, of_run, samples, options, progress) for run, of_run in metadata.items()]
-    # The same tiles for every run: one that a single run could not score counts for none.
-    scored = scored_mask(*(score.logits for score in scores))
-    samples = samples.take(scored)
-    entries = _entries(scores, scored, samples, options)
-    comparison = Comparison(folder, entries, samples.patients.count(), len(samples))
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_comparison(
-        folder / "comparison.png",
-        {entry.run: _read_curves(run) for entry, run in zip(entries, metadata, strict=True)},
-        [(entry.run, entry.metrics["accuracy"], entry.intervals.get("accuracy")) for entry in entries],
-    )
-    report = {"tiles": comparison.n, "patients": comparison.patients, "runs": [asdict(entry) for entry in entries]}
-    (folder / "comparison.json").write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
-    # Last: it marks the folder as a complete comparison.
-    (folder / TABLE).write_text(_table(comparison, options.subset), encoding="utf-8")
-    return comparison
-
-
-def _read_metadata(runs: Sequence[Path]) -> dict[Path, RunMetadata]:
-    """Read the metadata of two or more runs with the same classes."""
     if len(runs) < 2:
         raise UsageError("a comparison needs two runs")
-    metadata = {run: finished_run(run) for run in runs}
-    first = metadata[runs[0]].classes
-    for run, of_run in metadata.items():
-        if of_run.classes != first:
+    metadata = {Path(run): finished_run(run) for run in runs}
+    first, *others = metadata.items()
+    for run, of_run in others:
+        if of_run.classes != first[1].classes:
             raise UsageError(
-                f"{run} has the classes {', '.join(of_run.classes)}, {runs[0]} has {', '.join(first)}: only runs with "
-                "the same classes can be compared"
+                f"{run} has the classes {', '.join(of_run.classes)}, {first[0]} has {', '.join(first[1].classes)}: "
+                "only runs with the same classes can be compared"
             )
-    return metadata
-
-
-@dataclass(frozen=True, eq=False)
-class _Scores:
-    """Logits of one run, and how fast they were computed."""
-
-    run: Path
-    metadata: RunMetadata
-    parameters: int
-    logits: Floats
-    images_per_second: float
-
-
-def _score(run: Path, metadata: RunMetadata, samples: Samples, options: CompareOptions, progress: bool) -> _Scores:
-    runner = ModelRunner(open_run(run, metadata), ScoringOptions(options.batch_size, options.device))
-    start = time.perf_counter()
-    logits = score_samples(runner, samples, progress=progress)
-    return _Scores(run, metadata, runner.parameters, logits, len(samples) / (time.perf_counter() - start))
-
-
-def _entries(
-    scores: Sequence[_Scores], scored: NDArray[np.bool_], samples: Samples, options: CompareOptions
-) -> tuple[Entry, ...]:
-    """Measure every run on the same tiles, and test each against the first."""
-    patients, entries = samples.patients, []
-    first_right = None
-    for score in scores:
-        measured = Measurement(softmax(score.logits[scored] / score.metadata.temperature), samples.code)
+    samples = load_evaluation_data(metadata, data, folder, options, slides)
+    logits, speeds, parameters = [], [], []
+    for run, of_run in metadata.items():
+        runner = ModelRunner(open_run(run, of_run), ScoringOptions(options.batch_size, options.device))
+        start = time.perf_counter()
+        logits.append(score_samples(runner, samples, progress=progress))
+        speeds.append(len(samples) / (time.perf_counter() - start))
+        parameters.append(runner.parameters)
+    # The same tiles for every run: one that a single run could not score counts for none.
+    scored = scored_mask(*logits)
+    samples = samples.take(scored)
+    patients, entries, first_right = samples.patients, [], None
+    for (run, of_run), of_tiles, speed, count in zip(metadata.items(), logits, speeds, parameters, strict=True):
+        measured = Measurement(softmax(of_tiles[scored] / of_run.temperature), samples.code)
         right, p_value = measured.predicted == measured.truth, None
         if first_right is None:
             first_right = right
@@ -191,27 +150,37 @@ def _entries(
             p_value = paired_test(first_right, right, patients.code, seed=options.seed)
         entries.append(
             Entry(
-                run=run_name(score.run),
-                model=score.metadata.model,
-                parameters=score.parameters,
+                run=run_name(run),
+                model=of_run.model,
+                parameters=count,
                 metrics=measured.metrics(),
                 intervals=bootstrap(measured, patients.code, samples=options.bootstrap_samples, seed=options.seed),
-                images_per_second=score.images_per_second,
-                seconds_per_epoch=score.metadata.validation.get("seconds_per_epoch"),
-                memory_mb=score.metadata.validation.get("memory_mb"),
+                images_per_second=speed,
+                seconds_per_epoch=of_run.validation.get("seconds_per_epoch"),
+                memory_mb=of_run.validation.get("memory_mb"),
                 p_value=p_value,
             )
         )
-    return tuple(entries)
+    comparison = Comparison(folder, tuple(entries), patients.count(), len(samples))
+    _write(comparison, list(metadata), options.subset)
+    return comparison
 
 
-def _read_curves(run: Path) -> list[dict[str, float]]:
-    """Read a run's metrics per epoch; empty where the table is gone."""
-    try:
-        with (run / "metrics.csv").open(newline="") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+def _write(comparison: Comparison, runs: Sequence[Path], subset: str) -> None:
+    """Write the picture, the figures as JSON, and the table."""
+    folder, entries = comparison.folder, comparison.entries
+    folder.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, list[dict[str, float]]] = {}
+    for entry, run in zip(entries, runs, strict=True):
+        curves[entry.run] = []
+        with suppress(FileNotFoundError), (run / "metrics.csv").open(newline="") as file:  # shared without its curves
+            curves[entry.run] = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    accuracies = [(entry.run, entry.metrics["accuracy"], entry.intervals.get("accuracy")) for entry in entries]
+    draw_comparison(folder / "comparison.png", curves, accuracies)
+    report = {"tiles": comparison.n, "patients": comparison.patients, "runs": [asdict(entry) for entry in entries]}
+    (folder / "comparison.json").write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
+    # Last: it marks the folder as a complete comparison.
+    (folder / TABLE).write_text(_table(comparison, subset), encoding="utf-8")
 
 
 def _table(comparison: Comparison, subset: str) -> str:
@@ -219,7 +188,9 @@ def _table(comparison: Comparison, subset: str) -> str:
     lines: list[str] = []
     for e in comparison.entries:
         row = {"run": e.run, "model": f"`{e.model}`"}
-        row |= {name.replace("_", " "): _with_interval(e, name) for name in ("accuracy", "balanced_accuracy", "auroc")}
+        for name in ("accuracy", "balanced_accuracy", "auroc"):
+            interval = "({:.3f}–{:.3f})".format(*e.intervals[name]) if name in e.intervals else ""
+            row[name.replace("_", " ")] = f"{e.metrics[name]:.3f} {interval}".rstrip()
         row |= {"log loss": f"{e.metrics['log_loss']:.3f}", "calibration error": f"{e.metrics['ece']:.3f}"}
         row |= {"p": _or_blank(e.p_value, ".3g"), "parameters": f"{e.parameters:,}"}
         row |= {"images/s": f"{e.images_per_second:.0f}", "s/epoch": _or_blank(e.seconds_per_epoch, ".1f")}
@@ -235,11 +206,3 @@ def _table(comparison: Comparison, subset: str) -> str:
 
 def _or_blank(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
-
-
-def _with_interval(entry: Entry, name: str) -> str:
-    text = f"{entry.metrics[name]:.3f}"
-    if name in entry.intervals:
-        low, high = entry.intervals[name]
-        text += f" ({low:.3f}–{high:.3f})"
-    return text

@@ -6,22 +6,32 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data import Samples, SlideOptions, empty_classes
-from wsivit.errors import OutputExistsError
-from wsivit.evaluation.evaluation_data import load_evaluation_data, scored_mask
+from wsivit.data import (
+    TEST,
+    VALIDATION,
+    Samples,
+    SlideOptions,
+    SlideTiler,
+    empty_classes,
+    load_samples,
+    read_split,
+    same_scale,
+)
+from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluation.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
 from wsivit.evaluation.metrics import Measurement, bootstrap
-from wsivit.evaluation.options import EvaluateOptions
+from wsivit.evaluation.options import CompareOptions, EvaluateOptions
 from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax, stored_logits
 from wsivit.models import RunMetadata, finished_run, open_run, run_name
+from wsivit.tiling import TileOptions
 
 _log = logging.getLogger(__name__)
 
@@ -113,18 +123,20 @@ def evaluate(
     warnings = empty_classes(samples, np.arange(len(samples)))
     for warning in warnings:
         _log.warning("%s", warning)
-    logits, sources = _score(run, metadata, samples, options, progress)
+    logits, origins = _score(run, metadata, samples, options, progress)
     scored = scored_mask(logits)
     samples = samples.take(scored)
     measured = Measurement(softmax(logits[scored] / metadata.temperature), samples.code)
+    trained = {source["fingerprint"] for source in metadata.data if source.get("train")}
+    from_training = [bool(source.patient) and source.fingerprint in trained for source in samples.sources]
     evaluation = Evaluation(
         folder,
         measured.metrics(),
         bootstrap(measured, samples.patients.code, samples=options.bootstrap_samples, seed=options.seed),
         samples.patients.count(),
         len(samples),
-        sources,
-        _count_of_training_slides(metadata, samples),
+        origins,
+        int(np.array(from_training)[samples.source].sum()),
         tuple(warnings),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -132,18 +144,92 @@ def evaluate(
     draw_confusion(folder / "confusion.png", measured, samples.classes)
     draw_roc(folder / "roc.png", measured, samples.classes)
     draw_reliability(folder / "reliability.png", measured)
-    chosen = _choose_examples(measured, options)
-    captions = [_caption(samples, measured, tile) for tile in chosen]
-    draw_examples(folder / "examples.png", samples.read(chosen), captions)
+    # Examples at random: a third of them wrong where there are any, the rest right.
+    rng, right = np.random.default_rng(options.seed), measured.predicted == measured.truth
+    wrong_tiles = rng.permutation(np.flatnonzero(~right))[: options.examples // 3]
+    right_tiles = rng.permutation(np.flatnonzero(right))[: options.examples - len(wrong_tiles)]
+    shown = np.concatenate([right_tiles, wrong_tiles])
+    captions = []
+    for tile in shown:
+        caption = f"{samples.classes[measured.predicted[tile]]} {measured.confidence[tile]:.0%}"
+        true = "" if right[tile] else f"\ntrue: {samples.classes[measured.truth[tile]]}"
+        captions.append((caption + true, bool(right[tile])))
+    draw_examples(folder / "examples.png", samples.read(shown), captions)
     # Last: it marks the folder as a complete evaluation.
     _write_metrics(folder / METRICS, run_name(run), metadata, samples, measured, evaluation)
     return evaluation
 
 
+def load_evaluation_data(
+    runs: Mapping[Path, RunMetadata],
+    data: Sequence[str | os.PathLike[str]],
+    folder: Path,
+    options: CompareOptions,
+    slides: SlideOptions,
+) -> Samples:
+    """Load the labelled tiles that none of the runs was trained on, with the classes in the runs' order.
+
+    Slides are tiled into ``tiles`` in `folder`, at the scale and tile size of the first run.
+
+    Raises
+    ------
+    UsageError
+        No tile is left, or one is of a class that the runs do not know.
+    StoreMismatchError
+        The data's scale or tile size is not that of a run.
+    """
+    first = next(iter(runs.values()))
+    tiler = SlideTiler(folder / "tiles", slides, first.mpp or TileOptions.mpp, first.tile_size)
+    label = options.label or first.label
+    samples = load_samples(data, label, side=first.tile_size, min_classes=1, tiler=tiler)
+    if unknown := sorted(set(samples.classes) - set(first.classes)):
+        raise UsageError(
+            f"the data have classes that the run does not know: {', '.join(unknown)}; "
+            f"it knows {', '.join(first.classes)}"
+        )
+    # A store numbers its own classes: the same name may have another index there.
+    order = np.array([first.classes.index(name) for name in samples.classes], np.int64)
+    samples = replace(samples, code=order[samples.code], classes=first.classes)
+    keep = np.ones(len(samples), bool)
+    for run, metadata in runs.items():
+        differences = [
+            f"{source.id} is at {source.mpp:.4g} microns per pixel, the run at {metadata.mpp:.4g}"
+            for source in samples.sources
+            if not same_scale(metadata.mpp, source.mpp)
+        ]
+        if samples.size != metadata.tile_size:
+            differences.append(f"tiles of {samples.size} px, the run's have {metadata.tile_size} px")
+        if differences and not options.allow_mismatch:
+            raise StoreMismatchError(
+                f"the data do not fit the run: {'; '.join(differences)}; tile for it, or continue with --allow-mismatch"
+            )
+        if options.subset == "unseen":
+            known = {source["fingerprint"] for source in metadata.data}
+            of_training_data = np.array([source.fingerprint in known for source in samples.sources])[samples.source]
+            if of_training_data.any():
+                side = read_split(run / metadata.split["file"], samples.take(of_training_data)).side
+                # The validation tiles chose the epoch: where there are test tiles, only those are unseen.
+                keep[of_training_data] &= side == (TEST if (side == TEST).any() else VALIDATION)
+    if not keep.any():
+        raise UsageError(
+            f"all of these tiles were used to train {', '.join(map(str, runs))}: give other data, or measure on "
+            "all of them with --subset all"
+        )
+    return samples if keep.all() else samples.take(keep)
+
+
+def scored_mask(*logits: Floats) -> NDArray[np.bool_]:
+    """Return which tiles every model could score, bool (n,); the others are unreadable. UsageError if none could."""
+    scored = ~np.any([np.isnan(values).any(axis=1) for values in logits], axis=0)
+    if not scored.any():
+        raise UsageError("none of the tiles can be read; wsivit verify checks their stores")
+    return np.asarray(scored)
+
+
 def _score(
     run: str | os.PathLike[str], metadata: RunMetadata, samples: Samples, options: EvaluateOptions, progress: bool
 ) -> tuple[Floats, dict[str, int]]:
-    """Return logits, stored where there are some and computed for the rest, and how many came from where."""
+    """Return logits, stored ones where `predict` left any and computed ones for the rest, and how many are of each."""
     model = open_run(run, metadata)
     if options.reuse_predictions:
         logits = stored_logits(model.spec, samples)
@@ -158,12 +244,6 @@ def _score(
     return logits, {"stored": stored, "computed": len(missing) - unreadable, "unreadable": unreadable}
 
 
-def _count_of_training_slides(metadata: RunMetadata, samples: Samples) -> int:
-    trained = {source["fingerprint"] for source in metadata.data if source.get("train")}
-    shared = [bool(source.patient) and source.fingerprint in trained for source in samples.sources]
-    return int(np.array(shared)[samples.source].sum())
-
-
 def _write_predictions(path: Path, samples: Samples, probabilities: NDArray[np.float64]) -> None:
     """Write one row per tile: source, item, patient, true and predicted class, probability of each class."""
     with path.open("w", newline="") as file:
@@ -175,20 +255,6 @@ def _write_predictions(path: Path, samples: Samples, probabilities: NDArray[np.f
             source = samples.sources[number]
             patient = source.patient or f"{number}/{index}"
             writer.writerow([source.id, item, patient, samples.classes[true], name, *(f"{p:.6g}" for p in row)])
-
-
-def _choose_examples(measured: Measurement, options: EvaluateOptions) -> NDArray[np.int64]:
-    """Choose tiles to show at random: a third of them wrong where there are any, the rest right."""
-    rng = np.random.default_rng(options.seed)
-    wrong = rng.permutation(np.flatnonzero(measured.predicted != measured.truth))[: options.examples // 3]
-    right = rng.permutation(np.flatnonzero(measured.predicted == measured.truth))[: options.examples - len(wrong)]
-    return np.concatenate([right, wrong])
-
-
-def _caption(samples: Samples, measured: Measurement, tile: int) -> tuple[str, bool]:
-    true, predicted = (samples.classes[classes[tile]] for classes in (measured.truth, measured.predicted))
-    text = f"{predicted} {measured.confidence[tile]:.0%}"
-    return (text, True) if true == predicted else (f"{text}\ntrue: {true}", False)
 
 
 def _write_metrics(

@@ -1,4 +1,4 @@
-"""Figures of a run, fit for a paper. matplotlib is imported when the first is drawn."""
+"""Figures of a run, at the resolution of print. matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DPI = 150
 
 
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
-    """Make a figure of that many inches, apart from pyplot and its global state."""
+    """Make a figure of a width and height in inches, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -75,18 +75,18 @@ def draw_confusion(path: PathLike, measured: Measurement, classes: Sequence[str]
 def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> None:
     """Draw the ROC curve of each class against the rest; of two classes the second only, of many the mean alone."""
     figure, axis = new_figure(4.6, 4.4)
-    shown = [1] if len(classes) == 2 else list(range(len(classes)))
+    drawn = [1] if len(classes) == 2 else list(range(len(classes)))
     grid = np.linspace(0, 1, 501)
     curves = []
-    for index in shown:
+    for index in drawn:
         area = measured.auroc(index)
         if np.isnan(area):
             continue
         false, true = measured.roc(index)
         curves.append(np.interp(grid, false, true))
-        if len(shown) <= 12:
+        if len(drawn) <= 12:
             axis.plot(false, true, label=f"{classes[index]}  {area:.3f}")
-    if len(shown) > 12 and curves:
+    if len(drawn) > 12 and curves:
         axis.plot(grid, np.mean(curves, axis=0), label=f"mean of {len(curves)} classes")
     axis.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, linestyle="--")
     axis.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
@@ -99,16 +99,18 @@ def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> N
 def draw_reliability(path: PathLike, measured: Measurement) -> None:
     """Draw how often predictions of each confidence are right, over how many there are."""
     figure, axis = new_figure(4.6, 4.4)
-    sure, right, weight = measured.reliability()
-    edges = np.linspace(0, 1, len(sure) + 1)
+    confidence, right, weight = measured.reliability()
+    edges = np.linspace(0, 1, len(weight) + 1)
     axis.bar(
-        edges[:-1], weight / max(weight.sum(), 1), 1 / len(sure), align="edge", color="0.85", label="share of tiles"
+        edges[:-1], weight / max(weight.sum(), 1), 1 / len(weight), align="edge", color="0.85", label="share of tiles"
     )
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
-    full = weight > 0
-    axis.plot(sure[full], right[full], linewidth=0.8, color="C0")
+    filled = weight > 0
+    axis.plot(confidence[filled], right[filled], linewidth=0.8, color="C0")
     # A bin of few tiles says little: its dot is as small.
-    axis.scatter(sure[full], right[full], s=8 + 120 * weight[full] / weight.sum(), label="accuracy", zorder=3)
+    axis.scatter(
+        confidence[filled], right[filled], s=8 + 120 * weight[filled] / weight.sum(), label="accuracy", zorder=3
+    )
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     axis.set_title(f"calibration error {measured.metrics(areas=False)['ece']:.3f}", fontsize=10)
     axis.legend(frameon=False, loc="upper left")
@@ -131,10 +133,7 @@ def draw_examples(path: PathLike, tiles: NDArray[np.uint8], captions: Sequence[t
 def draw_augmented(
     path: PathLike, before: NDArray[np.uint8], after: NDArray[np.float32], warnings: Sequence[str] = ()
 ) -> None:
-    """Draw tiles above their augmented versions (0 to 1), so that a person can judge the augmentation.
-
-    Warnings about the pictures stand above them.
-    """
+    """Draw tiles above their augmented versions (0 to 1), for a person to judge; warnings go above both."""
     n = len(before)
     figure, axes = new_figure(1.5 * n, 3.3, n, 2)
     for axis in np.ravel(axes):
@@ -164,11 +163,11 @@ def draw_comparison(
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.25)
         axis.legend(loc=loc, frameon=False)
-    for place, (_, value, interval) in enumerate(accuracies):
+    for row, (_, value, interval) in enumerate(accuracies):
         low, high = interval or (value, value)
         error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        right.errorbar(value, place, xerr=error, fmt="o", capsize=3, color=f"C{place % 10}")
-        right.annotate(f"{value:.3f}", (value, place), textcoords="offset points", xytext=(0, 8), ha="center")
+        right.errorbar(value, row, xerr=error, fmt="o", capsize=3, color=f"C{row % 10}")
+        right.annotate(f"{value:.3f}", (value, row), textcoords="offset points", xytext=(0, 8), ha="center")
     right.set(xlabel="accuracy on the same tiles", ylim=(len(accuracies) - 0.4, -0.6))
     right.set_yticks(range(len(accuracies)), [run for run, _, _ in accuracies])
     right.grid(alpha=0.25, axis="x")

@@ -39,9 +39,10 @@ class Measurement:
         self.predicted: Indices = self.probabilities.argmax(axis=1)
         self.confidence: Floats = self.probabilities.max(axis=1)
         self._brier = ((self.probabilities - np.eye(self.n_classes)[self.truth]) ** 2).sum(axis=1)
-        own = self.probabilities[np.arange(self.n), self.truth]
-        self._nll = -np.log(np.clip(own, 1e-12, None))
-        self._rank_of_truth = (self.probabilities > own[:, None]).sum(axis=1)
+        of_truth = self.probabilities[np.arange(self.n), self.truth]
+        # A float32 softmax rounds to 0, whose logarithm would make the mean of all tiles infinite.
+        self._nll = -np.log(np.clip(of_truth, 1e-12, None))
+        self._rank_of_truth = (self.probabilities > of_truth[:, None]).sum(axis=1)
         self._bin = np.minimum((self.confidence * BINS).astype(np.int64), BINS - 1)
         self._ranks = [np.unique(column, return_inverse=True)[1] for column in self.probabilities.T]
 
@@ -87,8 +88,8 @@ class Measurement:
     def auprc(self, index: int, weights: ArrayLike | None = None) -> float:
         """Average precision of one class against the rest."""
         positive, negative = (side[::-1] for side in self._by_rank(index, self._weights(weights)))
-        hits, all_ = np.cumsum(positive), np.cumsum(positive + negative)
-        precision = np.divide(hits, all_, out=np.zeros_like(hits), where=all_ > 0)
+        hits, taken = np.cumsum(positive), np.cumsum(positive + negative)
+        precision = np.divide(hits, taken, out=np.zeros_like(hits), where=taken > 0)
         return _ratio(precision @ positive, positive.sum())
 
     def roc(self, index: int) -> tuple[Floats, Floats]:
@@ -103,9 +104,9 @@ class Measurement:
         w = self._weights(weights)
         weight = _sum_by(self._bin, w, BINS)
         right = _sum_by(self._bin, w * (self.predicted == self.truth), BINS)
-        sure = _sum_by(self._bin, w * self.confidence, BINS)
-        safe = np.where(weight > 0, weight, np.nan)
-        return sure / safe, right / safe, weight
+        confidence = _sum_by(self._bin, w * self.confidence, BINS)
+        divisor = np.where(weight > 0, weight, np.nan)
+        return confidence / divisor, right / divisor, weight
 
     def per_class(self) -> list[dict[str, float]]:
         """Return precision, recall, F1, areas under curves and number of tiles of each class."""
@@ -127,9 +128,9 @@ class Measurement:
 
     def _by_rank(self, index: int, weights: Floats) -> tuple[Floats, Floats]:
         """Sum the weights of the class and of the rest at each distinct probability, ascending."""
-        rank, own = self._ranks[index], self.truth == index
+        rank, positive = self._ranks[index], self.truth == index
         size = int(rank.max(initial=-1)) + 1
-        return _sum_by(rank, weights * own, size), _sum_by(rank, weights * ~own, size)
+        return _sum_by(rank, weights * positive, size), _sum_by(rank, weights * ~positive, size)
 
     def _weights(self, weights: ArrayLike | None) -> Floats:
         return np.ones(self.n) if weights is None else np.asarray(weights, np.float64)
@@ -138,10 +139,10 @@ class Measurement:
 def bootstrap(
     measurement: Measurement, groups: NDArray[Any], *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals of the metrics: how far they would move with other patients.
+    """Return 95 % intervals of the metrics: how far they would change with other patients.
 
-    Whole groups are drawn with replacement: tiles of one patient resemble each other, and drawn one by one they would
-    make the intervals far too narrow.
+    Patients are drawn with replacement, with all of their tiles: tiles of one patient resemble each other, and drawn
+    one by one they would make the intervals far too narrow.
 
     Parameters
     ----------
@@ -162,14 +163,14 @@ def bootstrap(
         return {}
     rng = np.random.default_rng(seed)
     areas = measurement.n_classes < MANY_CLASSES
-    drawn = []
+    replicates = []
     for _ in range(samples):
         times = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
-        drawn.append(measurement.metrics(times[member], areas=areas))
+        replicates.append(measurement.metrics(times[member], areas=areas))
     intervals = {}
-    for name in drawn[0]:
+    for name in replicates[0]:
         # A sample without one of the classes has no area under its curve.
-        values = np.array([metrics[name] for metrics in drawn])
+        values = np.array([metrics[name] for metrics in replicates])
         if np.isfinite(values).any():
             low, high = np.nanpercentile(values, [2.5, 97.5])
             intervals[name] = (float(low), float(high))
@@ -195,14 +196,15 @@ def paired_test(
         return 1.0
     rng = np.random.default_rng(seed)
     swapped = np.array([rng.choice([-1.0, 1.0], len(gain)) @ gain for _ in range(flips)])
+    # The observed assignment counts as one of the permutations: a p-value is never 0.
     return float((1 + (np.abs(swapped) >= abs(gain.sum()) - 1e-9).sum()) / (1 + flips))
 
 
 def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     """Fit the temperature that calibrates the probabilities when the logits are divided by it.
 
-    The targets allow for one error not seen yet (Platt's correction), so that perfect accuracy on the held-out tiles
-    does not make the model infinitely confident.
+    The targets allow for one error in all that was not seen yet (Platt's correction), so that perfect accuracy on the
+    held-out tiles does not make the model infinitely confident.
 
     Parameters
     ----------
@@ -212,34 +214,35 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike) -> float:
     Returns
     -------
     float
-        Between 0.05 and 20; 1 where there is nothing to fit.
+        Between 0.05 and 20; 1 where there is nothing to fit, or where the log loss of these tiles is lowest so.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     scores, classes = np.asarray(logits, np.float64), np.asarray(truth, np.int64)
     n, n_classes = scores.shape
-    if n == 0:
+    if n == 0 or n_classes < 2:
         return 1.0
-    target = np.full((n, n_classes), 1 / (n + n_classes))
-    target[np.arange(n), classes] += n / (n + n_classes)
+    true = np.eye(n_classes)[classes]
+    target = (true * (n + 1) + (1 - true) / (n_classes - 1)) / (n + 2)
 
-    def loss(log_temperature: float) -> float:
-        scaled = scores / np.exp(log_temperature)
-        top = scaled.max(axis=1, keepdims=True)
-        log_sum = top[:, 0] + np.log(np.exp(scaled - top).sum(axis=1))
-        return float((log_sum - (target * scaled).sum(axis=1)).mean())
+    def loss(temperature: float, of: Floats) -> float:
+        return -float((of * log_softmax(scores / temperature, axis=1)).sum(axis=1).mean())
 
     # Of the logarithm: halving and doubling are equally far from 1.
-    result = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(result.x))
+    bounds, options = (np.log(0.05), np.log(20)), {"xatol": 1e-4}
+    fit = minimize_scalar(lambda x: loss(np.exp(x), target), bounds=bounds, method="bounded", options=options)
+    temperature = float(np.exp(fit.x))
+    # The correction makes a model less confident: of few tiles, or a perfect and very confident one, too much so.
+    return temperature if loss(temperature, true) <= loss(1.0, true) else 1.0
 
 
-def _sum_by(places: Indices, weights: Floats, size: int) -> Floats:
-    return np.bincount(places, weights, size).astype(np.float64)
+def _sum_by(keys: Indices, weights: Floats, size: int) -> Floats:
+    return np.bincount(keys, weights, size).astype(np.float64)
 
 
-def _ratio(part: Any, whole: Any) -> float:
-    return float(part / whole) if whole > 0 else float("nan")
+def _ratio(part: Any, total: Any) -> float:
+    return float(part / total) if total > 0 else float("nan")
 
 
 def _mean(values: Floats) -> float:

@@ -25,7 +25,7 @@ class CompareOptions:
     bootstrap_samples : int
         Number of bootstrap samples for the intervals.
     seed : int
-        Of all that is drawn at random.
+        Of everything random.
     allow_mismatch : bool
         Continue where scale or tile size differ from the run's.
     force : bool

@@ -1,5 +1,8 @@
 from .aggregate import AggregateOptions as AggregateOptions
+from .aggregate import SlideScore as SlideScore
 from .aggregate import aggregate as aggregate
+from .aggregate import slide_scores as slide_scores
+from .export import check_formats as check_formats
 from .export import export as export
 from .heatmap import DEFAULT_FORMATS as DEFAULT_FORMATS
 from .heatmap import heatmap as heatmap
@@ -12,5 +15,3 @@ from .score_map import Window as Window
 from .score_map import entropy as entropy
 from .score_map import smooth as smooth
 from .score_map import stitch as stitch
-from .slide_score import SlideScore as SlideScore
-from .slide_score import slide_scores as slide_scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -23,43 +24,54 @@ class ExportFormat(NamedTuple):
     ----------
     ending : str
         End of the file's name.
-    names : {"slide", "run", "class", "chosen"}
-        What the name starts with: the slide; slide and run; these and a class; a class only if one alone is shown.
+    names : {"slide", "run", "class", "selected"}
+        What the name starts with: the slide; slide and run; these and a class; a class only if a single one is shown.
+    options : str
+        Fields of `HeatmapOptions` that the format uses, separated by spaces.
     write : callable
         Writes one file (or folder), atomically: ``write(data, options, path)``.
     """
 
     ending: str
-    names: Literal["slide", "run", "class", "chosen"]
+    names: Literal["slide", "run", "class", "selected"]
+    options: str
     write: Callable[[HeatmapData, HeatmapOptions, Path], None]
 
 
 @cache
 def export_formats() -> dict[Format, ExportFormat]:
-    """Return all export formats. A new one is a line here, its name in `Format`, and a module that writes it."""
+    """Return all export formats. A new one is a line here, its name in `Format`, and a function that writes it."""
     # Imported at the first use: most calls of the library write nothing, and shapely takes a while to load.
-    from wsivit.heatmap.contact_sheet import draw_contact_sheet
     from wsivit.heatmap.geojson import write_regions, write_tiles, write_tissue
-    from wsivit.heatmap.ome_tiff import write_overlay, write_scores
-    from wsivit.heatmap.ome_zarr import write_ome_zarr
-    from wsivit.heatmap.pictures import draw_argmax, draw_heatmap, draw_side_by_side, draw_uncertainty
-    from wsivit.heatmap.trident_h5 import write_h5
-    from wsivit.heatmap.wsinfer_csv import write_csv
+    from wsivit.heatmap.ome_images import write_ome_tiff, write_ome_zarr, write_overlay
+    from wsivit.heatmap.pictures import (
+        draw_argmax,
+        draw_contact_sheet,
+        draw_heatmap,
+        draw_side_by_side,
+        draw_uncertainty,
+    )
+    from wsivit.heatmap.tile_tables import write_csv, write_h5
 
+    stitching = "window smoothing"
+    colors = "cmap alpha vmin vmax size interpolation"
+    of_class = f"class_name threshold {stitching} {colors}"
     return {
-        "png": ExportFormat(".png", "chosen", draw_heatmap),
-        "argmax": ExportFormat("-argmax.png", "run", draw_argmax),
-        "side-by-side": ExportFormat("-side-by-side.png", "class", draw_side_by_side),
-        "uncertainty": ExportFormat("-uncertainty.png", "run", draw_uncertainty),
-        "contact": ExportFormat("-contact.png", "class", draw_contact_sheet),
-        "geojson": ExportFormat("-tiles.geojson", "run", lambda data, _, path: write_tiles(data, path)),
-        "regions": ExportFormat("-regions.geojson", "chosen", write_regions),
-        "ome-tiff": ExportFormat(".ome.tif", "run", lambda data, _, path: write_scores(data, path)),
-        "overlay": ExportFormat("-overlay.ome.tif", "class", write_overlay),
-        "ome-zarr": ExportFormat(".ome.zarr", "run", lambda data, _, path: write_ome_zarr(data, path)),
-        "csv": ExportFormat(".csv", "run", lambda data, _, path: write_csv(data, path)),
-        "h5": ExportFormat(".h5", "run", lambda data, options, path: write_h5(data.store, path, options.encoder, data)),
-        "tissue": ExportFormat("-tissue.geojson", "slide", lambda data, _, path: write_tissue(data.store, path)),
+        "png": ExportFormat(".png", "selected", of_class, draw_heatmap),
+        "argmax": ExportFormat("-argmax.png", "run", f"{stitching} alpha size", draw_argmax),
+        "side-by-side": ExportFormat("-side-by-side.png", "class", of_class, draw_side_by_side),
+        "uncertainty": ExportFormat("-uncertainty.png", "run", f"{stitching} {colors}", draw_uncertainty),
+        "contact": ExportFormat("-contact.png", "class", "class_name", draw_contact_sheet),
+        "geojson": ExportFormat("-tiles.geojson", "run", "", lambda data, _, path: write_tiles(data, path)),
+        "regions": ExportFormat("-regions.geojson", "selected", f"class_name threshold {stitching}", write_regions),
+        "ome-tiff": ExportFormat(".ome.tif", "run", stitching, lambda data, _, path: write_ome_tiff(data, path)),
+        "overlay": ExportFormat("-overlay.ome.tif", "class", f"class_name {stitching} {colors}", write_overlay),
+        "ome-zarr": ExportFormat(".ome.zarr", "run", stitching, lambda data, _, path: write_ome_zarr(data, path)),
+        "csv": ExportFormat(".csv", "run", "", lambda data, _, path: write_csv(data, path)),
+        "h5": ExportFormat(
+            ".h5", "run", "encoder", lambda data, options, path: write_h5(data.store, path, options.encoder, data)
+        ),
+        "tissue": ExportFormat("-tissue.geojson", "slide", "", lambda data, _, path: write_tissue(data.store, path)),
     }
 
 
@@ -90,7 +102,7 @@ def export(
     run : str, optional
         Which predictions. Default: the only run of the store.
     options : HeatmapOptions
-        Class, threshold, colours, blending.
+        Class, threshold, colours, blending; each format uses some of them.
 
     Returns
     -------
@@ -100,41 +112,54 @@ def export(
     Raises
     ------
     UsageError
-        Without predictions, or for an unknown format, run or class.
+        Without predictions, for an unknown format, run or class, or for an option that the format does not use.
     StoreError
         If the store or its predictions are damaged, or if no tile has a prediction.
     OutputError
         If it cannot be written.
     """
-    check_formats([format])
+    check_formats([format], options)
     opened = store if isinstance(store, TileStore) else TileStore(store)
-    if format == "tissue" or (format == "h5" and run is None and opened.encoders and not opened.runs):
-        return _export_without_predictions(opened, format, output, options.encoder)
-    data = read_heatmap_data(opened, run, options.window, options.smoothing)
-    return write(data, format, _output_location(opened, output, file_name(data, format, options)), options)
-
-
-def _export_without_predictions(
-    store: TileStore, format: Format, output: str | os.PathLike[str] | None, encoder: str | None
-) -> Output:
+    if format != "tissue" and (format != "h5" or run is not None or opened.runs or not opened.encoders):
+        data = read_heatmap_data(opened, run, options.window, options.smoothing)
+        check_formats([format], options, data)
+        return write(data, format, _output_location(opened, output, file_name(data, format, options)), options)
+    # The outline of the tissue, and features, need no predictions.
     from wsivit.heatmap.geojson import write_tissue
-    from wsivit.heatmap.trident_h5 import write_h5
+    from wsivit.heatmap.tile_tables import write_h5
 
-    name = _safe_name(store.parameters.slide_id) + export_formats()[format].ending
-    location = _output_location(store, output, name)
+    name = _safe_name(opened.parameters.slide_id) + export_formats()[format].ending
+    location = _output_location(opened, output, name)
     with local_output(location) as path:
         if format == "tissue":
-            write_tissue(store, path)
+            write_tissue(opened, path)
         else:
-            write_h5(store, path, encoder)
+            write_h5(opened, path, options.encoder)
     return display_path(location)
 
 
-def check_formats(formats: Iterable[str]) -> None:
-    """Raise UsageError unless all are export formats."""
+def check_formats(formats: Iterable[str], options: HeatmapOptions, data: HeatmapData | None = None) -> None:
+    """Check that formats exist, and that each option which is set is used by at least one of them.
+
+    Raises
+    ------
+    UsageError
+        With the unknown format, or the option without use; of the classes in `data`, if given.
+    """
     if unknown := set(formats) - set(get_args(Format)):
         known = ", ".join(get_args(Format))
         raise UsageError(f"unknown export format {', '.join(sorted(unknown))}; choose from {known}")
+    table: dict[str, ExportFormat] = {name: known for name, known in export_formats().items()}  # noqa: C416 - of any text
+    if data is not None and len(data.selected_classes(options.class_name)) > 1:
+        table["png"] = table["argmax"]  # the picture of several classes
+    used = {name for format in formats for name in table[format].options.split()}
+    for field in fields(options):
+        if field.name not in used and getattr(options, field.name) != field.default:
+            users = ", ".join(format for format, known in table.items() if field.name in known.options.split())
+            several = " of a run with several classes" if data is not None and "png" in formats else ""
+            raise UsageError(
+                f"{field.name} makes no difference to {', '.join(formats)}{several}: leave it out; it is for {users}"
+            )
 
 
 def write(data: HeatmapData, format: Format, location: str | os.PathLike[str], options: HeatmapOptions) -> Output:
@@ -146,9 +171,9 @@ def write(data: HeatmapData, format: Format, location: str | os.PathLike[str], o
 
 def file_name(data: HeatmapData, format: Format, options: HeatmapOptions) -> str:
     """Usual name of an output: ``<slide_id>[-<run>[-<class>]]…``, safe on every file system and in every shell."""
-    ending, names, _ = export_formats()[format]
+    ending, names, _, _ = export_formats()[format]
     words = [data.slide_id] if names == "slide" else [data.slide_id, data.run]
-    if names == "class" or (names == "chosen" and len(data.chosen(options.class_name)) == 1):
+    if names == "class" or (names == "selected" and len(data.selected_classes(options.class_name)) == 1):
         words.append(data.classes[data.class_index(options.class_name)])
     return "-".join(map(_safe_name, words)) + ending
 

@@ -1,4 +1,4 @@
-"""The page of a heatmap: the slide at one exact scale, with all that is needed to read it.
+"""The page of a heatmap: the slide at one exact scale as background, with all that is needed to read it.
 
 A PNG records where the slide lies on the page and how many level-0 pixels each pixel covers (text ``wsivit``), so that
 a place in the picture can be traced back to the slide.
@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsivit.errors import UsageError
 from wsivit.heatmap.colors import CONTOUR_HALO, FRAME, INK, QUIET, RGB, TISSUE_OUTLINE, score_colors
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
-from wsivit.heatmap.score_map import CellStatus, FloatGrid
-from wsivit.heatmap.slide_background import SlideBackground
+from wsivit.heatmap.score_map import CellStatus, FloatGrid, ScoreMap
 from wsivit.io import replacing
 from wsivit.slide import round_length
+from wsivit.store import TileStore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
@@ -33,6 +37,83 @@ def check_picture_path(path: Path) -> None:
     """Raise UsageError unless the path ends like a picture that can be written."""
     if path.suffix.lower() not in PICTURE_FORMATS:
         raise UsageError(f"{path}: a picture is written as {', '.join(PICTURE_FORMATS)}")
+
+
+@dataclass(frozen=True)
+class SlideBackground:
+    """The complete slide at a picture's scale.
+
+    Attributes
+    ----------
+    rgb : uint8 (height, width, 3)
+    tissue : bool (height, width)
+    scale0 : (float, float)
+        Level-0 pixels per pixel of the picture, ``x, y``; exact.
+    """
+
+    rgb: RGB
+    tissue: NDArray[np.bool_]
+    scale0: tuple[float, float]
+
+    @classmethod
+    def read(cls, store: TileStore, size: int) -> Self:
+        """Scale the store's thumbnail and tissue mask so that the slide's longer side has `size` pixels."""
+        from PIL import Image
+
+        thumbnail, _ = store.thumbnail
+        mask, _ = store.tissue_mask
+        width0, height0 = store.parameters.slide_size
+        scale = size / max(width0, height0)
+        shape = max(1, round(width0 * scale)), max(1, round(height0 * scale))
+        rgb = np.array(Image.fromarray(thumbnail).resize(shape, Image.Resampling.LANCZOS))
+        soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(shape, Image.Resampling.BICUBIC)
+        # Rounded sides make the scales along x and y differ slightly: both are kept, or outlines would drift.
+        return cls(rgb, np.asarray(soft) >= 128, (width0 / shape[0], height0 / shape[1]))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+    @cached_property
+    def grey(self) -> FloatGrid:
+        """Brightness, float32 (h, w), with the tissue's own range stretched so that its structure stays visible."""
+        grey: FloatGrid = self.rgb.astype(np.float32) @ _LUMA
+        dark, bright = np.percentile(grey[self.tissue], (1, 99)) if self.tissue.any() else (0, 255)
+        return np.clip(90 + 150 * (grey - dark) / max(bright - dark, 1), 60, 255)
+
+    def sample(self, scores: ScoreMap, band: FloatGrid, interpolation: str = "nearest") -> FloatGrid:
+        """Look up a band of the score map at every pixel's centre; float32 (height, width), NaN outside.
+
+        Linear interpolation runs between the centres of cells that have a score; a pixel whose own cell has none
+        stays NaN, so that colours never reach into tissue without predictions.
+        """
+        # Positions in cells: [i, i + 1) is cell i.
+        x, y = (
+            np.clip((np.arange(count) + 0.5) * scale / step, 0, np.nextafter(cells, 0))
+            for count, scale, step, cells in zip(
+                self.size, self.scale0, scores.downsample0, reversed(band.shape), strict=True
+            )
+        )
+        nearest = band[np.ix_(y.astype(np.int64), x.astype(np.int64))]
+        if interpolation == "nearest":
+            return nearest
+        known = np.isfinite(band)
+        total = _linear(np.where(known, band, 0).astype(np.float32), y, x)
+        weight = _linear(known.astype(np.float32), y, x)
+        return np.where(np.isfinite(nearest), total / np.maximum(weight, 1e-6), np.nan).astype(np.float32)
+
+
+def _linear(band: FloatGrid, y: NDArray[np.float64], x: NDArray[np.float64]) -> FloatGrid:
+    """Interpolate between cell centres, first along x, then along y."""
+    for axis, position in ((1, x), (0, y)):
+        last = band.shape[axis] - 1
+        below = np.clip(np.floor(position - 0.5), 0, last).astype(np.int64)
+        share = np.clip(position - 0.5 - below, 0, 1).astype(np.float32)
+        share = share[None, :] if axis else share[:, None]
+        above = np.minimum(below + 1, last)
+        band = np.take(band, below, axis) * (1 - share) + np.take(band, above, axis) * share
+    return band
 
 
 class HeatmapFigure:
@@ -63,7 +144,7 @@ class HeatmapFigure:
         self._size = max(round(70 * u), self._lefts[-1] + width + round(room * u)), self._top + height + round(5 * u)
         self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="none")
         for left in self._lefts:
-            self._axes = self._place(left, self._top, width, height)
+            self._axes = self._add_axes(left, self._top, width, height)
             self._axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[], facecolor="none")
             for spine in self._axes.spines.values():
                 spine.set(color=FRAME, linewidth=self._points(0.08))
@@ -110,7 +191,17 @@ class HeatmapFigure:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from PIL import Image, PngImagePlugin
 
-        self._footnote(*notes)
+        grid, parameters, scores = self._data.grid, self._data.store.parameters, self._data.scores
+        tiles = f"tiles of {grid.tile_size} px at {parameters.mpp[0]:.4g} µm/px"
+        words = [tiles + (f", overlap {grid.overlap} px, {scores.window} window" if grid.overlap else "")]
+        words.append(f"{len(self._data.predicted):,} of {len(self._data.store):,} tiles predicted")
+        if unreadable := int(np.count_nonzero(self._data.store.status == CellStatus.UNREADABLE)):
+            words.append(f"{unreadable:,} unreadable (hatched)")
+        if missing := int(np.count_nonzero(self._data.store.status == CellStatus.MISSING)):
+            words.append(f"{missing:,} never scanned")
+        if scores.smoothing0:
+            words.append(f"smoothed by {scores.smoothing0 * parameters.slide_mpp[0]:.3g} µm")
+        self._write(self._size[1] - 1.7 * self._unit, "   ·   ".join([*words, *notes]), 1.3, QUIET)
         drawn: Any = FigureCanvasAgg(self._figure)
         drawn.draw()
         # Lines and words are laid over the panels instead of drawn with them: matplotlib would resample the pixels.
@@ -131,8 +222,8 @@ class HeatmapFigure:
         """Hundredths of the slide's longer side in points, as fonts and lines are measured."""
         return units * self._unit * 72 / 100
 
-    def _place(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Add axes at a place in pixels, from the top left."""
+    def _add_axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Add axes at a position in pixels from the top left."""
         page_width, page_height = self._size
         return self._figure.add_axes(
             (x / page_width, 1 - (y + height) / page_height, width / page_width, height / page_height)
@@ -140,26 +231,13 @@ class HeatmapFigure:
 
     def _right_of_slide(self, width: float, height: float) -> Axes:
         x = self._lefts[-1] + self._background.size[0] + 2 * self._unit
-        return self._place(x, self._top + (self._background.size[1] - height) / 2, width, height)
+        return self._add_axes(x, self._top + (self._background.size[1] - height) / 2, width, height)
 
     def _write(self, y: float, text: str, size: float, ink: str, weight: str = "normal") -> None:
         """Write a line at the left, `y` pixels from the top."""
-        place = self._lefts[0] / self._size[0], 1 - y / self._size[1]
+        position = self._lefts[0] / self._size[0], 1 - y / self._size[1]
         # Slide and class names are no TeX: parse_math would read a $ as the start of a formula.
-        self._figure.text(*place, text, fontsize=self._points(size), color=ink, weight=weight, parse_math=False)
-
-    def _footnote(self, *notes: str) -> None:
-        grid, parameters, scores = self._data.grid, self._data.store.parameters, self._data.scores
-        tiles = f"tiles of {grid.tile_size} px at {parameters.mpp[0]:.4g} µm/px"
-        words = [tiles + (f", overlap {grid.overlap} px, {scores.window} window" if grid.overlap else "")]
-        words.append(f"{len(self._data.predicted):,} of {len(self._data.store):,} tiles predicted")
-        if unreadable := int(np.count_nonzero(self._data.store.status == CellStatus.UNREADABLE)):
-            words.append(f"{unreadable:,} unreadable (hatched)")
-        if missing := int(np.count_nonzero(self._data.store.status == CellStatus.MISSING)):
-            words.append(f"{missing:,} never scanned")
-        if scores.smoothing0:
-            words.append(f"smoothed by {scores.smoothing0 * parameters.slide_mpp[0]:.3g} µm")
-        self._write(self._size[1] - 1.7 * self._unit, "   ·   ".join([*words, *notes]), 1.3, QUIET)
+        self._figure.text(*position, text, fontsize=self._points(size), color=ink, weight=weight, parse_math=False)
 
     def _contour(self, field: FloatGrid, level: float, ink: str, width: float) -> None:
         step = -(-max(self._background.size) // 1000)  # a line looks the same, traced on every second pixel

@@ -18,7 +18,6 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely.geometry import mapping
-from shapely.geometry.base import BaseGeometry
 
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
@@ -34,45 +33,20 @@ def write_tiles(data: HeatmapData, path: Path) -> None:
     Each has one measurement per class (``"tumor probability"``) and is classified as its most probable class; where
     tiles were predicted in several views, ``"uncertainty"`` is their standard deviation.
 
-    Parameters
-    ----------
-    data : HeatmapData
-    path : Path
-        Compressed if its name ends in ``.gz``.
+    The file is compressed if its name ends in ``.gz``, as are those of the other functions.
     """
     _write_collection(data, path, _tile_features(data))
 
 
 def write_regions(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
-    """Write the connected regions where a class reaches the threshold as QuPath annotations.
-
-    Parameters
-    ----------
-    data : HeatmapData
-    options : HeatmapOptions
-        Class (each of several has regions of its own) and threshold.
-    path : Path
-        Compressed if its name ends in ``.gz``.
-    """
-    threshold = options.threshold
-    features = (
-        _region_feature(data, index, threshold, region)
-        for index in data.chosen(options.class_name)
-        for region in merged_regions(data.scores, index, threshold)
-    )
-    _write_collection(data, path, features)
+    """Write the connected regions where a class reaches the threshold as QuPath annotations, class by class."""
+    _write_collection(data, path, _region_features(data, options))
 
 
 def write_tissue(store: TileStore, path: Path) -> None:
     """Write the pieces of a store's tissue mask as QuPath annotations, holes kept, areas in mm².
 
     Edited, the file can be the ``--tissue`` of the next tiling.
-
-    Parameters
-    ----------
-    store : TileStore
-    path : Path
-        Compressed if its name ends in ``.gz``.
     """
     mask, downsample = store.tissue_mask
     parameters = store.parameters
@@ -128,16 +102,18 @@ def _tile_features(data: HeatmapData) -> Iterator[str]:
         )
 
 
-def _region_feature(data: HeatmapData, index: int, threshold: float, region: BaseGeometry) -> str:
-    seen = shapely.transform(region, lambda xy: np.round(xy - np.asarray(data.view_origin), 2))
-    area = region.area * data.slide_mpp[0] * data.slide_mpp[1] / 1e6
-    properties = {
-        "objectType": "annotation",
-        "name": f"{data.classes[index]} ≥ {threshold:g}",
-        "classification": _classification(data, index),
-        "measurements": {"Area mm^2": round(area, 6)},
-    }
-    return _dumps({"type": "Feature", "geometry": mapping(seen), "properties": properties})
+def _region_features(data: HeatmapData, options: HeatmapOptions) -> Iterator[str]:
+    for index in data.selected_classes(options.class_name):
+        for region in merged_regions(data.scores, index, options.threshold):
+            in_view = shapely.transform(region, lambda xy: np.round(xy - np.asarray(data.view_origin), 2))
+            area = region.area * data.slide_mpp[0] * data.slide_mpp[1] / 1e6
+            properties = {
+                "objectType": "annotation",
+                "name": f"{data.classes[index]} ≥ {options.threshold:g}",
+                "classification": _classification(data, index),
+                "measurements": {"Area mm^2": round(area, 6)},
+            }
+            yield _dumps({"type": "Feature", "geometry": mapping(in_view), "properties": properties})
 
 
 def _classification(data: HeatmapData, index: int) -> dict[str, Any]:

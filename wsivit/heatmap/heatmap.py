@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsivit.heatmap.aggregate import SlideScore, score_slide
 from wsivit.heatmap.export import check_formats, file_name, folder_of, write
 from wsivit.heatmap.heatmap_data import read_heatmap_data
 from wsivit.heatmap.options import Format, HeatmapOptions
-from wsivit.heatmap.slide_score import SlideScore
 from wsivit.io import Output, join
 from wsivit.store import TileStore
 
@@ -76,7 +76,7 @@ def heatmap(
         What is written: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact`` (pictures), ``geojson``,
         ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
     options : HeatmapOptions
-        Class, threshold, colours, blending.
+        Class, threshold, colours, blending; at least one of the formats must use each that is set.
 
     Returns
     -------
@@ -85,18 +85,20 @@ def heatmap(
     Raises
     ------
     UsageError
-        Without predictions, for an unknown run, class or format, or for an option out of its range.
+        Without predictions, for an unknown run, class or format, or for an option out of its range or without use.
     StoreError
         If the store or its predictions are damaged, or if no tile has a prediction.
     OutputError
         If something cannot be written.
     """
-    check_formats(formats)
+    written = formats if png is None else [*formats, "png"]
+    check_formats(written, options)
     data = read_heatmap_data(store, run, options.window, options.smoothing)
+    check_formats(written, options, data)
     folder = folder_of(data.store) if output is None else os.fspath(output)
     paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
     for format in formats:
         paths.setdefault(format, join(folder, file_name(data, format, options)))
     files = {format: write(data, format, path, options) for format, path in paths.items()}
-    names = ", ".join(data.classes[k] for k in data.chosen(options.class_name))
-    return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(data.slide_scores(options.threshold)))
+    names = ", ".join(data.classes[k] for k in data.selected_classes(options.class_name))
+    return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(score_slide(data, options.threshold)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from wsivit.errors import StoreError, UsageError
 from wsivit.heatmap.colors import class_colors
 from wsivit.heatmap.score_map import ScoreMap, Window, smooth, stitch
-from wsivit.heatmap.slide_score import SlideScore, slide_scores
 from wsivit.slide import TileGrid
 from wsivit.store import TileStore
 
@@ -73,7 +71,7 @@ class HeatmapData:
             return 0
         return len(self.classes) - 1
 
-    def chosen(self, name: str | None) -> list[int]:
+    def selected_classes(self, name: str | None) -> list[int]:
         """Indexes of the classes to show: the named one; for None the main one of two, or all of three and more."""
         if name is None and len(self.classes) > 2:
             return list(range(len(self.classes)))
@@ -119,13 +117,6 @@ class HeatmapData:
             "uncertainty": self.scores.uncertainty_kind,
         }
 
-    def slide_scores(
-        self, threshold: float, thresholds: Mapping[str, float] | None = None, top_k: int = 10
-    ) -> list[SlideScore]:
-        """Aggregate the tiles, one score per class, each over its own of the `thresholds` or else `threshold`."""
-        by_class = {name: (thresholds or {}).get(name, threshold) for name in self.classes}
-        return slide_scores(self.probabilities[self.predicted], by_class, self.scores, self.slide_mpp, top_k=top_k)
-
     def boxes0(self) -> NDArray[np.float64]:
         """Extents of all tiles, cut at the slide, float64 (n, 4): ``x_min, y_min, x_max, y_max`` in level-0 pixels."""
         boxes = self.grid.boxes0(self.store.col, self.store.row)
@@ -159,43 +150,33 @@ def read_heatmap_data(
         If the predictions do not fit the tiles, are no probabilities, or if no tile has one.
     """
     opened = store if isinstance(store, TileStore) else TileStore(store)
-    name = _select_run(opened, run)
+    # Unfinished predictions are not listed: their missing tiles would look like tissue without a score.
+    runs = sorted(opened.runs)
+    if not runs:
+        advice = f"make or finish some: wsivit predict RUN {opened.url}"
+        raise UsageError(f"{opened.url}: no finished predictions in this store; {advice}")
+    if run is None and len(runs) > 1:
+        raise UsageError(f"{opened.url}: predictions of several runs; choose one of {', '.join(runs)} (--run)")
+    name = runs[0] if run is None else run
+    if name not in runs:
+        raise UsageError(f"{opened.url}: no finished predictions of run {run!r}; this store has {', '.join(runs)}")
     predictions = opened.predictions(name)
     probabilities = np.asarray(predictions.probabilities, np.float32)
-    _check(probabilities, len(opened), len(predictions.classes), f"{opened.url}: run {name}")
-    spread = None if predictions.spread is None else predictions.spread.max(axis=1)
-    scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window, spread)
-    scores = smooth(scores, smoothing_um / opened.parameters.slide_mpp[0])
-    return HeatmapData(opened, name, tuple(predictions.classes), probabilities, scores, spread)
-
-
-def _select_run(store: TileStore, run: str | None) -> str:
-    # Unfinished predictions are not listed: their missing tiles would look like tissue without a score.
-    runs = sorted(store.runs)
-    if not runs:
-        raise UsageError(
-            f"{store.url}: no finished predictions in this store; make or finish some: wsivit predict RUN {store.url}"
-        )
-    if run is None:
-        if len(runs) > 1:
-            raise UsageError(f"{store.url}: predictions of several runs; choose one of {', '.join(runs)} (--run)")
-        return runs[0]
-    if run not in runs:
-        raise UsageError(f"{store.url}: no finished predictions of run {run!r}; this store has {', '.join(runs)}")
-    return run
-
-
-def _check(probabilities: NDArray[np.float32], tiles: int, classes: int, where: str) -> None:
-    if probabilities.shape != (tiles, classes):
+    where, classes = f"{opened.url}: run {name}", tuple(predictions.classes)
+    if probabilities.shape != (len(opened), len(classes)):
         raise StoreError(
-            f"{where} holds predictions of shape {probabilities.shape} for {tiles} tiles and {classes} classes; "
-            "predict again"
+            f"{where} holds predictions of shape {probabilities.shape} for {len(opened)} tiles and {len(classes)} "
+            "classes; predict again"
         )
-    # A little beyond 0 and 1 is rounding of float16; more is logits.
     known = probabilities[np.isfinite(probabilities).all(axis=1)]
     if not len(known):
-        raise StoreError(f"{where} has no prediction for any of {tiles} tiles; check the model and predict again")
+        raise StoreError(f"{where} has no prediction for any of {len(opened)} tiles; check the model and predict again")
+    # A little beyond 0 and 1 is rounding of float16; more is logits.
     if known.min() < -1e-3 or known.max() > 1 + 1e-3:
         raise StoreError(
             f"{where} has values from {known.min():.3g} to {known.max():.3g}, which are no probabilities; predict again"
         )
+    spread = None if predictions.spread is None else predictions.spread.max(axis=1)
+    scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window, spread)
+    scores = smooth(scores, smoothing_um / opened.parameters.slide_mpp[0])
+    return HeatmapData(opened, name, classes, probabilities, scores, spread)

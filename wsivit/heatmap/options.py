@@ -8,7 +8,6 @@ from typing import Literal, TypeAlias
 from wsivit.errors import UsageError
 from wsivit.heatmap.colors import CMAP
 from wsivit.heatmap.score_map import Window
-from wsivit.heatmap.slide_score import check_threshold
 
 Format: TypeAlias = Literal[
     "png",
@@ -94,3 +93,9 @@ class HeatmapOptions(StitchOptions):
             raise UsageError(f"the size of a picture must be from 200 to 20000 pixels, not {self.size}")
         if self.interpolation not in ("linear", "nearest"):
             raise UsageError(f"interpolation must be linear or nearest, not {self.interpolation!r}")
+
+
+def check_threshold(threshold: float) -> None:
+    """Raise UsageError unless `threshold` is a probability."""
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wsivit.models import Network
+
+log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
@@ -100,6 +103,7 @@ class ModelRunner:
         self._run = self._engine()
         if self.device.type == "cpu":
             keep_freed_memory()
+        log.info("running %s on %s in %s", model.spec.name, self.device, self.precision)
 
     def _engine(self) -> Any:
         if self.options.engine != "torch":
@@ -279,13 +283,7 @@ def choose_device(options: ScoringOptions) -> torch.device:
         if name not in ("auto", "cpu"):
             raise UsageError(f"engine {options.engine} runs on the CPU; --device {name} needs engine torch")
         return torch.device("cpu")
-    try:
-        device = device_for(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
-    return device
+    return device_for(name)
 
 
 def score_samples(scorer: ModelRunner, samples: Samples, *, progress: bool = False) -> Floats:

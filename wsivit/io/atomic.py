@@ -1,7 +1,7 @@
-"""Outputs appear complete or not at all: written under a temporary name next to their place, then renamed.
+"""Atomic writes: outputs are written under a temporary name next to their place, then renamed.
 
-The one place that knows how. `replacing` is for files and folders that any code writes; `Files.write` uses the same
-pieces and syncs to disk as well; `replace_directory` swaps a complete folder, such as a tile store, for an older one.
+`replacing` is for files and folders that any code writes; `Files.write` uses the same pieces and syncs to disk as well;
+`replace_directory` swaps a complete folder, such as a tile store, for an older one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsivit.errors import OutputError, OutputExistsError, WsivitError
+from wsivit.io.processes import has_ended
 
 TEMPORARY = ".tmp-"
-"""How names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 
 @contextmanager
@@ -43,7 +44,11 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     temporary = temporary_path(path)
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        # Killed writers of this output left theirs: names begin with the number of their process.
+        for leftover in path.parent.glob(f"{TEMPORARY}*"):
+            process, _, rest = leftover.name.removeprefix(TEMPORARY).partition("-")
+            if rest.partition("-")[2] == path.name and process.isdigit() and has_ended(int(process)):
+                remove(leftover)
         yield temporary
         if folder:
             replace_directory(temporary, path)
@@ -52,37 +57,27 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Turn a failed write into an OutputError that names `path`, and remove the unfinished `temporary`."""
+def writing(
+    path: Path, temporary: Path | None = None, errors: tuple[type[Exception], ...] = (OSError,)
+) -> Iterator[None]:
+    """Turn a failed write into an OutputError that names `path`, and remove the unfinished `temporary`.
+
+    `errors` are those of the library that writes, such as torch's.
+    """
     try:
         yield
     except BaseException as error:
         if temporary is not None:
             with suppress(OSError):
                 remove(temporary)
-        if isinstance(error, OSError) and not isinstance(error, WsivitError):
-            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        if isinstance(error, errors) and not isinstance(error, WsivitError):
+            raise OutputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
         raise
 
 
 def temporary_path(path: Path) -> Path:
     """Return a name next to `path` that no other writer has: two machines may run processes of the same number."""
     return path.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of this output left: their processes have ended."""
-    for left in path.parent.glob(f"{TEMPORARY}*"):
-        process, _, rest = left.name.removeprefix(TEMPORARY).partition("-")
-        if rest.partition("-")[2] == path.name and process.isdigit() and has_ended(int(process)):
-            remove(left)
-
-
-def has_ended(process: int) -> bool:
-    """Whether no process of this machine has that number."""
-    import psutil
-
-    return not psutil.pid_exists(process)
 
 
 def remove(path: Path) -> None:
@@ -105,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def staging_path(target: Path) -> Path:
-    """Where the folder is written that is to replace `target`."""
+    """Path of the folder that is to replace `target`, while it is written."""
     return target.with_name(f".{target.name}.new")
 
 
@@ -115,7 +110,7 @@ def replace_directory(new: Path, target: Path) -> None:
         sync_folder(target.parent)
         shutil.rmtree(new)
         return
-    # In steps: `recover_replace` can tell which of them were taken.
+    # In two renames; `recover_replace` sees from what exists which of them were made.
     old = _old_path(target)
     if target.exists():
         remove(old)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from wsivit.errors import OutputError, RemoteError
 from wsivit.io.atomic import TEMPORARY, remove, sync_folder, temporary_path, writing
-from wsivit.io.handles import READ_ONLY, after_fork, read_at
+from wsivit.io.processes import READ_ONLY, after_fork, read_at
 from wsivit.io.remote import Range, Remote, coalesce, is_url, local_path
 
 

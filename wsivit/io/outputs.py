@@ -1,10 +1,10 @@
-"""Outputs that are written as files and may belong at a URL: written on this machine first, then uploaded."""
+"""Outputs of a verb: how results name them, how they reach a URL, and the progress bar meanwhile."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
@@ -24,9 +24,7 @@ def display_path(location: str | os.PathLike[str]) -> Output:
 
 @contextmanager
 def local_output(location: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a path to write a file or folder to; what is there at the end is at `location`.
-
-    That is the path itself, or one on this machine that is uploaded, the document of a zarr group last.
+    """Yield a path to write a file or folder to: `location` itself, or for a URL one that is uploaded at the end.
 
     Raises
     ------
@@ -40,15 +38,21 @@ def local_output(location: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="wsivit-") as temporary:
         path = Path(temporary, name)
         yield path
-        if path.is_dir():
-            _upload_folder(path, location)
-        else:
+        if not path.is_dir():
             files_at(folder).write(name, [path.read_bytes()])
+            return
+        files = files_at(location)
+        files.remove("")
+        keys = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+        # Deepest first, so the document of a zarr group comes last: readers see nothing before it is complete.
+        for key in sorted(keys, key=lambda key: (-key.count("/"), key)):
+            files.write(key, [(path / key).read_bytes()])
 
 
-def _upload_folder(path: Path, location: str | os.PathLike[str]) -> None:
-    files = files_at(location)
-    files.remove("")
-    found = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-    for key in sorted(found, key=lambda key: (-key.count("/"), key)):
-        files.write(key, [(path / key).read_bytes()])
+@contextmanager
+def progress_bar(total: int, what: str, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
+    """Yield a function that advances a bar on standard error; it draws nothing unless `show`."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit=unit, disable=not show, dynamic_ncols=True, smoothing=0.1) as bar:
+        yield bar.update

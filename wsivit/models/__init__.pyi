@@ -1,6 +1,7 @@
 from .classifier import Classifier as Classifier
 from .classifier import create_classifier as create_classifier
 from .classifier import device_for as device_for
+from .classifier import require_image_size as require_image_size
 from .classifier import save_classifier as save_classifier
 from .encoder_check import EncoderCheck as EncoderCheck
 from .encoder_check import check_encoder as check_encoder
@@ -15,7 +16,6 @@ from .model_input import fit_tiles as fit_tiles
 from .model_input import model_input as model_input
 from .model_input import normalise_pictures as normalise_pictures
 from .model_input import resize as resize
-from .model_names import library_of as library_of
 from .model_spec import Model as Model
 from .model_spec import ModelSpec as ModelSpec
 from .model_spec import finished_run as finished_run

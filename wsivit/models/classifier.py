@@ -20,6 +20,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
 from wsivit.errors import StoreError, UsageError
@@ -98,17 +99,58 @@ def create_classifier(
     Raises
     ------
     UsageError
-        The model is unknown, its weights cannot be had, or they are not safetensors.
+        The model is unknown, its weights cannot be had, they are not safetensors, or it takes no input of that size.
     """
+    require_image_size(name, image_size)
     library, resolved = library_of(name)
     make = _timm_classifier if library == "timm" else _transformers_classifier
     made = make(resolved, classes, pretrained, image_size, weights)
     # Weights of 16 bits would round small steps away, and overflow: training is in float32, whatever the file has.
     made.model.float()
+    if image_size is not None and not _takes(made.model, made.preprocessing):
+        raise UsageError(f"model {name} does not take input of {image_size} px: leave --image-size out, or try another")
     broken = non_finite(made.model)
     if broken:
         raise UsageError(f"model {name}: {broken}: take other weights to start from")
     return made
+
+
+def require_image_size(name: str, image_size: int | None) -> None:
+    """Reject an input size that the model's patches do not cover, before there are data or weights.
+
+    Where it is not a multiple of the patch, most networks ignore a margin of each picture without a word.
+
+    Raises
+    ------
+    UsageError
+        Naming the nearest sizes; or the model is unknown.
+    """
+    library, resolved = library_of(name)
+    if image_size is None:
+        return
+    if library == "timm":
+        architecture, known, model_args = timm_settings_of(resolved)
+        try:
+            with torch.device("meta"):  # its layers, without memory for their weights
+                network = timm.create_model(architecture, pretrained_cfg=known, **model_args)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            return  # made with weights, it says better what is wrong
+        cuts = [layer for layer in network.modules() if isinstance(layer, PatchEmbed) and not layer.dynamic_img_pad]
+        patches = [cut.patch_size[0] for cut in cuts]
+    else:
+        from transformers import AutoConfig
+
+        with hub_errors(name), quiet_transformers():
+            patch = getattr(AutoConfig.from_pretrained(resolved, trust_remote_code=False), "patch_size", None)
+        patches = [patch] if isinstance(patch, int) else []
+    for patch in patches:
+        if image_size % patch:
+            below = image_size // patch * patch
+            nearest = f"{below} or {below + patch}" if below else f"{patch}"
+            raise UsageError(
+                f"model {name} divides its input into patches of {patch} px, and {image_size} px (--image-size) is no "
+                f"multiple of that: the nearest sizes are {nearest}"
+            )
 
 
 def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
@@ -166,10 +208,22 @@ def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
 
 
 def device_for(name: str) -> torch.device:
-    """Resolve ``auto``: the first GPU there is, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    """Resolve ``auto``: the first GPU there is, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        If this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a name alone says nothing of the machine
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
+    return device
 
 
 # timm ------------------------------------------------------------------------------------------------

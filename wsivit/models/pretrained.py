@@ -74,8 +74,11 @@ def _transformers(name: str) -> tuple[Network, tuple[str, ...], Preprocessing]:
     absent = set(loaded["missing_keys"])
     if any(network.head is None or not key.startswith(f"{network.head}.") for key in absent):
         raise UsageError(f"model {name}: weights are missing: {', '.join(sorted(absent)[:5])}")
+    if absent:
+        # The head was drawn at random just now: an encoder is what lies before it, and so is its fingerprint.
+        return network.without_head(), (), preprocessing
     names = model.config.id2label
-    return network, () if absent else tuple(names[i] for i in range(len(names))), preprocessing
+    return network, tuple(names[i] for i in range(len(names))), preprocessing
 
 
 def _try(name: str, network: Network, preprocessing: Preprocessing) -> None:

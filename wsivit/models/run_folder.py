@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
-from wsivit.errors import StoreError, UsageError
+from wsivit.errors import StoreError, UsageError, shorten
 from wsivit.io import LocalFiles
 
 FORMAT = 2
@@ -186,7 +186,7 @@ class RunMetadata:
         ours, theirs = (asdict(replace(c, versions={}, command=[])) for c in (self, other))
         outcome = {"model_fingerprint", "temperature", "validation"}
         return [
-            f"{name}: {_short(ours[name])} there, {_short(theirs[name])} asked for"
+            f"{name}: {shorten(ours[name])} there, {shorten(theirs[name])} asked for"
             for name in ours
             if name not in outcome and _plain(ours[name]) != _plain(theirs[name])
         ]
@@ -194,8 +194,3 @@ class RunMetadata:
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

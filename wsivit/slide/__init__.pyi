@@ -3,6 +3,10 @@ from .backend import JpegColor as JpegColor
 from .backend import OtherPicture as OtherPicture
 from .backend import TileFailure as TileFailure
 from .backend import UnreadableBlockError as UnreadableBlockError
+from .dicom import group_series as group_series
+from .dicom import is_dicomdir as is_dicomdir
+from .dicom import read_header as read_header
+from .dicom import series_path as series_path
 from .fingerprint import check_sha256 as check_sha256
 from .fingerprint import slide_files as slide_files
 from .grid import Edge as Edge

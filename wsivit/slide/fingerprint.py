@@ -6,6 +6,7 @@ import glob
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -13,6 +14,7 @@ import tifffile
 
 from wsivit.errors import SlideError, UsageError
 from wsivit.io import ByteSource, LocalFile, is_url, remote_file
+from wsivit.slide.dicom import series_files
 from wsivit.slide.metadata import TIFF_ERRORS
 
 _ENDS = 1 << 16
@@ -24,7 +26,7 @@ _READ = 1 << 20
 def fingerprint(path: str) -> str:
     """``"sha256:<hex>"`` of a slide's size, TIFF directories and sampled blocks; the same wherever the file lies.
 
-    A slide of several files (a DICOM folder, MIRAX and its directory) counts with all of them, under any names.
+    A slide of several files (a DICOM series, MIRAX and its directory) counts with all of them, under any names.
     """
     parts = sorted(_file_digest(file) for file in _files(path))
     digest = parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(parts)).digest()
@@ -102,9 +104,13 @@ def _files(path: str) -> list[ByteSource]:
 
 
 def slide_files(path: str) -> list[Path]:
-    """Return the local files of a slide: one, or those of a DICOM folder, of MIRAX and its folder, of Hamamatsu VMS."""
-    file = Path(path)
-    if file.is_dir():
+    """Return the local files of a slide: one, or those of a DICOM series, of MIRAX and its folder, of Hamamatsu VMS."""
+    file, series = Path(path), []
+    with suppress(UsageError):  # a folder of several slides: it cannot be opened, but may be watched for changes
+        series = series_files(file)
+    if series:
+        parts = series
+    elif file.is_dir():
         parts = list(file.rglob("*"))
     elif file.suffix.lower() == ".mrxs":
         parts = [file, *file.with_suffix("").rglob("*")]

@@ -15,6 +15,7 @@ import numpy as np
 from wsivit.errors import LimitError, SlideError, UsageError
 from wsivit.io import ByteSource, LocalFile, local_path
 from wsivit.slide.backend import Backend, BlockLimitError, JpegColor, UnreadableBlockError
+from wsivit.slide.dicom import series_path
 from wsivit.slide.info import SlideInfo
 from wsivit.slide.preflight import MAX_PIXELS, check_slide
 from wsivit.slide.readers.image import ImageBackend
@@ -50,7 +51,8 @@ def open_slide(
     Parameters
     ----------
     path : str or path-like
-        A slide file, a folder with one DICOM series, or any URL that fsspec knows (``s3://…``, ``https://…``).
+        A slide file, a folder with one DICOM series (or any file of it, or its DICOMDIR), or any URL that fsspec knows
+        (``s3://…``, ``https://…``).
     reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
         ``"auto"`` takes the fastest that reads the slide rightly and says why in `Slide.reader_reason`; another
         choice is never silently replaced.
@@ -81,13 +83,14 @@ def open_slide(
     LimitError
         If it has more than `max_pixels` pixels.
     UsageError
-        If the reader is unknown, `jpeg_color` cannot be applied by it, or there is no such scene.
+        If the reader is unknown, `jpeg_color` cannot be applied by it, there is no such scene, or a folder holds
+        several DICOM series.
     """
     if reader not in get_args(Reader):
         raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
     if jpeg_color not in get_args(JpegColor):
         raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
-    path = local_path(path)
+    path = series_path(local_path(path))
     source, anomalies = check_slide(path, max_pixels)
     backend: Backend
     if subprocess or (anomalies and isinstance(source, LocalFile)):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wsivit.errors import LimitError, SlideError, SlideNotFoundError
 from wsivit.io import ByteSource, LocalFile, is_url, remote_file
+from wsivit.slide.dicom import is_dicomdir, says_dicom, series_files
 from wsivit.slide.tiff_validation import check_tiff
 
 _IMPOSTORS = (
@@ -49,6 +50,8 @@ def check_slide(path: str, max_pixels: int = MAX_PIXELS) -> PreflightResult:
         If it cannot be a slide; the text says what it is instead, or what is wrong with its TIFF structure.
     LimitError
         If it is a TIFF of more pixels than `max_pixels`.
+    UsageError
+        If it is a folder of several DICOM series.
     """
     source: ByteSource = remote_file(path) if is_url(path) else LocalFile(_regular_file(Path(path)))
     try:
@@ -85,8 +88,11 @@ def _regular_file(path: Path) -> Path:
         raise SlideNotFoundError(f"{path}: there is no such slide") from error
     except (OSError, ValueError) as error:
         raise SlideError(f"{path}: cannot be looked at: {error}") from error
-    if stat.S_ISDIR(mode):
-        return _regular_file(_first_dicom(path))
+    if stat.S_ISDIR(mode) or (stat.S_ISREG(mode) and is_dicomdir(path)):
+        files = series_files(path)
+        if not files:
+            raise SlideError(f"{path}: a folder without DICOM slides; give the slide file itself")
+        return files[0]
     if not stat.S_ISREG(mode):
         raise SlideError(f"{path}: not a regular file (a pipe, socket or device cannot be read as a slide)")
     return path
@@ -97,31 +103,10 @@ def _check_neighbours(path: Path, start: bytes) -> None:
     suffix = path.suffix.lower()
     if suffix == ".mrxs":
         folder = path.with_suffix("")
-    elif suffix in (".vms", ".vmu") or _says_dicom(start):  # of DICOM it opens all that lies beside the file
+    elif suffix in (".vms", ".vmu") or says_dicom(start):  # of DICOM it opens all that lies beside the file
         folder = path.parent
     else:
         return
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.is_fifo() or file.is_char_device():
             raise SlideError(f"{file} is not a regular file: a reader would wait for it as for a part of the slide")
-
-
-def _first_dicom(folder: Path) -> Path:
-    try:
-        found = next((file for file in sorted(folder.iterdir()) if _is_dicom(file)), None)
-    except OSError as error:
-        raise SlideError(f"{folder}: cannot be looked at: {error}") from error
-    if found is None:
-        raise SlideError(f"{folder}: a folder without DICOM files; give the slide file itself")
-    return found
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _says_dicom(file.read(132))
-
-
-def _says_dicom(start: bytes) -> bool:
-    return start[128:132] == b"DICM"

@@ -7,11 +7,13 @@ import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.io import local_path, public
+from wsivit.slide import is_dicomdir, series_path
 from wsivit.slide_list.folders import matches_below, slides_below
 from wsivit.slide_list.ids import assign_ids
 from wsivit.slide_list.table import SlideRow, absolute, parent, read_table, read_text, resolve
@@ -53,7 +55,7 @@ def find_slides(sources: Sequence[str | os.PathLike[str]], known: Mapping[str, s
     InputNotFoundError
         If slides that the sources name do not exist. A broken link in a folder is left to the verb to report.
     """
-    found = [slide for source in sources for slide in _expand(local_path(source))]
+    found = [slide for source in sources for slide in _expand(_beside(local_path(source)))]
     _check_exist([slide.row for slide in found if slide.named])
     unique: dict[str, _Found] = {}
     for slide in found:
@@ -87,18 +89,18 @@ def read_slides(table: str) -> list[SlideRow]:
 
 def is_one_file(source: str) -> bool:
     """Whether a source is one slide or store, not a folder, glob, table or list of them."""
-    source = local_path(source)
+    source = _beside(local_path(source))
     if source.lower().endswith(TABLES + LISTS):
         return False
     if _is_folder(source):
-        return "://" not in source and next(slides_below(source), None) == ""
+        return "://" not in source and [*islice(slides_below(source), 2)] == [""]
     return not _is_glob(source)
 
 
 def _expand(source: str) -> Iterator[_Found]:
     """Yield each slide of a source."""
     if source.lower().endswith(TABLES):
-        yield from (_Found(_relative(row.source, parent(source)), row) for row in read_slides(source))
+        yield from _from_table(source)
     elif source.lower().endswith(LISTS):
         lines = (line.strip() for line in read_text(source).splitlines())
         yield from (_named(line, parent(source)) for line in lines if line and not line.startswith("#"))
@@ -107,7 +109,19 @@ def _expand(source: str) -> Iterator[_Found]:
     elif _is_folder(source):
         yield from _from_folder(source)
     else:
-        yield _named(source, str(Path.cwd()))
+        found = _named(source, str(Path.cwd()))
+        # A file of a DICOM series means its folder, and is called as if that were given.
+        series = Path(found.row.path).is_dir()
+        yield found._replace(relative=posixpath.basename(found.row.path)) if series else found
+
+
+def _from_table(table: str) -> Iterator[_Found]:
+    first: dict[str, int] = {}
+    for given in read_slides(table):
+        row = replace(given, path=series_path(given.path)) if given.path else given
+        if (line := first.setdefault(row.source, row.line)) != row.line:
+            raise UsageError(f"{table}, line {row.line}: the same DICOM series as line {line}: {given.path}")
+        yield _Found(_relative(row.source, parent(table)), row)
 
 
 def _from_folder(folder: str) -> Iterator[_Found]:
@@ -126,7 +140,7 @@ def _from_glob(pattern: str) -> Iterator[_Found]:
     if not matches:
         raise UsageError(f"{pattern}: nothing matches")
     for match in matches:
-        folder = resolve(fixed, match)
+        folder = _beside(resolve(fixed, match))
         if _is_folder(folder):
             for slide in _from_folder(folder):
                 yield slide._replace(relative=_relative(slide.row.source, fixed))
@@ -157,12 +171,17 @@ def _check_exist(rows: Sequence[SlideRow]) -> None:
 
 
 def _named(path: str, folder: str) -> _Found:
-    path = resolve(folder, path)
-    return _Found(_relative(path, folder), _from_path(path))
+    row = _from_path(resolve(folder, path))
+    return _Found(_relative(row.source, folder), row)
 
 
 def _from_path(path: str) -> SlideRow:
-    return SlideRow(store=path) if path.endswith(".zarr") else SlideRow(path=path)
+    return SlideRow(store=path) if path.endswith(".zarr") else SlideRow(path=series_path(path))
+
+
+def _beside(source: str) -> str:
+    """Return the folder of a DICOMDIR: it means all the slides below it; any other source as it is."""
+    return parent(source) if "://" not in source and is_dicomdir(Path(source)) else source
 
 
 def _is_glob(source: str) -> bool:

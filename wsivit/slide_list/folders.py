@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from wsivit.io import Remote
+from wsivit.slide import group_series, read_header
 
 SUFFIXES = frozenset(
     ".bif .btf .czi .dcm .mrxs .ndpi .qptiff .scn .svs .svslide .tf8 .tif .tiff .vms .vmu .zvi".split()  # noqa: SIM905
@@ -21,15 +22,15 @@ LEDGER = ".ledger"
 Step: TypeAlias = tuple[str, list[str], list[str]]
 """As of `os.walk`: a folder relative to the root, its folders (remove some to prune the walk), its files."""
 
-_SERIES = re.compile(rb"\x20\x00\x0e\x00(?:UI..|....)([0-9.]+)", re.DOTALL)
-_HEADER = 1 << 16
+_DICOM_NAME = re.compile(r"(?s)[^.]*|.*\.(\d*|dcm|dicom)", re.IGNORECASE)
+"""Archives name files by UID, or without an extension: ``1.2.276.0.1``, ``IM0001``."""
 
 
 def slides_below(root: str) -> Iterator[str]:
     """Yield slides and tile stores in a folder, as paths relative to it, in order; ``""`` is the folder itself.
 
     Skips hidden files and outputs of cohorts. The folder next to a ``.mrxs`` and the other files of a DICOM series
-    belong to a slide and are no slides themselves.
+    belong to a slide and are no slides themselves; DICOM files need no extension, and a DICOMDIR is none of them.
     """
     remote = "://" in root
     for folder, folders, files in _walk_remote(root) if remote else _walk_local(root):
@@ -42,34 +43,22 @@ def slides_below(root: str) -> Iterator[str]:
         yield from (posixpath.join(folder, name) for name in sorted(folders) if name.endswith(".zarr"))
         folders[:] = sorted(set(folders) - hidden)
         slides = [name for name in files if posixpath.splitext(name)[1].lower() in SUFFIXES]
-        dicom = [name for name in slides if name.lower().endswith(".dcm")]
-        if dicom and not remote:
-            series = _one_of_each_series(Path(root, folder), dicom)
-            if len(series) == 1 and len(slides) == len(dicom) > 1:
+        if not remote:
+            dicom = [name for name in files if _DICOM_NAME.fullmatch(name)]
+            series = _dicom_slides(Path(root, folder), dicom)
+            if len(series) == 1 and len(series[0]) > 1:
                 yield folder
-                continue
-            slides = sorted({*slides} - {*dicom} | {*series})
+                series = []
+            slides = sorted({*slides} - {*dicom} | {names[0] for names in series})
         yield from (posixpath.join(folder, name) for name in slides)
 
 
-def _one_of_each_series(folder: Path, names: list[str]) -> list[str]:
-    """Return the first file of each DICOM series; OpenSlide finds its other files."""
-    first: dict[bytes, str] = {}
-    for name in names:
-        match = _SERIES.search(_head(folder / name))
-        first.setdefault(match[1] if match else os.fsencode(name), name)
-    return list(first.values())
-
-
-def _head(path: Path) -> bytes:
-    """Read the start of a file; nothing where it cannot be read, which the verb reports when it opens the slide."""
-    if not path.is_file():  # reading a pipe would block
-        return b""
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEADER)
-    except OSError:
-        return b""
+def _dicom_slides(folder: Path, names: list[str]) -> list[list[str]]:
+    """Sort file names by DICOM series; a ``.dcm`` that cannot be read is one, so that the verb reports it."""
+    found = [[file.name for file in files] for files in group_series(folder / name for name in names)]
+    known = {name for files in found for name in files}
+    doubtful = [name for name in names if name.lower().endswith(".dcm") and name not in known]
+    return found + [[name] for name in doubtful if read_header(folder / name) is None]
 
 
 def _walk_local(root: str) -> Iterator[Step]:

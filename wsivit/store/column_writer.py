@@ -1,22 +1,97 @@
-"""Columns of floats for every tile, written block by block, so that an interrupted run resumes."""
+"""Writing named columns of a store, ``<kind>/<name>``: one writer per column, block by block, resumable.
+
+In a folder a column is built under a temporary name and then renamed, so readers see the old one or the new one. At a
+URL it is built in its place, and readers see it once its document is there, which is written last.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.errors import StoreError
+from wsivit.errors import StoreError, StoreLockedError, UsageError
+from wsivit.io import TEMPORARY, Files, LocalFiles, exclusive, lock_file, replace_directory, sync_folder, writing
 from wsivit.store import zarr_metadata
-from wsivit.store.columns import WAIT, ColumnLocation
 
 BLOCK = 4096
+WAIT = 60.0
+"""Seconds to wait for another writer of the same column."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STARTED = "started.json"
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return a name that can be part of a store; UsageError for others."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} {name!r}: use at most 100 letters, digits, '.', '_' and '-', and begin with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class ColumnLocation:
+    """Where in a store a column of `n` tiles is written.
+
+    Raises
+    ------
+    UsageError
+        For a name that cannot be part of a store.
+    """
+
+    files: Files
+    kind: str
+    name: str
+    n: int
+
+    def __post_init__(self) -> None:
+        check_name(self.kind, self.name)
+
+    @property
+    def building_key(self) -> str:
+        """Key at which the column is built: under a temporary name where that can be renamed, else in its place."""
+        return f"{self.kind}/{TEMPORARY if isinstance(self.files, LocalFiles) else ''}{self.name}"
+
+    def lock(self, wait: float = WAIT) -> AbstractContextManager[object]:
+        """Lock the column for one writer; other columns of the store can be written meanwhile."""
+        return exclusive(self.files, f".{self.kind}.{self.name}", wait)
+
+    def ensure_group(self) -> None:
+        """Write the document of the kind's group where there is none."""
+        document = zarr_metadata.document_key(self.kind)
+        if self.files.size(document) is not None:
+            return
+        if not isinstance(self.files, LocalFiles):
+            zarr_metadata.write_group(self.files, self.kind, {})
+            return
+        # Written below the building key and moved: a killed writer's temporary files are looked for there only.
+        zarr_metadata.write_group(self.files, self.building_key, {})
+        with writing(self.files.root / document):
+            (self.files.root / zarr_metadata.document_key(self.building_key)).replace(self.files.root / document)
+            sync_folder(self.files.root / self.kind)
+
+    def put_in_place(self) -> None:
+        """Rename the built column to its final name, and remove an older one."""
+        if isinstance(self.files, LocalFiles):
+            replace_directory(self.files.root / self.building_key, self.files.root / self.kind / self.name)
+
+    def cleanup(self) -> None:
+        """Remove what a writer left that was killed after it had put its column in place."""
+        if not isinstance(self.files, LocalFiles):
+            return
+        root = self.files.root
+        lock = lock_file(root.with_name(f"{root.name}.{self.kind}.{self.name}"))
+        if (root / self.building_key).exists() or lock.exists():
+            # A writer at work cleans up itself; in a folder that cannot be written we left nothing.
+            with suppress(StoreLockedError, OSError), self.lock(wait=0):
+                self.files.remove(self.building_key)
 
 
 @dataclass(frozen=True)
@@ -39,21 +114,21 @@ class Column:
 
 
 class ColumnWriter:
-    """Writes columns at ``<kind>/<name>`` in blocks of tiles. Use it as a context manager.
+    """Writes columns of floats at ``<kind>/<name>`` in blocks of tiles. Use it as a context manager.
 
-    An interrupted writer of the same columns and attributes is resumed: its blocks stay. Otherwise writing starts anew.
-    Readers see nothing of it before :meth:`finish`.
+    An interrupted writer of the same columns and attributes is resumed: its blocks stay. Readers see nothing of it
+    before :meth:`finish`.
 
     Parameters
     ----------
     location : ColumnLocation
     columns : dict of str to Column
-        By the key of each below the location, in the order they are written in: a block is complete when its last
-        column is there. A single column ``""`` is the location itself.
+        By the key of each below the location, in the order they are written: a block is complete when its last column
+        is written. A single column ``""`` is the location itself.
     attributes : dict
-        What describes the columns; kept with them.
+        What describes the columns; stored with them.
     restart : bool
-        Start anew whatever is there, and wait for another writer to end.
+        Discard an interrupted writer's blocks, and wait for another writer to end.
 
     Raises
     ------
@@ -74,17 +149,15 @@ class ColumnWriter:
         self._key = location.building_key
         with ExitStack() as stack:
             stack.enter_context(location.lock(WAIT if restart else 0))
-            self._start_or_resume(restart)
+            # Resumed only where an earlier writer was started with the very same columns and attributes.
+            shapes = {name: [list(column.shape), column.dtype] for name, column in self._columns.items()}
+            description = json.dumps({**self._attributes, "columns": shapes}).encode()
+            started = f"{self._key}/{_STARTED}"
+            if restart or self._files.size(started) is None or self._files.read(started) != description:
+                self._files.remove(self._key)
+                location.ensure_group()
+                self._files.write(started, [description])
             self._stack = stack.pop_all()
-
-    def _start_or_resume(self, restart: bool) -> None:
-        shapes = {name: [list(column.shape), column.dtype] for name, column in self._columns.items()}
-        description = json.dumps({**self._attributes, "columns": shapes}).encode()
-        key = f"{self._key}/{_STARTED}"
-        if restart or self._files.size(key) is None or self._files.read(key) != description:
-            self._files.remove(self._key)
-            self.location.ensure_group()
-            self._files.write(key, [description])
 
     def blocks(self) -> list[range]:
         """Return all blocks, as ranges of tile indexes."""
@@ -113,9 +186,10 @@ class ColumnWriter:
             raise StoreError(f"{self.location.name} was not started with {', '.join(sorted(unknown))}")
         for name, column in self._columns.items():
             part = values.get(name)
-            if part is None or part.shape != (len(tiles), *column.shape) or tiles.start % BLOCK or len(tiles) > BLOCK:
+            if part is None or part.shape != (len(tiles), *column.shape) or tiles not in self.blocks():
                 shape = None if part is None else part.shape
                 raise StoreError(f"{name or 'values'} of {self.location.name} for {tiles}: {shape} is not a block")
+            # zarr stores the last chunk of an array at its full length too.
             block = np.full((min(self._n, BLOCK), *column.shape), np.nan, column.dtype)
             block[: len(tiles)] = part
             zarr_metadata.write_chunk(self._files, self._chunk_key(name, tiles), block)

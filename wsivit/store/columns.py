@@ -1,25 +1,25 @@
-"""Named columns of a store, ``<kind>/<name>``: labels, predictions, features. How one is put into a complete store.
-
-In a folder a column is built under a temporary name and then renamed, so readers see the old one or the new one.
-Elsewhere it is built in its place, and readers see it once its document is there, which is written last.
-"""
+"""What people and models add to a store after its tiles: labels, predictions and features of every tile."""
 
 from __future__ import annotations
 
-import re
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from wsivit.errors import StoreLockedError, UsageError
-from wsivit.io import TEMPORARY, Files, LocalFiles, exclusive, lock_file, replace_directory, sync_folder, writing
+from wsivit.errors import StoreError, UsageError
+from wsivit.io import Files
 from wsivit.store import zarr_metadata
+from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-WAIT = 60.0
-"""Seconds to wait for another writer of the same column."""
+VIEWS = 8
+"""Flips and quarter turns of a tile."""
+_LABELS, _PREDICTIONS, _FEATURES = "labels", "predictions", "features"
+# The order of writing: a block is complete once its probabilities are written.
+_PREDICTED = ("logits", "spread", "probabilities")
 
 
 @dataclass(frozen=True)
@@ -37,76 +37,240 @@ class LabelColumn:
     classes: tuple[str, ...]
 
 
-def check_name(kind: str, name: str) -> str:
-    """Return a name that can be part of a store; UsageError for others."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{kind} {name!r}: use at most 100 letters, digits, '.', '_' and '-', and begin with a letter or digit"
-        )
-    return name
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts of every tile.
 
+    Attributes
+    ----------
+    probabilities : ndarray of float32 (n, classes)
+        NaN where nothing was predicted. With several views of each tile, their mean.
+    classes : tuple of str
+    attrs : dict
+        What else describes the run: model fingerprint, temperature, …; anything JSON can hold.
+    logits : ndarray of float32 (n, classes) or (n, views, classes), optional
+        The model's output before the temperature; NaN where nothing was predicted.
+    spread : ndarray of float32 (n, classes), optional
+        Standard deviation of the probabilities over the views of each tile.
+    """
 
-def find_column(files: Files, kind: str, name: str) -> str:
-    """Return the key of an existing column; UsageError names the existing ones."""
-    existing = zarr_metadata.nodes(files, kind)
-    if name not in existing:
-        raise UsageError(f"{files.url} has no {kind} {name!r}; it has {', '.join(existing) or 'none'}")
-    return f"{kind}/{name}"
+    probabilities: NDArray[np.float32]
+    classes: tuple[str, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    logits: NDArray[np.float32] | None = None
+    spread: NDArray[np.float32] | None = None
+
+    @property
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """The columns by name, in the order they are written."""
+        values = {name: getattr(self, name) for name in _PREDICTED}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class ColumnLocation:
-    """Where in a store a column of `n` tiles is written.
+class Features:
+    """A feature vector per tile.
 
-    Raises
-    ------
-    UsageError
-        For a name that cannot be part of a store.
+    Attributes
+    ----------
+    values : ndarray of float16 (n, d)
+        NaN where there is none.
+    attrs : dict
+        What made them: model, fingerprint, …; anything JSON can hold.
     """
 
-    files: Files
-    kind: str
-    name: str
-    n: int
+    values: NDArray[np.float16]
+    attrs: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_name(self.kind, self.name)
+
+class PredictionsWriter(ColumnWriter):
+    """Writes the predictions of a run block by block; from `TileStore.predictions_writer`. Use as a context manager."""
+
+    def __init__(
+        self,
+        location: ColumnLocation,
+        classes: Sequence[str],
+        attrs: dict[str, Any],
+        keeps: tuple[str, ...] = (),
+        *,
+        restart: bool = False,
+    ) -> None:
+        each, names = (len(classes),), ("class",)
+        columns = {}
+        if "logits" in keeps:
+            columns["logits"] = Column(each, names)
+        if "views" in keeps:
+            columns["logits"] = Column((VIEWS, *each), ("view", *names))
+        if "spread" in keeps:
+            columns["spread"] = Column(each, names)
+        columns["probabilities"] = Column(each, names)
+        super().__init__(location, columns, {"classes": list(classes), "attrs": attrs}, restart=restart)
+
+    def write(
+        self,
+        tiles: range,
+        probabilities: NDArray[np.float32],
+        logits: NDArray[np.float32] | None = None,
+        spread: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Write one block of :meth:`pending`, float32 (len(tiles), classes); NaN where nothing was predicted.
+
+        Raises
+        ------
+        StoreError
+            When `tiles` is not a block, the shapes do not fit, or a column is missing or was not asked to be kept.
+        """
+        self.write_block(tiles, Predictions(probabilities, (), logits=logits, spread=spread).columns)
+
+
+class FeaturesWriter(ColumnWriter):
+    """Writes the features of an encoder block by block; from `TileStore.features_writer`. Use as a context manager."""
+
+    def __init__(self, location: ColumnLocation, size: int, attrs: dict[str, Any]) -> None:
+        super().__init__(location, {"": Column((size,), ("feature",), "float16")}, {"attrs": attrs})
+
+    def write(self, tiles: range, values: NDArray[np.float16]) -> None:
+        """Write one block of :meth:`pending`, float16 (len(tiles), d); NaN where there is nothing.
+
+        Raises
+        ------
+        StoreError
+            When `tiles` is not a block, or the shape does not fit.
+        """
+        self.write_block(tiles, {"": values})
+
+
+class TileColumns:
+    """The part of a `TileStore` that holds one value or vector per tile, from people or models."""
+
+    files: Files
+    _n: int
+
+    def _existing(self, kind: str, name: str) -> str:
+        """Return the key of an existing column."""
+        existing = zarr_metadata.nodes(self.files, kind)
+        if name not in existing:
+            raise UsageError(f"{self.files.url} has no {kind} {name!r}; it has {', '.join(existing) or 'none'}")
+        return f"{kind}/{name}"
+
+    def cleanup(self, kind: str, name: str) -> None:
+        """Remove what a killed writer of the existing column ``<kind>/<name>`` may have left."""
+        ColumnLocation(self.files, kind, name, self._n).cleanup()
 
     @property
-    def building_key(self) -> str:
-        """Key at which the column is built: under a temporary name where that can be renamed, else in its place."""
-        return f"{self.kind}/{TEMPORARY if isinstance(self.files, LocalFiles) else ''}{self.name}"
+    def labels(self) -> list[str]:
+        """Names of the label columns."""
+        return zarr_metadata.nodes(self.files, _LABELS)
 
-    def lock(self, wait: float = WAIT) -> AbstractContextManager[object]:
-        """Lock the column for one writer; other columns of the store can be written meanwhile."""
-        return exclusive(self.files, f".{self.kind}.{self.name}", wait)
+    def label(self, name: str) -> LabelColumn:
+        """Read a label column; UsageError names the existing ones."""
+        key = self._existing(_LABELS, name)
+        classes = tuple(zarr_metadata.attribute(self.files, key, "classes"))
+        return LabelColumn(zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False), classes)
 
-    def ensure_group(self) -> None:
-        """Write the document of the kind's group where there is none."""
-        document = zarr_metadata.document_key(self.kind)
-        if self.files.size(document) is not None:
-            return
-        if not isinstance(self.files, LocalFiles):
-            zarr_metadata.write_group(self.files, self.kind, {})
-            return
-        # Written below the building key and moved: a killed writer's temporary files are looked for there only.
-        zarr_metadata.write_group(self.files, self.building_key, {})
-        with writing(self.files.root / document):
-            (self.files.root / zarr_metadata.document_key(self.building_key)).replace(self.files.root / document)
-            sync_folder(self.files.root / self.kind)
+    def write_labels(self, name: str, codes: ArrayLike, classes: Sequence[str]) -> None:
+        """Write a label column, or replace one of the same name.
 
-    def put_in_place(self) -> None:
-        """Rename the column that was built to its final name, and remove an older one."""
-        if isinstance(self.files, LocalFiles):
-            replace_directory(self.files.root / self.building_key, self.files.root / self.kind / self.name)
+        Parameters
+        ----------
+        name : str
+        codes : array-like of int (n,)
+            Index of each tile's class in `classes`; -1 for none.
+        classes : sequence of str
 
-    def cleanup(self) -> None:
-        """Remove what a writer left that was killed after it had put its column in place."""
-        if not isinstance(self.files, LocalFiles):
-            return
-        root = self.files.root
-        lock = lock_file(root.with_name(f"{root.name}.{self.kind}.{self.name}"))
-        if (root / self.building_key).exists() or lock.exists():
-            # A writer that is at work cleans up itself; in a folder that cannot be written nothing was left by us.
-            with suppress(StoreLockedError, OSError), self.lock(wait=0):
-                self.files.remove(self.building_key)
+        Raises
+        ------
+        StoreError
+            When the codes are not one per tile, or outside `classes`.
+        """
+        codes = np.asarray(codes, np.int16)
+        if codes.shape != (self._n,) or (self._n and not -1 <= codes.min() <= codes.max() < len(classes)):
+            last = len(classes) - 1
+            raise StoreError(f"labels for {self.files.url} must be {self._n} codes from -1 to {last}, one per tile")
+        column = ColumnLocation(self.files, _LABELS, name, self._n)
+        with column.lock():
+            self.files.remove(column.building_key)
+            try:
+                column.ensure_group()
+                attributes = {"classes": list(classes), "none": -1}
+                zarr_metadata.write_array(self.files, column.building_key, codes, ("tile",), attributes)
+                column.put_in_place()
+            except BaseException:
+                with suppress(OSError):
+                    self.files.remove(column.building_key)
+                raise
+
+    @property
+    def runs(self) -> list[str]:
+        """Names of the runs whose predictions are in the store."""
+        return zarr_metadata.nodes(self.files, _PREDICTIONS)
+
+    def predictions(self, run: str) -> Predictions:
+        """Read the predictions of a run; UsageError names the existing ones."""
+        key = self._existing(_PREDICTIONS, run)
+        classes, attrs = (zarr_metadata.attribute(self.files, key, name) for name in ("classes", "attrs"))
+        stored = {"probabilities", *zarr_metadata.nodes(self.files, key)} & set(_PREDICTED)
+        columns = {name: zarr_metadata.read_array(self.files, f"{key}/{name}") for name in stored}
+        return Predictions(classes=tuple(classes), attrs=attrs, **columns)
+
+    def write_predictions(self, run: str, predictions: Predictions) -> None:
+        """Write all predictions of a run at once, or replace those of a run of the same name.
+
+        Raises
+        ------
+        StoreError
+            When they are not one row per tile and one column per class.
+        """
+        columns, classes = predictions.columns, predictions.classes
+        for values in columns.values():
+            if len(values) != self._n or values.shape[-1] != len(classes):
+                expected = (self._n, len(classes))
+                raise StoreError(f"predictions for {self.files.url} must be {expected}, not {values.shape}")
+        keeps = tuple("views" if name == "logits" and values.ndim == 3 else name for name, values in columns.items())
+        location = ColumnLocation(self.files, _PREDICTIONS, run, self._n)
+        with PredictionsWriter(location, classes, predictions.attrs, keeps, restart=True) as writer:
+            for block in writer.blocks():
+                writer.write_block(block, {name: values[block.start : block.stop] for name, values in columns.items()})
+            writer.finish()
+
+    def predictions_writer(
+        self, run: str, classes: Sequence[str], attrs: dict[str, Any], keeps: tuple[str, ...] = ()
+    ) -> PredictionsWriter:
+        """Start the predictions of a run, or resume interrupted ones of the same classes and attributes.
+
+        Parameters
+        ----------
+        run : str
+        classes : sequence of str
+        attrs : dict
+            What else describes the run; anything JSON can hold.
+        keeps : tuple of str
+            What to keep with the probabilities: ``logits``, or ``views`` (logits of each view) and ``spread``.
+
+        Raises
+        ------
+        StoreLockedError
+            When another process is writing predictions of that run.
+        """
+        return PredictionsWriter(ColumnLocation(self.files, _PREDICTIONS, run, self._n), classes, attrs, keeps)
+
+    @property
+    def encoders(self) -> list[str]:
+        """Names of the encoders whose features are in the store."""
+        return zarr_metadata.nodes(self.files, _FEATURES)
+
+    def features(self, encoder: str) -> Features:
+        """Read the features of an encoder; UsageError names the existing ones."""
+        key = self._existing(_FEATURES, encoder)
+        attrs = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key)).get("attrs", {})
+        return Features(zarr_metadata.read_array(self.files, key), attrs)
+
+    def features_writer(self, encoder: str, size: int, attrs: dict[str, Any]) -> FeaturesWriter:
+        """Start the features of an encoder, `size` numbers per tile, or resume interrupted ones of the same attributes.
+
+        Raises
+        ------
+        StoreLockedError
+            When another process is writing features of that encoder.
+        """
+        return FeaturesWriter(ColumnLocation(self.files, _FEATURES, encoder, self._n), size, attrs)

@@ -12,8 +12,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.errors import StoreError
-from wsivit.slide import TileGrid
+from wsivit.errors import StoreError, shorten
+from wsivit.slide import ReadPlan, TileGrid
 
 FORMAT = 2
 
@@ -51,8 +51,7 @@ class StoreParameters:
     requested_mpp : float
     mpp : (float, float)
         What the tiles really have, x and y.
-    plan : dict
-        The reading plan, as ``dataclasses.asdict(ReadPlan)``.
+    plan : ReadPlan
     grid : TileGrid
     tissue : dict
         Parameters of the tissue mask.
@@ -92,7 +91,7 @@ class StoreParameters:
     scale: dict[str, Any]
     requested_mpp: float
     mpp: tuple[float, float]
-    plan: dict[str, Any]
+    plan: ReadPlan
     grid: TileGrid
     tissue: dict[str, Any]
     min_tissue: float
@@ -127,7 +126,7 @@ class StoreParameters:
     @property
     def downscale(self) -> str:
         """How the slide was brought to the scale of the tiles; empty where a level was used as it is."""
-        return str(self.plan.get("downscale", "")) if self.plan.get("reduce", 1) > 1 else ""
+        return self.plan.downscale if self.plan.reduce > 1 else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as they come back from JSON."""
@@ -152,7 +151,8 @@ class StoreParameters:
             )
         try:
             pairs = {name: tuple(values[name]) for name in ("slide_size", "slide_mpp", "mpp", "chunk", "slide_bounds")}
-            return cls(**{**values, **pairs, "grid": TileGrid(**values["grid"])})
+            plan, grid = ReadPlan(**values["plan"]), TileGrid(**values["grid"])
+            return cls(**{**values, **pairs, "plan": plan, "grid": grid})
         except (TypeError, ValueError) as error:
             raise StoreError(f"store parameters make no sense: {error}") from error
 
@@ -160,7 +160,7 @@ class StoreParameters:
         """Name each field in which another set of parameters would make another store, with both values."""
         mine, theirs = _flat(self.to_dict()), _flat(other.to_dict())
         return [
-            f"{name}: {_short(mine.get(name))} in the store, {_short(theirs.get(name))} asked for"
+            f"{name}: {shorten(mine.get(name))} in the store, {shorten(theirs.get(name))} asked for"
             for name in dict.fromkeys([*mine, *theirs])
             if name != "slide_path"
             and mine.get(name) != theirs.get(name)
@@ -168,26 +168,21 @@ class StoreParameters:
         ]
 
 
-def mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: StoreParameters) -> str:
+def describe_mismatch(url: str, differences: list[str], root: Mapping[str, Any], wanted: StoreParameters) -> str:
     """Return how an existing store differs from the one asked for, and what to do."""
-    there, what = root["parameters"], "a store of other content"
-    if there["slide_fingerprint"] != wanted.slide_fingerprint:
-        what = f"of another slide, {there['slide_path']}, and not of {wanted.slide_path}"
+    existing, what = root["parameters"], "a store of other content"
+    if existing["slide_fingerprint"] != wanted.slide_fingerprint:
+        what = f"of another slide, {existing['slide_path']}, and not of {wanted.slide_path}"
     return f"{url} is {what} ({'; '.join(differences)}): write to another folder, or replace it with --force"
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the entries of dictionaries too, ``tissue.method``, so that a difference is told by its own name."""
+    """Flatten nested dictionaries to ``tissue.method``, so that differences have exact names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         inner = _flat(value) if isinstance(value, dict) else None
         flat |= {name: value} if inner is None else {f"{name}.{key}": entry for key, entry in inner.items()}
     return flat
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""Reading a store: tiles at the speed of the JPEG decoder, and everything that is known about them."""
+"""Reading a store: tiles at the speed of the JPEG decoder, and everything that is known about them.
+
+zarr's own reading costs 38 times as much per chunk, so shards are read here; the pixels are those that zarr reads.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
-from wsivit.slide import ReadPlan, TileGrid
+from wsivit.slide import TileGrid
 from wsivit.store import zarr_metadata
-from wsivit.store.annotation_columns import AnnotationColumns
-from wsivit.store.codec import decode, decode_checked_jpeg, strip_crc
-from wsivit.store.dask_array import SliceableTiles, dask_array
+from wsivit.store.columns import TileColumns
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
 from wsivit.store.schema import read_root, shard_key
-from wsivit.store.shard import decode_index, index_size
+from wsivit.store.shard import decode, decode_index, decode_verified_jpeg, index_size, strip_crc
 
-_BLOCK = 64
-_SPAN = 256
+_BLOCK = 64  # tiles that iteration and dask read together
+_SPAN = 256  # tiles whose shards are open at a time
 
 
-class TileStore(AnnotationColumns):
+class TileStore(TileColumns):
     """The tiles of one slide.
 
     ``store[i]`` is a tile, ``store.read(indexes)`` many, ``for tile in store`` all of them in order. Safe in
@@ -39,7 +40,7 @@ class TileStore(AnnotationColumns):
     ----------
     path : path or URL
     allow_incomplete : bool
-        Open a store that is being written, or was interrupted, to look at it.
+        Also open a store that is being written, or was interrupted.
 
     Attributes
     ----------
@@ -82,8 +83,8 @@ class TileStore(AnnotationColumns):
         except StoreError:
             return False
 
-    def __reduce__(self) -> tuple[Callable[..., TileStore], tuple[str, bool]]:
-        return _reopen, (self.files.location, self._allow_incomplete)
+    def __reduce__(self) -> tuple[Callable[..., TileStore], tuple[str]]:
+        return partial(TileStore, allow_incomplete=self._allow_incomplete), (self.files.location,)
 
     def __repr__(self) -> str:
         size, mpp = self.grid.tile_size, self.parameters.mpp[0]
@@ -197,10 +198,16 @@ class TileStore(AnnotationColumns):
 
     def dask(self, indexes: ArrayLike | None = None, *, block: int = _BLOCK) -> Any:
         """Return tiles as a dask array, uint8 (k, size, size, 3), in blocks; by default all readable ones."""
+        import dask.array
+        from dask.base import tokenize
+
         wanted = self.readable if indexes is None else self._indexes_of(indexes)
         # dask runs many reads in parallel: each keeps to its own thread.
-        tiles = SliceableTiles(partial(self.read, threads=1), wanted, self.grid.tile_size)
-        return dask_array(tiles, (self.url, self.parameters.to_dict(), wanted), block)
+        tiles = _SliceableTiles(partial(self.read, threads=1), wanted, self.grid.tile_size)
+        name = "tiles-" + tokenize((self.url, self.parameters.to_dict(), wanted))
+        from_array: Any = dask.array.from_array
+        meta = np.empty((0, 0, 0, 0), np.uint8)  # or dask would read a tile to find the type
+        return from_array(tiles, chunks=(block, *tiles.shape[1:]), name=name, meta=meta)
 
     def read(self, indexes: ArrayLike, out: Any = None, *, threads: int | None = None) -> NDArray[np.uint8]:
         """Read tiles, decoded in threads.
@@ -221,9 +228,8 @@ class TileStore(AnnotationColumns):
         Raises
         ------
         UnreadableTilesError
-            When one of the tiles has no pixels, because it could not be read when the store was made, or nothing was
-            scanned there; ``readable`` lists those that have. Also when a tile that was copied, undecoded, turns out
-            to be damaged in the slide.
+            When a tile has no pixels, because it could not be read from the slide or was never scanned; ``readable``
+            lists those that have. Also when a copied tile turns out to be damaged in the slide.
         StoreError
             When the store is damaged.
         """
@@ -236,10 +242,32 @@ class TileStore(AnnotationColumns):
                 f" ({Status(self.status[without[0]]).name.lower()}): take from store.readable ({self.url})"
             )
         if self.has_pixels:
-            self._read_stored(wanted, target, threads or THREADS)
-        else:
-            self._read_slide(wanted, target)
+            # In file order, as disks like it; in spans, so that few files are open at a time.
+            order = np.argsort(wanted, kind="stable")
+            for start in range(0, len(order), _SPAN):
+                span = order[start : start + _SPAN]
+                targets = [target[place] for place in span.tolist()]
+                self._read_span(wanted[span].tolist(), targets, threads or THREADS)
+            return target
+        x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
+        tiles = self._slide.read_tiles(self.parameters.plan, self.grid.tile_size, x, y)
+        for place, tile in enumerate(tiles):
+            if not isinstance(tile, np.ndarray):
+                slide = self.parameters.slide_path
+                raise UnreadableTilesError(f"tile {wanted[place]} of {self.url}: {slide}: {tile.reason}")
+            target[place] = tile
         return target
+
+    @cached_property
+    def _slide(self) -> Any:
+        from wsivit.slide import open_slide
+
+        slide = open_slide(self.parameters.slide_path, **self.parameters.open_options, max_pixels=sys.maxsize)
+        if slide.fingerprint != self.parameters.slide_fingerprint:
+            raise StoreMismatchError(
+                f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"
+            )
+        return slide
 
     def _indexes_of(self, indexes: ArrayLike) -> NDArray[np.int64]:
         wanted = np.asarray(indexes)
@@ -260,46 +288,40 @@ class TileStore(AnnotationColumns):
             raise ValueError(f"out must be C-contiguous uint8 {(k, size, size, 3)}, not {target.dtype} {target.shape}")
         return target
 
-    def _read_stored(self, wanted: NDArray[np.int64], target: NDArray[np.uint8], threads: int) -> None:
-        # In file order, as disks like it; in spans, so that the files open at a time are few.
-        order = np.argsort(wanted, kind="stable")
-        for start in range(0, len(order), _SPAN):
-            places = order[start : start + _SPAN]
-            self._read_span(wanted[places].tolist(), [target[place] for place in places.tolist()], threads)
-
     def _read_span(self, indexes: list[int], targets: list[NDArray[np.uint8]], threads: int) -> None:
         per_tile = self.parameters.chunks_per_tile
-        alone = per_tile == 1
         with self._ranges(indexes) as fetch:
 
             def work(k: int) -> None:
-                parts = [fetch(k)] if alone else [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
-                if not (alone and decode_checked_jpeg(parts[0], targets[k])):
+                parts = [fetch(part) for part in range(k * per_tile, (k + 1) * per_tile)]
+                # The usual case in one step; all else, damage too, in several.
+                if per_tile > 1 or not decode_verified_jpeg(parts[0], targets[k]):
                     self._decode_tile(indexes[k], parts, targets[k])
 
             parallel_for(work, len(indexes), threads)
 
     def _decode_tile(self, index: int, parts: list[bytes], out: NDArray[np.uint8]) -> None:
-        chunks = self._checked(index, parts)
+        chunks = self._verified(index, parts)
+        height, width = self.parameters.chunk
+        columns = out.shape[1] // width
         try:
             if len(chunks) == 1:
                 decode(chunks[0], out=out)
                 return
-            height, width = self.parameters.chunk
-            columns = out.shape[1] // width
             for k, chunk in enumerate(chunks):
                 y, x = k // columns * height, k % columns * width
                 out[y : y + height, x : x + width] = decode(chunk, (height, width))
         except StoreError as error:
             if self.parameters.encoding != "copied":
                 raise self._damaged(index, error) from error
-            # These are the bytes that were written: the tile was copied, undecoded, as damaged as it is in the slide.
+            # The checksums match, so these are the slide's own bytes: the tile was copied, undecoded, as damaged as it
+            # is in the slide.
             path = self.parameters.slide_path
             raise UnreadableTilesError(
                 f"tile {index} of {self.url} is damaged in the slide, {path}: {error}"
             ) from error
 
-    def _checked(self, index: int, parts: list[bytes]) -> list[memoryview]:
+    def _verified(self, index: int, parts: list[bytes]) -> list[memoryview]:
         try:
             return [strip_crc(part) for part in parts]
         except StoreError as error:
@@ -314,37 +336,37 @@ class TileStore(AnnotationColumns):
         Raises
         ------
         UnreadableTilesError
-            When there are none because the tile could not be read, or was never scanned.
+            When the tile has none because it could not be read, or was never scanned.
         StoreError
             When the store is damaged, or has no pixels.
         """
         if not self.has_pixels:
             raise StoreError(f"{self.url} has no pixels of its own")
         with self._ranges(self._indexes_of([index]).tolist()) as fetch:
-            return [*map(bytes, self._checked(index, [fetch(k) for k in range(self.parameters.chunks_per_tile)]))]
+            return [*map(bytes, self._verified(index, [fetch(k) for k in range(self.parameters.chunks_per_tile)]))]
 
     @contextmanager
     def _ranges(self, wanted: Sequence[int]) -> Iterator[Callable[[int], bytes]]:
         """Open the chunks of some tiles; each is read when it is asked for, by its number."""
-        size, ranges = self.parameters.shard_tiles, list[Range]()
+        size, per_tile, ranges = self.parameters.shard_tiles, self.parameters.chunks_per_tile, list[Range]()
         for shard, tiles in groupby(wanted, lambda tile: tile // size):
             key, index = self._shard_index(shard)
             # All at once: numpy takes as long for one tile as for many.
-            there = [tile - shard * size for tile in tiles]
-            for k, (start, length) in enumerate(index[there].reshape(-1, 2).tolist()):
+            slots = [tile - shard * size for tile in tiles]
+            for k, (start, length) in enumerate(index[slots].reshape(-1, 2).tolist()):
                 if start < 0:
-                    raise self._absent(shard * size + there[k // self.parameters.chunks_per_tile])
+                    tile = shard * size + slots[k // per_tile]
+                    if self.complete and self.status[tile] not in NO_PIXEL_STATUSES:
+                        raise StoreError(f"tile {tile} of {self.url} is damaged: its pixels are missing")
+                    raise UnreadableTilesError(
+                        f"tile {tile} of {self.url} could not be read from the slide, or was not scanned"
+                    )
                 ranges.append((key, start, start + length))
         try:
             with self.files.ranges(ranges) as fetch:
                 yield fetch
         except FileNotFoundError as error:
             raise StoreError(f"{error.filename or self.url} is missing") from error
-
-    def _absent(self, index: int) -> StoreError | UnreadableTilesError:
-        if self.complete and self.status[index] not in NO_PIXEL_STATUSES:
-            return StoreError(f"tile {index} of {self.url} is damaged: its pixels are missing")
-        return UnreadableTilesError(f"tile {index} of {self.url} could not be read from the slide, or was not scanned")
 
     def _shard_index(self, shard: int) -> tuple[str, NDArray[np.int64]]:
         """Key of a shard, and where its chunks are: (tiles, chunks of a tile, 2), offset and length."""
@@ -363,28 +385,17 @@ class TileStore(AnnotationColumns):
             self._indexes[shard] = key, index.reshape(-1, per_tile, 2)
         return self._indexes[shard]
 
-    # Reading through to the slide
 
-    @cached_property
-    def _slide(self) -> Any:
-        from wsivit.slide import open_slide
+class _SliceableTiles:
+    """Tiles that can be sliced like an array (n, size, size, 3), read when they are: the interface that dask takes."""
 
-        slide = open_slide(self.parameters.slide_path, **self.parameters.open_options, max_pixels=sys.maxsize)
-        if slide.fingerprint != self.parameters.slide_fingerprint:
-            raise StoreMismatchError(
-                f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"
-            )
-        return slide
+    dtype = np.dtype(np.uint8)
+    ndim = 4
 
-    def _read_slide(self, wanted: NDArray[np.int64], target: NDArray[np.uint8]) -> None:
-        x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
-        tiles = self._slide.read_tiles(ReadPlan(**self.parameters.plan), self.grid.tile_size, x, y)
-        for place, tile in enumerate(tiles):
-            if not isinstance(tile, np.ndarray):
-                slide = self.parameters.slide_path
-                raise UnreadableTilesError(f"tile {wanted[place]} of {self.url}: {slide}: {tile.reason}")
-            target[place] = tile
+    def __init__(self, read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], indexes: NDArray[np.int64], size: int):
+        self._read, self._indexes = read, indexes
+        self.shape = (len(indexes), size, size, 3)
 
-
-def _reopen(location: str, allow_incomplete: bool) -> TileStore:
-    return TileStore(location, allow_incomplete=allow_incomplete)
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.uint8]:
+        tiles, *inside = key
+        return self._read(self._indexes[tiles])[(slice(None), *inside)]

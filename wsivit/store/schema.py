@@ -1,7 +1,14 @@
-"""The documents of a store: what the group, the array of tiles and the journal say."""
+"""The records of a store: the documents of its group and of the array of tiles, and the journal of its shards.
+
+The journal says which shards are on disk, how long they are, their checksums, and the status of their tiles. zarr reads
+a missing shard as zeros without an error, so completeness comes from the journal and from ``status``.
+"""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from wsivit.errors import OutputExistsError, StoreError
@@ -10,6 +17,7 @@ from wsivit.store import zarr_metadata
 from wsivit.store.parameters import FORMAT, Status, StoreParameters
 
 TILES = "tiles"
+JOURNAL = f"{TILES}/journal.jsonl"
 DESCRIPTIONS = {
     "tiles": "RGB pixels of the tiles; a tile whose status is unreadable or missing has none and reads as zeros",
     "col": "column of the tile in the grid",
@@ -77,6 +85,7 @@ def read_root(files: Files) -> dict[str, Any]:
     attributes = zarr_metadata.attributes_of(document)
     if "format" not in attributes:
         raise StoreError(f"{files.url} is a zarr group, but not a tile store of wsivit")
+    # Before the checksum, which another version may compute in another way.
     if attributes["format"] != FORMAT:
         raise StoreError(
             f"{files.url} has store format {attributes['format']}, this wsivit reads {FORMAT}: tile the slide"
@@ -92,10 +101,54 @@ def read_root(files: Files) -> dict[str, Any]:
 
 def refuse_foreign(files: Files) -> None:
     """Raise OutputExistsError where something exists that is not a tile store."""
-    strangers = [name for name in files.list() if not name.startswith(TEMPORARY)]
-    if strangers and zarr_metadata.DOCUMENT not in strangers and strangers != [TILES]:
-        raise OutputExistsError(f"{files.url} exists and is not a tile store: choose another folder")
-    if zarr_metadata.DOCUMENT in strangers and "format" not in zarr_metadata.attributes_of(
-        zarr_metadata.read_document(files, "")
-    ):
+    names = [name for name in files.list() if not name.startswith(TEMPORARY)]
+    if zarr_metadata.DOCUMENT not in names:
+        # A writer killed before the group's document was written leaves the folder of tiles only.
+        if names and names != [TILES]:
+            raise OutputExistsError(f"{files.url} exists and is not a tile store: choose another folder")
+    elif "format" not in zarr_metadata.attributes_of(zarr_metadata.read_document(files, "")):
         raise OutputExistsError(f"{files.url} is a zarr group, but not a tile store: choose another folder")
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One line of the journal: a shard, its size and sha256, and what was observed while it was written.
+
+    Attributes
+    ----------
+    shard, bytes : int
+    sha256 : str
+    status : dict of str to int
+        The tiles, by index, whose status changed.
+    sharpness : list of float or None, or None
+        Of each tile, where it was measured.
+    """
+
+    shard: int
+    bytes: int
+    sha256: str
+    status: dict[str, int]
+    sharpness: list[float | None] | None = None
+
+    @cached_property
+    def line(self) -> str:
+        """The entry as it stands in the file."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read_journal(files: Files) -> dict[int, JournalEntry]:
+    """Return the journal's entries by shard; StoreError when it is damaged."""
+    try:
+        raw = files.read(JOURNAL)
+    except FileNotFoundError:
+        return {}
+    try:
+        entries = [JournalEntry(**json.loads(line)) for line in raw.splitlines()]
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{files.url}/{JOURNAL} is damaged: {error!r}") from error
+    return {entry.shard: entry for entry in entries}
+
+
+def write_journal(files: Files, entries: dict[int, JournalEntry]) -> None:
+    """Replace the journal. It is small next to one shard, so writing all of it for each shard costs little."""
+    files.write(JOURNAL, ["".join(entries[shard].line for shard in sorted(entries)).encode()])

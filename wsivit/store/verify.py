@@ -14,21 +14,18 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, WsivitError
 from wsivit.io import files_at
-from wsivit.slide import ReadPlan
 from wsivit.store import zarr_metadata
-from wsivit.store.codec import strip_crc
-from wsivit.store.journal import JOURNAL, read_journal
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
-from wsivit.store.schema import TILES, read_root, shard_key, tiles_spec
-from wsivit.store.shard import decode_index, index_size
+from wsivit.store.schema import JOURNAL, TILES, read_journal, read_root, shard_key, tiles_spec
+from wsivit.store.shard import decode_index, index_size, strip_crc
 
 if TYPE_CHECKING:
     from wsivit.slide import Slide
 
-_PART = 1 << 24
-_MIN_PSNR = 25.0
-_MAX_SHIFT = 0.25
+_PART = 1 << 24  # bytes of a shard that are hashed at a time
+_MIN_PSNR = 25.0  # dB
+_MAX_SHIFT = 0.25  # pixels
 _NOISE = 1.0  # grey levels squared
 
 
@@ -37,16 +34,16 @@ def verify(
 ) -> list[str]:
     """Check a tile store against its own records, and against its slide.
 
-    Every file is read: documents and against their checksums and the grid, shards against the
-    journal, their chunks against their checksums, the status of each tile against what is stored of it. Nothing is
-    changed. To mend a damaged shard, remove its file and tile the slide again with the same options.
+    Reads every file and compares documents with their checksums, columns with the grid, shards with the journal, chunks
+    with their checksums, and the status of each tile with what is stored of it. Changes nothing. To repair a damaged
+    shard, remove its file and tile the slide again with the same options.
 
     Parameters
     ----------
     store : path or URL
         The store, ``<slide_id>.zarr``.
     slide : path, optional
-        The slide that it was made of: its fingerprint is compared, and a sample of tiles.
+        The slide of the store: compares its fingerprint, and a sample of tiles.
     sample : int
         How many tiles to compare with the slide.
 
@@ -58,7 +55,7 @@ def verify(
     Raises
     ------
     StoreError
-        When there is no tile store at all.
+        When there is no tile store.
     """
     files = files_at(store)
     if files.size(zarr_metadata.DOCUMENT) is None:
@@ -69,7 +66,7 @@ def verify(
         return [str(error)]
     if not opened.complete:
         return [f"{opened.url} is not complete"]
-    problems = [*_documents(opened), *_columns(opened), *_results(opened)]
+    problems = [*_documents(opened), *_columns(opened)]
     if opened.has_pixels:
         problems += _shards(opened)
     if slide is not None and not problems:
@@ -91,50 +88,40 @@ def _documents(store: TileStore) -> Iterator[str]:
         try:
             if not zarr_metadata.matches_checksum(files, node):
                 yield f"{store.url}/{zarr_metadata.document_key(node)} was changed after it was written"
+            # zarr decodes by this document, wsivit by the parameters: they must say the same.
+            expected = tiles_spec(store.parameters, len(store)).to_dict() if node == TILES else {}
+            document = zarr_metadata.read_document(files, node)
+            if any(document.get(key) != value for key, value in expected.items()):
+                key = zarr_metadata.document_key(TILES)
+                yield f"{store.url}/{key} does not describe the tiles that the parameters define"
         except StoreError as error:
             yield str(error)
-    if store.has_pixels and TILES not in missing:
-        yield from _tiles_document(store)
-
-
-def _tiles_document(store: TileStore) -> Iterator[str]:
-    try:
-        document = zarr_metadata.read_document(store.files, TILES)
-    except StoreError:
-        return  # reported with the documents
-    expected = tiles_spec(store.parameters, len(store)).to_dict()
-    if any(document.get(key) != value for key, value in expected.items()):
-        yield f"{store.url}/{zarr_metadata.document_key(TILES)} does not describe the tiles that the parameters make"
 
 
 def _columns(store: TileStore) -> Iterator[str]:
-    problems = []
+    unreadable = []
     for name in (*COLUMNS, "tissue_mask", "thumbnail"):
         try:
             if name in COLUMNS or store.files.list(name):
                 getattr(store, name)
         except StoreError as error:
-            problems.append(str(error))
-    yield from problems
-    if problems:
-        return
-    table = TileTable(*(getattr(store, name) for name in COLUMNS))
-    if table.digest() != read_root(store.files)["table_sha256"]:
-        yield f"{store.url}: the columns are not those of the tiles that were written"
-    x0, y0 = store.grid.level0_xy(store.col, store.row)
-    if not (np.array_equal(x0, store.x0) and np.array_equal(y0, store.y0)):
-        yield f"{store.url}: x0, y0 are not where the grid has the tiles"
-    if not np.isin(store.status, list(Status)).all():
-        yield f"{store.url}/status holds values that mean nothing"
-
-
-def _results(store: TileStore) -> Iterator[str]:
-    try:
-        short = [name for name, values in store.qc.items() if len(values) != len(store)]
-        yield from (f"{store.url}/qc/{name} has another number of rows than the {len(store)} tiles" for name in short)
-    except StoreError as error:
-        yield str(error)
-    added: list[tuple[str, list[str], Callable[[str], Any]]] = [
+            unreadable.append(str(error))
+    yield from unreadable
+    if not unreadable:
+        table = TileTable(*(getattr(store, name) for name in COLUMNS))
+        if table.digest() != read_root(store.files)["table_sha256"]:
+            yield f"{store.url}: the columns are not those of the tiles that were written"
+        x0, y0 = store.grid.level0_xy(store.col, store.row)
+        if not (np.array_equal(x0, store.x0) and np.array_equal(y0, store.y0)):
+            yield f"{store.url}: x0, y0 are not where the grid has the tiles"
+        if not np.isin(store.status, list(Status)).all():
+            yield f"{store.url}/status holds undefined values"
+    added: list[tuple[str, list[str], Callable[[str], NDArray[Any]]]] = [
+        (
+            "qc",
+            zarr_metadata.nodes(store.files, "qc"),
+            lambda name: zarr_metadata.read_array(store.files, f"qc/{name}"),
+        ),
         ("labels", store.labels, lambda name: store.label(name).codes),
         ("predictions", store.runs, lambda name: store.predictions(name).probabilities),
         ("features", store.encoders, lambda name: store.features(name).values),
@@ -162,7 +149,7 @@ def _shards(store: TileStore) -> Iterator[str]:
         key, entry = shard_key(shard), journal.get(shard)
         size = store.files.size(key)
         if entry is None:
-            yield f"{store.url}/{JOURNAL} does not know shard {shard}"
+            yield f"{store.url}/{JOURNAL} has no entry for shard {shard}"
         elif size is None:
             yield f"{store.url}/{key} is missing"
         elif size != entry.bytes:
@@ -172,7 +159,7 @@ def _shards(store: TileStore) -> Iterator[str]:
 
 
 def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str]:
-    """Compare one shard with its sha256 and the status of its tiles; where it differs, say which tiles are hit."""
+    """Compare one shard with its sha256 and the status of its tiles; where it differs, name the damaged tiles."""
     key, digest = shard_key(shard), hashlib.sha256()
     for start in range(0, size, _PART):
         digest.update(store.files.read(key, start, min(size, start + _PART)))
@@ -189,20 +176,16 @@ def _shard(store: TileStore, shard: int, size: int, sha256: str) -> Iterator[str
         return
     first = shard * store.parameters.shard_tiles
     for tile, entries in enumerate(index[: len(store) - first], first):
-        absent = bool((entries[:, 0] < 0).all())
-        if absent != (status[tile] in NO_PIXEL_STATUSES) or (not absent and (entries[:, 0] < 0).any()):
+        absent = entries[:, 0] < 0
+        pixelless = status[tile] in NO_PIXEL_STATUSES
+        if absent.all() != pixelless or absent.any() != pixelless:
             yield f"tile {tile} of {store.url} is {Status(status[tile]).name.lower()}, but its pixels say otherwise"
-        elif damaged and not absent and not _is_sound(store, key, entries):
-            yield f"tile {tile} of {store.url} is damaged"
-
-
-def _is_sound(store: TileStore, key: str, entries: NDArray[np.int64]) -> bool:
-    try:
-        for start, length in entries.tolist():
-            strip_crc(store.files.read(key, start, start + length))
-    except StoreError:
-        return False
-    return True
+        elif damaged and not pixelless:
+            try:
+                for start, length in entries.tolist():
+                    strip_crc(store.files.read(key, start, start + length))
+            except StoreError:
+                yield f"tile {tile} of {store.url} is damaged"
 
 
 @dataclass(frozen=True)
@@ -240,24 +223,21 @@ def compare_with_slide(store: TileStore, slide: Slide, sample: int = 32) -> list
     readable = store.readable
     chosen = readable[np.unique(np.linspace(0, len(readable) - 1, min(sample, len(readable))).astype(int))]
     x, y = store.grid.plane_xy(store.col[chosen], store.row[chosen])
-    fresh = slide.read_tiles(ReadPlan(**store.parameters.plan), store.grid.tile_size, x, y)
-    found = []
+    fresh = slide.read_tiles(store.parameters.plan, store.grid.tile_size, x, y)
+    comparisons = []
     for index, stored, tile in zip(chosen.tolist(), store.read(chosen), fresh, strict=True):
         if not isinstance(tile, np.ndarray):
             raise StoreError(f"tile {index} of {store.url} cannot be read from the slide any more: {tile.reason}")
-        found.append(TileComparison(index, *_compare(stored.astype(np.float64), tile.astype(np.float64))))
-    return found
-
-
-def _compare(stored: NDArray[np.float64], tile: NDArray[np.float64]) -> tuple[float, tuple[float, float]]:
-    error = float(np.square(stored - tile).mean())
-    psnr = float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
-    # Least squares over the gradient: stored(x) = tile(x - shift), to first order; damped, as flat tiles show no shift.
-    grey, difference = tile.mean(axis=2), (tile - stored).mean(axis=2)
-    gradients = np.stack([g.ravel() for g in np.gradient(grey)[::-1]], axis=1)
-    normal = gradients.T @ gradients + np.eye(2) * _NOISE * len(gradients)
-    shift = np.linalg.solve(normal, gradients.T @ difference.ravel())
-    return psnr, (float(shift[0]), float(shift[1]))
+        difference = tile.astype(np.float64) - stored
+        error = float(np.square(difference).mean())
+        psnr = float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
+        # Least squares over the gradient: stored(x) = tile(x - shift), to first order; damped, as flat tiles show no
+        # shift.
+        gradients = np.stack([g.ravel() for g in np.gradient(tile.mean(axis=2))[::-1]], axis=1)
+        normal = gradients.T @ gradients + np.eye(2) * _NOISE * len(gradients)
+        x_shift, y_shift = np.linalg.solve(normal, gradients.T @ difference.mean(axis=2).ravel())
+        comparisons.append(TileComparison(index, psnr, (float(x_shift), float(y_shift))))
+    return comparisons
 
 
 def _against_slide(store: TileStore, path: str | os.PathLike[str], sample: int) -> Iterator[str]:
@@ -266,7 +246,7 @@ def _against_slide(store: TileStore, path: str | os.PathLike[str], sample: int) 
     try:
         with open_slide(path, **store.parameters.open_options, max_pixels=sys.maxsize) as slide:
             if slide.fingerprint != store.parameters.slide_fingerprint:
-                yield f"{os.fspath(path)} is not the slide that {store.url} was made of: its content differs"
+                yield f"{os.fspath(path)} is not the slide of {store.url}: its content differs"
             elif store.has_pixels:
                 for tile in compare_with_slide(store, slide, sample):
                     if tile.psnr < _MIN_PSNR or max(map(abs, tile.shift)) > _MAX_SHIFT:

@@ -1,19 +1,19 @@
 """Writing a store, from the first shard to the last. It can be killed at any moment and resumed to the same bytes.
 
-1. `StoreWriter.open` locks the store, then resumes what is there or creates it: the document of ``tiles`` and the
+1. `StoreWriter.open` locks the store, then resumes an existing one or creates it: the document of ``tiles`` and the
    group's, which says that the store is not complete.
 2. `StoreWriter.write_shard` writes each shard under a temporary name, syncs it to disk, renames it, and then enters it
    in the journal. A shard that is not in the journal does not count, whatever is on disk.
 3. `StoreWriter.finish` writes the columns, then the group's document again, which now says ``complete``.
 
-With `overwrite` all of that happens in a folder next to the old store; they are swapped when the new one is complete.
+With `overwrite` this happens in a folder next to the old store; the two are swapped when the new one is complete.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -35,24 +35,26 @@ from wsivit.io import (
     versions,
 )
 from wsivit.store import zarr_metadata
-from wsivit.store.chunk_batches import Chunk, chunk_batches
-from wsivit.store.columns import check_name
-from wsivit.store.journal import JOURNAL, HashingIterator, JournalEntry, write_journal, written_shards
-from wsivit.store.parameters import COLUMNS, FORMAT, StoreParameters, TileTable, mismatch
+from wsivit.store.column_writer import check_name
+from wsivit.store.parameters import COLUMNS, FORMAT, StoreParameters, TileTable, describe_mismatch
 from wsivit.store.schema import (
     DESCRIPTIONS,
+    JOURNAL,
     TILES,
+    JournalEntry,
     column_attributes,
+    read_journal,
     read_root,
     refuse_foreign,
     shard_key,
     tiles_spec,
+    write_journal,
 )
-from wsivit.store.shard import encode_shard
+from wsivit.store.shard import Chunk, chunk_batches, encode_shard
 
 
 class StoreWriter:
-    """A store that is being written. Open one with :meth:`open`; close it, or use it as a context manager.
+    """Writes a store. Open one with :meth:`open`; close it, or use it as a context manager.
 
     Attributes
     ----------
@@ -63,18 +65,10 @@ class StoreWriter:
     """
 
     def __init__(
-        self,
-        files: Files,
-        parameters: StoreParameters,
-        table: TileTable,
-        lock: Lock | Lease,
-        target: Path | None,
+        self, files: Files, parameters: StoreParameters, table: TileTable, lock: Lock | Lease, target: Path | None
     ) -> None:
-        self._files = files
-        self.parameters = parameters
-        self.table = table
+        self._files, self.parameters, self.table, self._lock = files, parameters, table, lock
         self._table_digest = table.digest()
-        self._lock = lock
         self._target = target
         """The store that this one replaces when it is complete."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wsivit-to-disk")
@@ -84,12 +78,7 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls,
-        path: str | os.PathLike[str],
-        parameters: StoreParameters,
-        table: TileTable,
-        *,
-        overwrite: bool = False,
+        cls, path: str | os.PathLike[str], parameters: StoreParameters, table: TileTable, *, overwrite: bool = False
     ) -> Self:
         """Create a store, or resume an incomplete one of the same parameters, or one that lost shards.
 
@@ -101,17 +90,17 @@ class StoreWriter:
         table : TileTable
             The same, row for row, when the store is resumed.
         overwrite : bool
-            Write a new store next to one that is there, and replace that once the new one is complete. At a URL the
-            old store is removed first, as object stores cannot rename.
+            Write a new store next to an existing one, and replace that once the new one is complete. At a URL the old
+            store is removed first, as object stores cannot rename.
 
         Raises
         ------
         StoreMismatchError
-            When a store of other parameters, of another slide or of other tiles is there; names each difference.
+            When a store of other parameters, of another slide or of other tiles exists; names each difference.
         StoreLockedError
             When another process is writing it.
         OutputExistsError
-            When something that is no tile store is there.
+            When something exists that is not a tile store.
         """
         files, target = files_at(path), None
         lock = exclusive(files)
@@ -137,7 +126,18 @@ class StoreWriter:
         existing = self._files.size(zarr_metadata.DOCUMENT) is not None
         if existing:
             try:
-                self._resume(read_root(self._files))
+                root = read_root(self._files)
+                differences = StoreParameters.from_dict(root["parameters"]).differences(self.parameters)
+                if not differences and root["table_sha256"] != self._table_digest:
+                    differences = [f"its {root['tiles']} tiles are not the {len(self.table)} asked for"]
+                if differences:
+                    raise StoreMismatchError(describe_mismatch(self._files.url, differences, root, self.parameters))
+                # Only shards that are still on disk, at the length on record, count as written. So a complete store
+                # that lost shards is resumed like an incomplete one.
+                journal = read_journal(self._files)
+                written = {k: entry for k, entry in journal.items() if self._files.size(shard_key(k)) == entry.bytes}
+                self._load(root["versions"], written)
+                self.done = bool(root["complete"]) and not self.pending()
                 replace = overwrite and self.done
             except StoreError:  # damaged, or of other content
                 if not overwrite:
@@ -154,17 +154,6 @@ class StoreWriter:
             self._write_root(complete=False)
         if not self.done:
             self._files.remove_temporaries()
-
-    def _resume(self, root: dict[str, Any]) -> None:
-        """Load what is written; StoreMismatchError where it is not the store that is asked for."""
-        differences = StoreParameters.from_dict(root["parameters"]).differences(self.parameters)
-        if not differences and root["table_sha256"] != self._table_digest:
-            differences = [f"its {root['tiles']} tiles are not the {len(self.table)} asked for"]
-        if differences:
-            raise StoreMismatchError(mismatch(self._files.url, differences, root, self.parameters))
-        self._load(root["versions"], written_shards(self._files))
-        # A complete store that lost shards is resumed like an incomplete one.
-        self.done = bool(root["complete"]) and not self.pending()
 
     def _load(self, recorded: dict[str, str], entries: dict[int, JournalEntry]) -> None:
         self._versions, self._entries = recorded, entries
@@ -201,19 +190,19 @@ class StoreWriter:
         return [tiles for shard, tiles in enumerate(self.shards) if shard not in self._entries]
 
     def write_shard(self, tiles: range, chunks: Iterable[Chunk], sharpness: list[float | None] | None = None) -> None:
-        """Write one shard: all of it or nothing.
+        """Write one shard, atomically.
 
-        It is synced to disk while the next one is encoded. It is durable when the next one is written, or the store is
-        finished or closed; those calls raise what goes wrong with it.
+        It is synced to disk while the next one is encoded, and durable when the next one is written, or the store is
+        finished or closed; those calls raise the errors of writing it.
 
         Parameters
         ----------
         tiles : range
             One of :meth:`pending`.
         chunks : iterable of bytes, (bytes, ndarray of uint8), Status or None
-            Encoded inner chunks without checksum, whole or in two pieces; ``chunks_per_tile`` for each tile, each
-            tile's in C order. None for a chunk that could not be read: the tile is then ``unreadable`` and none of it
-            is stored; `Status.MISSING` for each chunk of a tile that was never scanned.
+            Encoded inner chunks without checksum, complete or in two pieces; ``chunks_per_tile`` for each tile, each
+            tile's in C order. None for a chunk that could not be read: the tile is then ``unreadable`` and nothing of
+            it is stored; `Status.MISSING` for each chunk of a tile that was never scanned.
         sharpness : list of float or None, optional
             Of each tile, where it was measured; may be filled while `chunks` are drawn.
 
@@ -227,28 +216,33 @@ class StoreWriter:
         shard = tiles.start // self.parameters.shard_tiles
         if tiles not in self.shards:
             raise StoreError(f"{tiles} is not a shard of {self._files.url}")
-        slots = self.parameters.shard_tiles * self.parameters.chunks_per_tile
-        batches = chunk_batches(tiles, iter(chunks), self.parameters.chunks_per_tile, self._status)
-        hashed = HashingIterator(encode_shard(batches, slots))
-        sync_and_rename = self._files.begin(shard_key(shard), hashed)
+        per_tile = self.parameters.chunks_per_tile
+        batches = chunk_batches(tiles, iter(chunks), per_tile, self._status)
+        digest, size = hashlib.sha256(), 0
+
+        def hashed() -> Iterator[bytes]:
+            nonlocal size
+            for part in encode_shard(batches, self.parameters.shard_tiles * per_tile):
+                digest.update(part)
+                size += len(part)
+                yield part
+
+        sync_and_rename = self._files.begin(shard_key(shard), hashed())
         span = slice(tiles.start, tiles.stop)
         differ = np.flatnonzero(self._status[span] != self.table.status[span]) + tiles.start
-        changed = {str(i): self._status.item(i) for i in differ.tolist()}
-        entry = JournalEntry(shard, hashed.size, hashed.digest.hexdigest(), changed, sharpness)
+        changed = {str(tile): self._status.item(tile) for tile in differ.tolist()}
+        entry = JournalEntry(shard, size, digest.hexdigest(), changed, sharpness)
+
+        def commit() -> None:
+            sync_and_rename()
+            self._lock.check()
+            self._entries[shard] = entry
+            # In the same folder as the shards: syncing that folder makes the shard's name durable too.
+            write_journal(self._files, self._entries)
+
         self._flush()
         # The disk works while the next shard is encoded: a sync takes as long as encoding a good part of a shard.
-        self._flushing = self._thread.submit(self._commit_shard, entry, sync_and_rename)
-
-    def _commit_shard(self, entry: JournalEntry, sync_and_rename: Callable[[], None]) -> None:
-        sync_and_rename()
-        self._check_lease()
-        self._entries[entry.shard] = entry
-        # In the same folder as the shards: syncing that folder makes the shard's name durable too.
-        write_journal(self._files, self._entries)
-
-    def _check_lease(self) -> None:
-        if isinstance(self._lock, Lease):
-            self._lock.check()
+        self._flushing = self._thread.submit(commit)
 
     def _flush(self) -> None:
         """Wait until the last shard is on disk and in the journal."""
@@ -278,29 +272,21 @@ class StoreWriter:
         self, name: str, values: NDArray[Any], dimensions: tuple[str, ...], downsample: tuple[float, float]
     ) -> None:
         mpp = [float(d) * float(m) for d, m in zip(downsample, self.parameters.slide_mpp, strict=True)]
-        attributes = {
-            "description": DESCRIPTIONS[name],
-            "downsample": [float(d) for d in downsample],
-            "mpp": mpp,
-        }
+        attributes = {"description": DESCRIPTIONS[name], "downsample": [float(d) for d in downsample], "mpp": mpp}
         zarr_metadata.write_array(self._files, name, values, dimensions, attributes)
 
     def write_qc(self, name: str, values: NDArray[np.float32]) -> None:
         """Write a column of quality control, ``qc/<name>``: float32 (n,), a fraction of each tile, 0 to 1."""
+        key = f"qc/{check_name('qc', name)}"
         if values.shape != (len(self.table),):
-            raise StoreError(f"qc/{name} for {self._files.url} must have {len(self.table)} values, not {values.shape}")
+            raise StoreError(f"{key} for {self._files.url} must have {len(self.table)} values, not {values.shape}")
         zarr_metadata.ensure_group(self._files, "qc")
-        zarr_metadata.write_array(
-            self._files, f"qc/{check_name('qc', name)}", np.asarray(values, np.float32), ("tile",), {}
-        )
+        zarr_metadata.write_array(self._files, key, np.asarray(values, np.float32), ("tile",), {})
 
     def read_qc(self, name: str) -> NDArray[np.float32] | None:
-        """Return a column of quality control that is written; None where it is not."""
-        return (
-            zarr_metadata.read_array(self._files, f"qc/{name}")
-            if name in zarr_metadata.nodes(self._files, "qc")
-            else None
-        )
+        """Return a column of quality control; None where it is not written yet."""
+        written = name in zarr_metadata.nodes(self._files, "qc")
+        return zarr_metadata.read_array(self._files, f"qc/{name}") if written else None
 
     def finish(self) -> None:
         """Write the columns, then mark the store as complete; with ``overwrite``, replace the old one.
@@ -314,7 +300,7 @@ class StoreWriter:
             return
         if missing := self.pending():
             raise StoreError(f"{self._files.url}: {len(missing)} shards are not written yet, the first is {missing[0]}")
-        self._check_lease()
+        self._lock.check()
         for name in COLUMNS:
             values = self._status if name == "status" else getattr(self.table, name)
             zarr_metadata.write_array(self._files, name, values, ("tile",), column_attributes(name))
@@ -327,7 +313,7 @@ class StoreWriter:
     def close(self) -> None:
         """Release the store for other writers; what is written stays, complete or not."""
         if self._closed:
-            return  # what is there now may be another writer's
+            return  # the store may be another writer's by now
         self._closed = True
         try:
             self._flush()

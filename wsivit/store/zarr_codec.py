@@ -1,9 +1,8 @@
-"""The zarr codec ``imagecodecs_jpeg``, for Pythons where the package that defines it does not exist.
+"""The zarr codec ``imagecodecs_jpeg``, also for Pythons where the package that defines it does not exist.
 
 Name, configuration and decoding rule are those of the package ``imagecodecs-zarr`` (Python >= 3.12). wsivit offers the
 name through the same ``zarr.codecs`` entry point, so that plain ``zarr.open`` reads a store wherever wsivit is
-installed. Where another package offers the name as well, :data:`Jpeg` *is* that package's class: zarr then sees one
-implementation, not two, and the other package's is used.
+installed. Where another package offers the name as well, :data:`Jpeg` is that package's class.
 """
 
 from __future__ import annotations
@@ -53,11 +52,12 @@ class WsivitJpeg(ArrayBytesCodec):
         return cls(**configuration)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metadata of an array; settings that are not set are left out."""
+        """Return the metadata of an array; unset settings are left out."""
         settings = {"level": self.level, "subsampling": self.subsampling}
-        given = {key: value for key, value in settings.items() if value is not None}
-        return {"name": NAME, "configuration": given} if given else {"name": NAME}
+        configuration = {key: value for key, value in settings.items() if value is not None}
+        return {"name": NAME, "configuration": configuration} if configuration else {"name": NAME}
 
+    # Newer versions of zarr call the `_sync` methods directly, without an event loop.
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         pixels = imagecodecs.jpeg8_decode(chunk_bytes.to_bytes())
         return chunk_spec.prototype.nd_buffer.from_numpy_array(pixels.reshape(chunk_spec.shape))
@@ -78,20 +78,17 @@ class WsivitJpeg(ArrayBytesCodec):
         raise NotImplementedError
 
 
-def _resolve() -> Any:
-    for point in entry_points(group="zarr.codecs", name=NAME):
-        if not point.value.startswith("wsivit."):
-            return point.load()
-    return WsivitJpeg
-
-
-Jpeg = _resolve()
+# Two classes of one name would be two codecs to zarr: the other package's wins, as it is the one with a specification.
+Jpeg: Any = next(
+    (point.load() for point in entry_points(group="zarr.codecs", name=NAME) if not point.value.startswith("wsivit.")),
+    WsivitJpeg,
+)
 
 
 def register() -> None:
-    """Make zarr know the codec in this process, if it does not yet.
+    """Register the codec with zarr in this process, if it is not yet registered.
 
-    Needed only where wsivit was put on the path without being installed: an installed wsivit is found by itself.
+    Only needed where wsivit is on the path without being installed: zarr finds the entry point of an installed one.
     """
     try:
         get_codec_class(NAME)

@@ -1,8 +1,8 @@
-"""The zarr v3 documents and small arrays of a store, written and read without zarr, so that both are exact.
+"""The zarr v3 documents and small arrays of a store, written and read without zarr.
 
-Writing them ourselves makes a store the same bytes whatever the version of zarr, and each file atomic. Every document
-carries a checksum: the sha256 of what it says, so that a flipped bit in it is found. Small arrays are cut into chunks
-along their first axis only, each compressed with zstd and followed by its crc32c.
+So a store has the same bytes whatever the version of zarr, and each file is written atomically. Every document carries
+a checksum, the sha256 of its content, which reveals flipped bits. Small arrays are cut into chunks along their first
+axis only, each compressed with zstd and followed by its crc32c.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError
 from wsivit.io import TEMPORARY, Files
-from wsivit.store.codec import ZSTD_LEVEL, append_crc, decode_bytes, encode_zstd, strip_crc
+from wsivit.store.shard import ZSTD_LEVEL, append_crc, decompress, encode_zstd, strip_crc
 
 KEY = "wsivit"
 DOCUMENT = "zarr.json"
@@ -32,7 +32,7 @@ COMPRESSED: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What the document of an array says.
+    """The content of an array's document.
 
     Attributes
     ----------
@@ -78,23 +78,21 @@ def document_key(node: str) -> str:
 
 
 def _digest(document: dict[str, Any]) -> str:
-    attributes = document.get("attributes", {})
-    ours = {key: value for key, value in attributes.get(KEY, {}).items() if key != _CHECKSUM}
-    # Attributes that others added are theirs to change.
-    ours_only = {**{key: value for key, value in document.items() if key != "attributes"}, KEY: ours}
-    return hashlib.sha256(json.dumps(ours_only, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    ours = {key: value for key, value in document.items() if key != "attributes"}
+    ours[KEY] = attributes_of(document)  # attributes that others added are theirs to change
+    return hashlib.sha256(json.dumps(ours, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_document(files: Files, node: str, document: dict[str, Any], attributes: dict[str, Any]) -> None:
     """Write the document of a group or array, with our attributes and their checksum."""
-    complete = {**document, "attributes": {KEY: attributes}}
-    complete["attributes"][KEY] = {**attributes, _CHECKSUM: _digest(complete)}
+    checksum = _digest({**document, "attributes": {KEY: attributes}})
+    complete = {**document, "attributes": {KEY: {**attributes, _CHECKSUM: checksum}}}
     files.write(document_key(node), [_text(complete)])
 
 
 def _text(document: dict[str, Any]) -> bytes:
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # A file name that is not text has surrogates; this writes them as JSON's own escapes.
+    # A file name that is not valid text has surrogates; this writes them as JSON's own escapes.
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -127,6 +125,7 @@ def attribute(files: Files, node: str, name: str) -> Any:
     """Return one of our attributes of a node; StoreError when it is missing, or the document was changed."""
     document = read_document(files, node)
     attributes = attributes_of(document)
+    # Columns that other programs added have attributes of ours without a checksum.
     if name not in attributes or (_CHECKSUM in document["attributes"][KEY] and not checksum_matches(document)):
         raise StoreError(f"{files.url}/{document_key(node)} is damaged, or has no attribute {name!r}")
     return attributes[name]
@@ -140,7 +139,7 @@ def attributes_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def checksum_matches(document: dict[str, Any]) -> bool:
-    """Whether a document still says what was written."""
+    """Whether the content of a document is what was written."""
     attributes = document.get("attributes")
     ours = attributes.get(KEY) if isinstance(attributes, dict) else None
     return isinstance(ours, dict) and ours.get(_CHECKSUM) == _digest(document)
@@ -157,7 +156,7 @@ def matches_checksum(files: Files, node: str) -> bool:
 def write_array(
     files: Files, name: str, values: NDArray[Any], dimensions: tuple[str, ...], attributes: dict[str, Any]
 ) -> None:
-    """Write a small array as one chunk. Its document comes last: without it a half-written array is not an array."""
+    """Write a small array as one chunk, its document last: without it a half-written array does not exist."""
     shape = tuple(max(1, side) for side in values.shape)
     spec = ArraySpec(values.shape, shape, values.dtype.name, dimensions, fill=values.dtype.type(0).item())
     if values.size:
@@ -173,52 +172,42 @@ def write_chunk(files: Files, key: str, values: NDArray[Any]) -> None:
 def read_array(files: Files, name: str) -> NDArray[Any]:
     """Read a small array.
 
-    Arrays of other codecs, added by other programs, are read by zarr.
-
     Raises
     ------
     StoreError
-        When its document or a chunk is missing or damaged; never fill values in place of what is missing.
+        When its document or a chunk is missing or damaged; fill values never stand for missing chunks.
     """
     document = read_document(files, name)
-    if document.get("codecs") != COMPRESSED:
-        return _read_by_zarr(files, name)
+    if document.get("codecs") != COMPRESSED:  # added by another program
+        import zarr
+
+        try:
+            return np.asarray(zarr.open_array(f"{files.location}/{name}", mode="r")[...])
+        except (KeyError, ValueError, TypeError) as error:
+            raise StoreError(f"{files.url}/{name} cannot be read: {error!r}") from error
     try:
         shape, chunk = document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
         values = np.empty(shape, np.dtype(document["data_type"]))
         for place, start in enumerate(range(0, shape[0] if values.size else 0, chunk[0])):
-            part = values[start : start + chunk[0]]
+            part = values[start : start + chunk[0]]  # the last chunk is stored at its full length
             key = chunk_key(name, place, *(0,) * (values.ndim - 1))
-            part[...] = read_chunk(files, key, values.dtype, (chunk[0], *shape[1:]))[: len(part)]
+            try:
+                raw = decompress(strip_crc(files.read(key)))
+            except FileNotFoundError as error:
+                raise StoreError(f"{files.url}/{key} is missing") from error
+            except StoreError as error:
+                raise StoreError(f"{files.url}/{key} is damaged: {error}") from error
+            stored = np.frombuffer(raw, values.dtype.newbyteorder("<")).reshape(chunk[0], *shape[1:])
+            part[...] = stored[: len(part)]
+    except StoreError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
         raise StoreError(f"{files.url}/{name}/{DOCUMENT} is damaged: {error!r}") from error
     return values
 
 
-def read_chunk(files: Files, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Read one chunk of a small array; StoreError when it is missing or damaged."""
-    try:
-        raw = decode_bytes(strip_crc(files.read(key)))
-        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape)
-    except FileNotFoundError as error:
-        raise StoreError(f"{files.url}/{key} is missing") from error
-    except ValueError as error:
-        raise StoreError(f"{files.url}/{key} is damaged: {error}") from error
-
-
-def _read_by_zarr(files: Files, name: str) -> NDArray[Any]:
-    import zarr
-
-    try:
-        return np.asarray(zarr.open_array(f"{files.location}/{name}", mode="r")[...])
-    except (KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"{files.url}/{name} cannot be read: {error!r}") from error
-
-
 def names(files: Files, group: str) -> list[str]:
-    """Names of what is in a group, sorted, complete or not; empty where there is no such group."""
+    """Names in a group, sorted, complete or not; empty where there is no such group."""
     return [name for name in files.list(group) if name != DOCUMENT and not name.startswith(TEMPORARY)]
 
 

@@ -2,14 +2,14 @@ from .annotations import find_annotations as find_annotations
 from .import_tiles import ImportOptions as ImportOptions
 from .import_tiles import import_tiles as import_tiles
 from .options import TileOptions as TileOptions
-from .sanity import store_warnings as store_warnings
 from .shard_writer import OnUnreadableTile as OnUnreadableTile
+from .shard_writer import TileSource as TileSource
 from .tile import LABEL as LABEL
 from .tile import TilingResult as TilingResult
 from .tile import TilingTarget as TilingTarget
 from .tile import tile as tile
 from .tile import tile_into as tile_into
-from .tile_origins import TileOrigins as TileOrigins
-from .tile_source import TileSource as TileSource
+from .tile_report import TileOrigins as TileOrigins
+from .tile_report import store_warnings as store_warnings
 from .tiling_plan import TilingPlan as TilingPlan
 from .tiling_plan import plan_tiling as plan_tiling

@@ -14,7 +14,7 @@ from wsivit.io import label_font, replacing
 from wsivit.slide import TileGrid, round_length
 from wsivit.tissue import Tissue, TissueClass, running_min
 
-# Okabe and Ito's colours: told apart with every common colour blindness, and set off from pink and purple stains.
+# Okabe and Ito's colours: distinct with every common colour blindness, and from pink and purple stains.
 OUTLINE = ("black", "tissue")
 TILES = ("#0072B2", "tiles")
 CLASSES = {
@@ -41,7 +41,7 @@ def write_preview(
     slide_size: tuple[int, int],
     mpp: tuple[float, float] | None,
     warnings: Sequence[str] = (),
-) -> Path:
+) -> None:
     """Draw tissue outline, what was dropped and why, and the chosen tiles over a thumbnail, as a PNG.
 
     Parameters
@@ -49,7 +49,7 @@ def write_preview(
     path : path
         The PNG to write.
     thumbnail : uint8 ndarray, (h, w, 3)
-        The whole slide at any scale.
+        The complete slide at any scale.
     tissue : Tissue
         Its mask and classes may have a scale of their own.
     grid : TileGrid
@@ -71,15 +71,20 @@ def write_preview(
     size = max(1, round(slide_size[0] * scale)), max(1, round(slide_size[1] * scale))
     # Drawn by Pillow, which is loaded anyway: matplotlib would take longer than tiling does.
     picture = Image.fromarray(thumbnail).resize(size, Image.Resampling.BOX)
-    shown = _paint_classes(picture, tissue)
-    _draw_tiles(picture, grid, col, row, scale)
-    _paint_outline(picture, tissue)
+    classes = _paint_classes(picture, tissue)
+    # Small tiles get fainter outlines, or they would hide the tissue.
+    opacity = min(1.0, grid.tile_size * grid.downsample_x * scale / 12)
+    lines = _count_lines(np.trunc(grid.boxes0(col, row) * scale).astype(np.int64), (picture.height, picture.width))
+    covered = np.round(255 * (1 - (1 - opacity) ** np.arange(lines.max(initial=0) + 1))).astype(np.uint8)
+    picture.paste(ImageColor.getrgb(TILES[0]), mask=Image.fromarray(covered[lines]))
+    mask = Image.fromarray(tissue.mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    inside = np.asarray(mask) >= 128
+    picture.paste(OUTLINE[0], mask=Image.fromarray(inside & ~running_min(inside, 5)))
     if mpp is not None:
         _draw_scale_bar(picture, mpp[0] / scale)
-    whole = _with_legend(picture, [TILES, OUTLINE, *shown], f"{np.size(col):,} tiles")
+    picture = _with_legend(picture, [TILES, OUTLINE, *classes], f"{np.size(col):,} tiles")
     with replacing(Path(path)) as temporary:
-        _with_warnings(whole, warnings).save(temporary, format="PNG", compress_level=1)
-    return Path(path)
+        _with_warnings(picture, warnings).save(temporary, format="PNG", compress_level=1)
 
 
 def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]]:
@@ -97,20 +102,11 @@ def _paint_classes(picture: Image.Image, tissue: Tissue) -> list[tuple[str, str]
     return [entry for kind, entry in CLASSES.items() if present[kind]]
 
 
-def _draw_tiles(picture: Image.Image, grid: TileGrid, col: ArrayLike, row: ArrayLike, scale: float) -> None:
-    boxes = np.trunc(grid.boxes0(col, row) * scale).astype(np.int64)
-    side = grid.tile_size * grid.downsample_x * scale
-    opacity = min(1.0, side / 12)  # or small tiles would be all line
-    lines = _count_lines(boxes, (picture.height, picture.width))
-    covered = np.round(255 * (1 - (1 - opacity) ** np.arange(lines.max(initial=0) + 1))).astype(np.uint8)
-    picture.paste(ImageColor.getrgb(TILES[0]), mask=Image.fromarray(covered[lines]))
-
-
 def _count_lines(boxes: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.int16]:
-    """How many outlines of the boxes, (n, 4), each pixel is on; drawn one by one, tens of thousands take long."""
+    """Count the boxes, (n, 4), whose outline each pixel is on; drawing tens of thousands one by one takes long."""
     height, width = shape
     left, top, right, bottom = np.clip(boxes, 0, [width, height, width, height]).T
-    # Where a line begins and where it has ended, to be summed up along it; a row and a column are to spare.
+    # +1 where a line begins and -1 behind its end, summed up along it; one spare row and column for ends at the edge.
     along, down = np.zeros((2, height + 1, width + 2), np.int16)
     for y in (top, bottom):
         np.add.at(along, (y, left), 1)
@@ -119,14 +115,8 @@ def _count_lines(boxes: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np
         np.add.at(down, (np.minimum(top + 1, bottom), x), 1)
         np.add.at(down, (bottom, x), -1)
     lines = np.cumsum(along, axis=1, dtype=np.int16) + np.cumsum(down, axis=0, dtype=np.int16)
-    found: NDArray[np.int16] = lines[:height, :width]
-    return found
-
-
-def _paint_outline(picture: Image.Image, tissue: Tissue) -> None:
-    inside = Image.fromarray(tissue.mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-    shown = np.asarray(inside) >= 128
-    picture.paste(OUTLINE[0], mask=Image.fromarray(shown & ~running_min(shown, 5)))
+    counted: NDArray[np.int16] = lines[:height, :width]
+    return counted
 
 
 def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:
@@ -141,13 +131,13 @@ def _draw_scale_bar(picture: Image.Image, mpp: float) -> None:
 
 
 def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: str) -> Image.Image:
-    """Put a strip below the picture that names its colours; lines are shown as frames, areas as filled."""
+    """Add a strip below the picture that names its colours: lines as frames, areas filled."""
     font, draw = label_font(24), ImageDraw.Draw(picture)
     widths = [draw.textlength(text, font) for _, text in entries]
     needed = round(draw.textlength(title, font) + sum(widths) + 64 * len(entries) + 32)
-    whole = Image.new("RGB", (max(picture.width, needed), picture.height + LEGEND_HEIGHT), "white")
-    whole.paste(picture, ((whole.width - picture.width) // 2, 0))
-    draw, middle = ImageDraw.Draw(whole), picture.height + LEGEND_HEIGHT / 2
+    extended = Image.new("RGB", (max(picture.width, needed), picture.height + LEGEND_HEIGHT), "white")
+    extended.paste(picture, ((extended.width - picture.width) // 2, 0))
+    draw, middle = ImageDraw.Draw(extended), picture.height + LEGEND_HEIGHT / 2
     draw.text((16, middle), title, "black", font, anchor="lm")
     x = 16 + draw.textlength(title, font) + 32
     for entry, width in zip(entries, widths, strict=True):
@@ -155,20 +145,20 @@ def _with_legend(picture: Image.Image, entries: list[tuple[str, str]], title: st
         draw.rectangle((x, middle - 10, x + 20, middle + 10), fill=fill, outline=entry[0], width=3)
         draw.text((x + 28, middle), entry[1], "black", font, anchor="lm")
         x += 64 + width
-    return whole
+    return extended
 
 
 def _with_warnings(picture: Image.Image, warnings: Sequence[str]) -> Image.Image:
-    """Put a red strip above the picture with what is suspicious about the tiles."""
+    """Add a red strip above the picture with what is suspicious about the tiles."""
     font = label_font(24)
     per_line = max(20, int((picture.width - 32) / font.getlength("n")))
     lines = [line for warning in warnings for line in wrap(f"WARNING: {warning}", per_line)]
     if not lines:
         return picture
     height = WARNING_LINE * len(lines) + 16
-    whole = Image.new("RGB", (picture.width, picture.height + height), WARNING)
-    whole.paste(picture, (0, height))
-    draw = ImageDraw.Draw(whole)
+    extended = Image.new("RGB", (picture.width, picture.height + height), WARNING)
+    extended.paste(picture, (0, height))
+    draw = ImageDraw.Draw(extended)
     for number, line in enumerate(lines):
         draw.text((16, 8 + WARNING_LINE * (number + 0.5)), line, "white", font, anchor="lm")
-    return whole
+    return extended

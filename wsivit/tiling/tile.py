@@ -7,24 +7,27 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+import numpy as np
+from PIL import Image
+
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
 from wsivit.store import StoreWriter, TileStore
 from wsivit.tiling.annotations import label_tiles, read_annotations
-from wsivit.tiling.blur import write_blur
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
-from wsivit.tiling.sanity import store_warnings
-from wsivit.tiling.shard_writer import OnUnreadableTile, write_shards
-from wsivit.tiling.tile_origins import TileOrigins, count_tile_origins
-from wsivit.tiling.tile_source import TileSource, write_overview
-from wsivit.tiling.tiling_plan import TilingPlan, plan_tiling
+from wsivit.tiling.shard_writer import OnUnreadableTile, TileSource, write_shards
+from wsivit.tiling.tile_report import TileOrigins, count_tile_origins, store_warnings
+from wsivit.tiling.tiling_plan import MIN_REFERENCE_TISSUE, BlurSource, TilingPlan, plan_tiling
+from wsivit.tissue import blur_scores
 
 _log = logging.getLogger(__name__)
 
 LABEL = "region"
 """Name of the label column that annotations fill."""
+THUMBNAIL_SIDE = 2048
+"""Longer side of the thumbnail in the store, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def tile_into(
     force: bool = False,
     progress: bool = False,
 ) -> TilingResult:
-    """Tile an open slide to any place, by options or by a plan made of something else; see `tile`."""
+    """Tile an open slide to any target, by options or by a plan of another origin; see `tile`."""
     # Read first: an annotation file that cannot be used should fail in a second, not after an hour.
     regions = None if annotations is None else read_annotations(annotations, view_origin=slide.bounds[:2])
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
@@ -156,15 +159,19 @@ def tile_into(
     with StoreWriter.open(target.store, parameters, plan.table, overwrite=force) as writer:
         todo = [] if writer.done else writer.pending()
         if not writer.done:
-            write_overview(writer, slide, plan)
+            _write_low_power(writer, slide, plan)
             source = TileSource(slide, parameters, plan.table)
             failures = write_shards(writer, source, todo, on_unreadable_tile, progress)
-            write_blur(writer)
+            if parameters.tissue.get("blur") == BlurSource.TILES_WHILE_TILING:
+                # What the tiles' own pixels say replaces what the overview showed.
+                overview_blur = plan.qc.get("blur", 0.0)
+                reference = plan.table.tissue_fraction >= MIN_REFERENCE_TISSUE
+                writer.write_qc("blur", blur_scores(writer.sharpness, overview_blur, reference))
             writer.finish()
         resumed = len(writer.shards) - len(todo)
     store = TileStore(target.store)
     if regions is not None:
-        store.write_labels(LABEL, *label_tiles(regions, plan.grid.boxes0(plan.table.col, plan.table.row)))
+        store.write_labels(LABEL, *label_tiles(regions, store.grid.boxes0(store.col, store.row)))
     warnings = store_warnings(store)
     for warning in warnings:
         _log.warning("%s: %s", slide.path, warning)
@@ -173,7 +180,7 @@ def tile_into(
             path,
             store.thumbnail[0],
             plan.tissue,
-            plan.grid,
+            store.grid,
             store.col,
             store.row,
             slide_size=parameters.slide_size,
@@ -182,6 +189,22 @@ def tile_into(
         )
     origins = count_tile_origins(store, slide)
     return TilingResult(store, display_path(target.preview), failures, resumed, origins, tuple(warnings))
+
+
+def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> None:
+    """Write what is known at low power: quality control, tissue mask, thumbnail."""
+    for name, values in plan.qc.items():
+        writer.write_qc(name, values)
+    (width, height), mask, overview = slide.dimensions, plan.tissue.mask, plan.overview
+    writer.write_mask(mask, (width / mask.shape[1], height / mask.shape[0]))
+    if overview is not None and max(overview.shape) >= THUMBNAIL_SIDE:
+        # The overview is decoded already, and large enough.
+        factor = max(overview.shape) / THUMBNAIL_SIDE
+        size = max(1, round(overview.shape[1] / factor)), max(1, round(overview.shape[0] / factor))
+        thumbnail = np.asarray(Image.fromarray(overview).resize(size, Image.Resampling.BOX))
+    else:
+        thumbnail = slide.thumbnail(THUMBNAIL_SIDE)
+    writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
 
 def ensure_open(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:

@@ -1,4 +1,3 @@
 from .options import TrainOptions as TrainOptions
 from .train import train as train
-from .trainer import Recipe as Recipe
 from .trainer import TileTrainer as TileTrainer

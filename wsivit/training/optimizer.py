@@ -1,4 +1,4 @@
-"""AdamW with weight decay where it belongs, and slower steps for the early layers of a transformer."""
+"""AdamW: weight decay for matrices alone, and slower steps for the early layers of a transformer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_DECAY = ("pos_embed", "position_embeddings", "cls_token", "dist_token", "reg_
 
 
 def make_optimizer(classifier: Classifier, lr: float, weight_decay: float, layer_decay: float) -> torch.optim.AdamW:
-    """Make AdamW for what is to be trained.
+    """Make AdamW for the parameters that are trained.
 
     Parameters
     ----------
@@ -23,10 +23,11 @@ def make_optimizer(classifier: Classifier, lr: float, weight_decay: float, layer
     lr : float
         Of the head.
     weight_decay : float
-        Of matrices and kernels; biases, norms and embeddings of places have none.
+        Of matrices and kernels; biases, norms and position embeddings have none.
     layer_decay : float
         Each layer learns at this fraction of the rate of the one after it; 1 treats all alike.
     """
+    # timm's `param_groups_layer_decay` groups timm's networks alike, but cannot number the layers of transformers.
     depths = layer_depths(classifier) if layer_decay < 1 else {}
     top = max(depths.values(), default=0)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -48,8 +49,8 @@ def layer_depths(classifier: Classifier) -> dict[str, int]:
         from timm.models import group_parameters
 
         network: Any = classifier.model.timm_model
-        found = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
-        return {f"timm_model.{name}": int(depth) for name, depth in found.items()}
+        depths = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        return {f"timm_model.{name}": int(depth) for name, depth in depths.items()}
     names = [name for name, _ in classifier.model.named_parameters()]
     numbers = {name: int(match[1]) + 1 for name in names if (match := LAYER.search(name))}
     top = max(numbers.values(), default=0) + 1

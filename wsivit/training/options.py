@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -124,6 +125,12 @@ class TrainOptions:
     def from_scratch(self) -> bool:
         """Whether no weights are there to begin with."""
         return not (self.pretrained or self.weights)
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that read tiles, if shared memory is large enough for their batches."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(8, cores - 1) if self.workers is None else self.workers
 
     def resolved(self, *, of_slides: bool) -> TrainOptions:
         """Choose by rule what was left open: learning rate, layer decay, augmentation."""

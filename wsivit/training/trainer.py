@@ -1,4 +1,4 @@
-"""The Trainer itself."""
+"""The Trainer: what happens in a step, in which order tiles come, and how the best epoch is measured."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.data.mixup import Mixup
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
@@ -24,44 +25,10 @@ from wsivit.errors import LimitError, WsivitError
 from wsivit.evaluation import draw_augmented
 from wsivit.inference import keep_freed_memory
 from wsivit.models import Classifier, fit_tiles, normalise_pictures, quiet_transformers
-from wsivit.training.callbacks import Average, Curves, Progress, epoch_table
-from wsivit.training.checkpoints import CheckpointMarker, reading, writing
-from wsivit.training.health import Health
-from wsivit.training.mixup import mix
+from wsivit.training.callbacks import Average, Curves, Health, Progress, epoch_table
+from wsivit.training.checkpoints import CheckpointMarker, checkpoint_read_errors, checkpoint_write_errors
 from wsivit.training.optimizer import has_attention, make_optimizer
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What happens in a step, beyond what ``TrainingArguments`` say.
-
-    Parameters
-    ----------
-    augment : str
-    label_smoothing : float
-    freeze : bool
-        Train the head only.
-    layer_decay : float
-        For transformers; 1 is off.
-    mixup, cutmix : float
-        0 is off.
-    ema : float
-        Decay of the running average of the weights; 0 is off.
-    balance : {"none", "weights", "sampling"}
-        How rare classes are made to count as much as common ones.
-    patience : int, optional
-        Stop after so many epochs without a better held-out loss.
-    """
-
-    augment: str = "histology"
-    label_smoothing: float = 0.0
-    freeze: bool = False
-    layer_decay: float = 1.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float = 0.0
-    balance: Literal["none", "weights", "sampling"] = "none"
-    patience: int | None = None
+from wsivit.training.options import TrainOptions
 
 
 class TileTrainer(Trainer):
@@ -70,7 +37,8 @@ class TileTrainer(Trainer):
     Parameters
     ----------
     classifier : Classifier
-    recipe : Recipe
+    options : TrainOptions
+        With nothing left open (`TrainOptions.resolved`).
     arguments : transformers.TrainingArguments
     train, validation : TileDataset
     """
@@ -78,50 +46,50 @@ class TileTrainer(Trainer):
     def __init__(
         self,
         classifier: Classifier,
-        recipe: Recipe,
+        options: TrainOptions,
         arguments: TrainingArguments,
         train: TileDataset,
         validation: TileDataset,
     ) -> None:
-        if recipe.freeze:
+        if options.freeze:
             head = {id(parameter) for parameter in classifier.head}
             for parameter in classifier.model.parameters():
                 parameter.requires_grad_(id(parameter) in head)
-        decay = recipe.layer_decay if has_attention(classifier.model) else 1.0
-        optimizer = make_optimizer(classifier, arguments.learning_rate, arguments.weight_decay, decay)
+        decay = options.layer_decay if options.layer_decay and has_attention(classifier.model) else 1.0
         super().__init__(
             model=classifier.model,
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collate,
-            compute_metrics=self._measure,
-            optimizers=(optimizer, None),
+            compute_metrics=self._compute_metrics,
+            optimizers=(make_optimizer(classifier, arguments.learning_rate, arguments.weight_decay, decay), None),
         )
         self.loss_is_scaled_for_ga = False
-        self.network, self.preprocessing, self.recipe = classifier.model, classifier.preprocessing, recipe
-        self.learned, self.held_out = train, validation
-        self.augment = augmentation(recipe.augment)
+        self.network, self.preprocessing, self.options = classifier.model, classifier.preprocessing, options
+        self.training_set, self.validation_set = train, validation
+        self.augment = augmentation(options.augment)
         self.average: Average | None = None
         self.health = Health(arguments.learning_rate)
         self._step, self._batch = -1, 0
         frequency = train.samples.frequency()
-        self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if recipe.balance == "weights" else None
+        self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if options.balance == "weights" else None
+        self.mixup = (
+            # Labels are smoothed in the loss, which also weighs classes.
+            Mixup(options.mixup, options.cutmix, label_smoothing=0.0, num_classes=len(train.classes))  # type: ignore[no-untyped-call]
+            if options.mixup or options.cutmix
+            else None
+        )
 
     @property
     def balance(self) -> str:
-        """How classes that are not equally common are made to count, in words."""
-        if self.recipe.balance == "sampling":
+        """How rare classes are made to count, in words."""
+        if self.options.balance == "sampling":
             return "classes count alike: they are drawn equally often"
         if self.class_weights is None:
             return "every picture counts alike (--balance none)"
-        weights = zip(self.learned.classes, self.class_weights.tolist(), strict=True)
+        weights = zip(self.training_set.classes, self.class_weights.tolist(), strict=True)
         return f"classes count alike, by weights in the loss: {', '.join(f'{n} {w:.2f}' for n, w in weights)}"
-
-    def keep_average(self, checkpoint: str | None) -> None:
-        """Average the weights over the steps, from a checkpoint on."""
-        self.average = Average(self.network, self.recipe.ema, checkpoint)
-        self.add_callback(self.average)
 
     def make_input(self, pixels: Tensor, *, augment: bool) -> Tensor:
         """Make normalised input of uint8 tiles (n, 3, h, w), on their device."""
@@ -131,24 +99,24 @@ class TileTrainer(Trainer):
         return normalise_pictures(pictures, self.preprocessing)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Take a step whose chance depends on nothing but the seed and its number.
+        """Take a step whose random numbers depend on nothing but the seed and its number.
 
-        The loaders of the Trainer draw from the same random state, as often as there are workers to start: without
-        this a resumed training would differ from an unbroken one.
+        The Trainer's loaders draw from the same random state, as often as there are workers to start: without this a
+        resumed training would differ from an uninterrupted one.
         """
         self._batch = self._batch + 1 if self.state.global_step == self._step else 0
         self._step = self.state.global_step
-        place = [self.args.seed, self._step, self._batch, self.args.process_index]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = np.random.SeedSequence([self.args.seed, self._step, self._batch, self.args.process_index])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        np.random.seed(seed.generate_state(1))  # noqa: NPY002 (timm's Mixup draws from it)
         return super().training_step(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         moved = super()._prepare_inputs(inputs)
         training = self.network.training
         pictures, labels = self.make_input(moved["pixel_values"], augment=training), moved["labels"]
-        if training and (self.recipe.mixup or self.recipe.cutmix):
-            classes = len(self.learned.classes)
-            pictures, labels = mix(pictures, labels, classes, mixup=self.recipe.mixup, cutmix=self.recipe.cutmix)
+        if training and self.mixup is not None:
+            pictures, labels = mix_pictures(self.mixup, pictures, labels)
         return {"pixel_values": pictures, "labels": labels}
 
     def compute_loss(
@@ -158,27 +126,34 @@ class TileTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross entropy; smoothed and weighted in training only, so that the held-out loss is what it says."""
+        """Cross entropy; smoothed and weighted in training only, so that the validation loss is the plain one."""
         if not model.training:
             logits = model(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), inputs["labels"])
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        if self.recipe.freeze:
-            _rest(model)
+        if self.options.freeze:
+            # Frozen layers stay as they are: no dropout, no new batch statistics.
+            for module in model.modules():
+                parameters = list(module.parameters())
+                if parameters and not any(parameter.requires_grad for parameter in parameters):
+                    module.eval()
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         weights = None if self.class_weights is None else self.class_weights.to(logits)
-        smoothing = self.recipe.label_smoothing
+        smoothing = self.options.label_smoothing
         loss = F.cross_entropy(logits, inputs["labels"], weight=weights, label_smoothing=smoothing)
-        self.health.see(loss, self.state)
+        self.health.watch_loss(loss, self.state)
         return loss
 
-    def _measure(self, found: EvalPrediction) -> dict[str, float]:
-        self.health.check_scores(np.asarray(found.predictions), self.state)
-        return _metrics(found)
+    def _compute_metrics(self, result: EvalPrediction) -> dict[str, float]:
+        logits, labels = np.asarray(result.predictions), np.asarray(result.label_ids)
+        self.health.check_scores(logits, self.state)
+        correct: NDArray[np.bool_] = logits.argmax(1) == labels
+        recalls = [correct[labels == code].mean() for code in np.unique(labels)]
+        return {"accuracy": float(correct.mean()), "balanced_accuracy": float(np.mean(recalls))}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure on the held-out part, with the averaged weights where they are kept."""
-        self.health.check(self.state)
+        """Measure on the validation part, with the averaged weights where they are kept."""
+        self.health.check_losses(self.state)
         if self.average is None:
             return super().evaluate(*args, **kwargs)
         self.average.swap_weights()
@@ -189,33 +164,43 @@ class TileTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.health.check_weights(self.network, self.state)
-        with writing(self.args.output_dir or "."):
+        with checkpoint_write_errors(self.args.output_dir or "."):
             super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with reading(resume_from_checkpoint):
+        with checkpoint_read_errors(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
+        with checkpoint_read_errors(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with reading(checkpoint):
+        with checkpoint_read_errors(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        if any(isinstance(source, IndexedSource) for source in self.learned.samples.sources):
-            balanced = self.recipe.balance == "sampling"
+        samples, balanced = self.training_set.samples, self.options.balance == "sampling"
+        if any(isinstance(source, IndexedSource) for source in samples.sources):
             order = OrderOptions(self.args.per_device_train_batch_size, balanced=balanced)
-            return ShardSampler(self.learned.samples, self.args.seed, order)
-        if self.recipe.balance != "sampling":
-            return super()._get_train_sampler(train_dataset)
-        return BalancedSampler(self.learned.samples.code, self.args.seed)
+            return ShardSampler(samples, self.args.seed, order)
+        return BalancedSampler(samples.code, self.args.seed) if balanced else super()._get_train_sampler(train_dataset)
+
+
+def mix_pictures(mixup: Mixup, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each picture (n, 3, h, w) with another of the batch; return them, and the shares of the classes (n, classes).
+
+    The last batch of an epoch may be odd, which timm refuses: one picture of it then stays as it is.
+    """
+    n = len(pictures)
+    if n % 2:  # timm pairs the first with the last, which is made the first again
+        pictures, labels = torch.cat([pictures, pictures[:1]]), torch.cat([labels, labels[:1]])
+    mixed, targets = mixup(pictures, labels)
+    return mixed[:n], targets[:n]
 
 
 class ShardSampler(Sampler[int]):
-    """Visits the tiles of indexed stores shard by shard, shuffled; see `wsivit.data.shard_shuffle`.
+    """Visits the tiles of indexed stores shard by shard, shuffled; see `wsivit.data.epoch_order`.
 
     Parameters
     ----------
@@ -230,7 +215,7 @@ class ShardSampler(Sampler[int]):
         self.seed, self.options, self.epoch = seed, options, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch comes, so that a resumed training visits what an unbroken one would."""
+        """Set the epoch, so that a resumed training visits what an uninterrupted one would."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -255,7 +240,7 @@ class BalancedSampler(Sampler[int]):
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch comes, so that a resumed training draws what an unbroken one would."""
+        """Set the epoch, so that a resumed training draws what an uninterrupted one would."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -268,14 +253,14 @@ class BalancedSampler(Sampler[int]):
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """The result of a training, whose best weights are in the model.
 
     Attributes
     ----------
     validation : dict of str to float
-        Figures of the epoch that was kept, and which that was.
+        Metrics of the epoch that was kept, which that was, and what the training cost.
     logits, codes : ndarray (n, classes), (n,)
-        Scores and true classes of the held-out part.
+        Scores and true classes of the validation part.
     """
 
     validation: dict[str, float]
@@ -286,44 +271,46 @@ class TrainingResult:
 def run_training(
     trainer: TileTrainer, folder: Path, *, progress: bool, checkpoint: str | None, warnings: Sequence[str] = ()
 ) -> TrainingResult:
-    """Train (or go on from a checkpoint), leave the best weights in the model, and measure it.
+    """Train (or resume from a checkpoint), leave the best weights in the model, and measure it.
 
     The warnings are drawn above the picture of training tiles.
     """
-    if trainer.args.device.type == "cpu":
+    options, device = trainer.options, trainer.args.device
+    if device.type == "cpu":
         keep_freed_memory()
     trainer.remove_callback(PrinterCallback)
-    if trainer.recipe.ema:
-        trainer.keep_average(checkpoint)
-    if trainer.recipe.patience:
-        trainer.add_callback(EarlyStoppingCallback(trainer.recipe.patience))
+    if options.ema:
+        trainer.average = Average(trainer.network, options.ema, checkpoint)
+        trainer.add_callback(trainer.average)
+    if options.patience:
+        trainer.add_callback(EarlyStoppingCallback(options.patience))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(folder / "tensorboard")  # its own default names the machine
     trainer.add_callback(Curves(folder))
     trainer.add_callback(Progress(progress))
-    trainer.add_callback(CheckpointMarker())
+    trainer.add_callback(CheckpointMarker())  # last: what the others save belongs to the checkpoint
     if trainer.is_world_process_zero():
-        _show_batch(trainer, folder / "augmented.png", warnings)
-    with quiet_transformers(), _plain_errors():
-        done = trainer.train(resume_from_checkpoint=checkpoint)
+        _draw_training_tiles(trainer, folder / "augmented.png", warnings)
+    with quiet_transformers(), _clear_worker_errors():
+        output = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
-            trainer.average.take_from(str(trainer.state.best_model_checkpoint))
-        held_out = trainer.predict(trainer.held_out)
-    metrics = held_out.metrics or {}
-    figures = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
-    figures["memory_mb"] = _memory_mb(trainer.args.device)
+            trainer.average.load_into_model(str(trainer.state.best_model_checkpoint))
+        predicted = trainer.predict(trainer.validation_set)
+    metrics = predicted.metrics or {}
+    validation = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
+    validation["memory_mb"] = _peak_memory_mb(device)
     if checkpoint is None:  # of a resumed training only the last part was timed
-        figures["seconds_per_epoch"] = done.metrics["train_runtime"] / float(done.metrics["epoch"])
+        validation["seconds_per_epoch"] = output.metrics["train_runtime"] / float(output.metrics["epoch"])
     rows = [row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row]
-    best = min(rows, key=lambda row: row["validation_loss"])
-    logits = np.asarray(held_out.predictions, np.float32)
-    return TrainingResult(figures | {"epoch": best["epoch"]}, logits, np.asarray(held_out.label_ids, np.int64))
+    validation["epoch"] = min(rows, key=lambda row: row["validation_loss"])["epoch"]
+    logits, codes = np.asarray(predicted.predictions, np.float32), np.asarray(predicted.label_ids, np.int64)
+    return TrainingResult(validation, logits, codes)
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Give an error of a reading process its own words back, without the trace that torch puts before them."""
+def _clear_worker_errors() -> Iterator[None]:
+    """Give errors of workers their own text, without the traceback that torch puts before it."""
     try:
         yield
     except WsivitError as error:
@@ -340,9 +327,9 @@ def _plain_errors() -> Iterator[None]:
         ) from error
 
 
-def _show_batch(trainer: TileTrainer, path: Path, warnings: Sequence[str], n: int = 12) -> None:
+def _draw_training_tiles(trainer: TileTrainer, path: Path, warnings: Sequence[str], n: int = 12) -> None:
     """Draw some training tiles as they are and as the model gets them, without touching the random state."""
-    samples = trainer.learned.samples
+    samples = trainer.training_set.samples
     chosen = np.random.default_rng(0).permutation(len(samples))[:n]
     pixels = torch.from_numpy(samples.read_skipping_unreadable(chosen)[1]).permute(0, 3, 1, 2)
     with torch.random.fork_rng(devices=[]):
@@ -351,8 +338,8 @@ def _show_batch(trainer: TileTrainer, path: Path, warnings: Sequence[str], n: in
     draw_augmented(path, pixels.permute(0, 2, 3, 1).numpy(), pictures.permute(0, 2, 3, 1).numpy(), warnings)
 
 
-def _memory_mb(device: torch.device) -> float:
-    """Most memory that was taken so far, in MB: on the GPU, or by the process on a CPU."""
+def _peak_memory_mb(device: torch.device) -> float:
+    """Peak memory so far, in MB: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
@@ -361,21 +348,5 @@ def _memory_mb(device: torch.device) -> float:
         import psutil
 
         return float(psutil.Process().memory_info().peak_wset / 1e6)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 1e6 if sys.platform == "darwin" else most / 1e3  # bytes there, kilobytes elsewhere
-
-
-def _rest(model: nn.Module) -> None:
-    """Keep the frozen layers as they are: no dropout, no new batch statistics."""
-    for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            module.eval()
-
-
-def _metrics(found: EvalPrediction) -> dict[str, float]:
-    logits = np.asarray(found.predictions)
-    labels = np.asarray(found.label_ids)
-    right: NDArray[np.bool_] = logits.argmax(1) == labels
-    recalls = [right[labels == code].mean() for code in np.unique(labels)]
-    return {"accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(recalls))}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes there, kilobytes elsewhere
