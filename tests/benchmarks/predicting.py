@@ -161,7 +161,10 @@ def bare(given: argparse.Namespace, tiles: int = 0) -> Callable[[], int]:
     batch = ready_batch(scorer, given, BATCH)
 
     def run(steps: int = -(-(tiles or given.tiles) // BATCH)) -> int:
-        with torch.inference_mode(), scorer._arithmetic():
+        with (
+            torch.inference_mode(),
+            torch.autocast(scorer.device.type, scorer.reduced, enabled=scorer.reduced is not None),
+        ):
             for _ in range(steps):
                 last = scorer._network(batch)
             last.cpu()
@@ -175,7 +178,7 @@ def bare_side_by_side(given: argparse.Namespace) -> Callable[[], int]:
     """The same in batches a core each, as wsivit has them: nothing is read, prepared or written."""
     import torch
 
-    from wsivit.inference.cpu_streams import map_side_by_side
+    from wsivit.inference.cpu import map_in_streams
 
     scorer = make_scorer(given)
     batch = ready_batch(scorer, given, scorer.step)
@@ -185,7 +188,7 @@ def bare_side_by_side(given: argparse.Namespace) -> Callable[[], int]:
             scorer._network(batch)
 
     def run(steps: int = -(-given.tiles // scorer.step)) -> int:
-        return sum(scorer.step for _ in map_side_by_side(once, range(steps), scorer.streams))
+        return sum(scorer.step for _ in map_in_streams(once, range(steps), scorer.streams))
 
     run(2 * scorer.streams)
     return run
@@ -216,7 +219,7 @@ def make_scorer(given: argparse.Namespace) -> Any:
 
 def wsivit(given: argparse.Namespace) -> Callable[[], int]:
     """Predict as the command does, its model loaded."""
-    from wsivit.inference.predict import PredictOptions, Predictor
+    from wsivit.inference import PredictOptions, Predictor
 
     engine: Any = {"wsivit, ONNX": "onnx", "wsivit, ONNX int8": "onnx-int8"}.get(given.measure, "torch")
     output = Path(tempfile.mkdtemp(dir=given.work))
@@ -224,7 +227,7 @@ def wsivit(given: argparse.Namespace) -> Callable[[], int]:
     options = PredictOptions(batch_size=BATCH, device=device, engine=engine)
     predictor = Predictor(given.work / "run", name=output.name, options=options)
     for _ in range(2):
-        predictor.scorer(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
+        predictor.runner(np.zeros((BATCH, SIDE, SIDE, 3), np.uint8))
     (stored,) = (given.work / "pixels").glob("*.zarr")
     source: Any = given.slide if given.measure == "wsivit, from the slide" else stored
     return lambda: len(predictor(source, output=output).readable)
@@ -264,7 +267,10 @@ def openslide_loop(given: argparse.Namespace) -> Callable[[], int]:
     def run() -> int:
         scores = []
         workers = os.cpu_count() or 1
-        with torch.inference_mode(), scorer._arithmetic():
+        with (
+            torch.inference_mode(),
+            torch.autocast(scorer.device.type, scorer.reduced, enabled=scorer.reduced is not None),
+        ):
             for batch in DataLoader(Regions(), BATCH, num_workers=workers):
                 scores += [network(batch.to(scorer.device)).float().softmax(1).cpu().numpy()]
         np.save(given.work / "openslide.npy", np.concatenate(scores))

@@ -18,7 +18,7 @@ from wsivit.data.labelled_tiles import Samples, samples_from_stores
 from wsivit.data.splits import split_samples, write_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
-from wsivit.inference.predict import PredictOptions, predict
+from wsivit.inference import PredictOptions, predict
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
 

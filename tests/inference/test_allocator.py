@@ -13,7 +13,7 @@ glibc = pytest.mark.skipif(
 )
 ROUNDS = """
 import ctypes, resource, sys, threading
-from wsivit.inference.allocator import keep_freed_memory
+from wsivit.inference.cpu import keep_freed_memory
 
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 libc = ctypes.CDLL(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from wsivit.errors import (
     UnreadableTilesError,
     UsageError,
 )
-from wsivit.inference import ModelRunner, softmax
-from wsivit.inference.predict import PredictOptions, predict
+from wsivit.inference import ModelRunner, PredictOptions, Predictor, predict, softmax
 from wsivit.models.classifier import create_classifier, save_classifier
 from wsivit.models.model_input import normalise, resize
 from wsivit.models.run_folder import RunMetadata
@@ -89,7 +87,7 @@ def test_batches_do_not_matter(run: Path, tmp_path: Path) -> None:
 def test_a_second_run_of_the_same_does_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = write_store(tmp_path, "s", columns=4, rows=2)
     predict(run, store.path, options=CPU)
-    monkeypatch.setattr(sys.modules[predict.__module__], "write_scores", None)
+    monkeypatch.setattr(Predictor, "runner", None)
     predict(run, store.path, options=CPU)
 
 

@@ -23,9 +23,16 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 from wsivit.data.augment import view
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError
 from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
-from wsivit.inference import ModelRunner, ScoringOptions, softmax
-from wsivit.inference.cpu_streams import count_tiles
-from wsivit.inference.predict import PredictOptions, Predictor, predict, predict_each
+from wsivit.inference import (
+    ModelRunner,
+    PredictOptions,
+    Predictor,
+    ScoringOptions,
+    predict,
+    predict_each,
+    softmax,
+)
+from wsivit.inference.cpu import count_tiles
 from wsivit.models import open_model, open_run
 from wsivit.models.classifier import create_classifier, save_classifier, weights_fingerprint
 from wsivit.models.run_folder import Preprocessing, RunMetadata
@@ -243,7 +250,7 @@ def test_another_temperature_needs_no_model(
     options = replace(CPU, tta=tta)
     first = predict(run, store, options=options).predictions("vit")
     wanted = predict(run, store, name="anew", options=replace(options, temperature=0.5)).predictions("anew")
-    monkeypatch.setattr(Predictor, "scorer", None)
+    monkeypatch.setattr(Predictor, "runner", None)
     again = predict(run, store, options=replace(options, temperature=0.5)).predictions("vit")
     np.testing.assert_allclose(again.probabilities, wanted.probabilities, atol=1e-6)
     np.testing.assert_array_equal(again.logits, first.logits)
@@ -294,7 +301,7 @@ def test_features_killed_go_on_and_done_do_nothing(run: Path, tmp_path: Path, mo
     found = predict(run, store, options=options).features("vit").values
     assert calls == [10, 6, 10, 6, *[10, 6, 10, 6, 10, 2]]
     np.testing.assert_array_equal(found, wanted)
-    monkeypatch.setattr(Predictor, "scorer", None)
+    monkeypatch.setattr(Predictor, "runner", None)
     predict(run, store, options=options)
 
 
@@ -382,7 +389,7 @@ def test_an_encoders_fingerprint_leaves_out_the_head_drawn_at_random(
     found = predict(folder, store, options=options).features("encoder")
     assert batches == [10, 6, 10, 6, *[10, 6, 10, 6, 10, 2]], "the first block is not computed again"
     assert found.values.shape == (60, 32) and np.isfinite(found.values).all()
-    monkeypatch.setattr(Predictor, "scorer", None)
+    monkeypatch.setattr(Predictor, "runner", None)
     predict(folder, store, options=options)
 
 
@@ -500,7 +507,7 @@ def test_zoo_descriptions_that_are_none(zoo: Path, change: dict[str, object], sa
 
 def test_a_description_of_another_model_is_told(zoo: Path, store: Path) -> None:
     (zoo / "config.json").write_text(json.dumps(zoo_config() | {"class_names": ["a", "b", "c"]}))
-    with pytest.raises(StoreError, match="zoo-model gives 2 numbers for a tile, but is said to have 3 classes"):
+    with pytest.raises(StoreError, match="zoo-model gives 2 numbers for a tile, but its description names 3 classes"):
         predict(zoo, store, name="three", options=replace(CPU, trust_torchscript=True))
 
 

@@ -17,7 +17,7 @@ from support.train_helpers import tissue, write_store
 from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from wsivit.errors import UsageError
-from wsivit.inference.predict import PredictOptions, predict
+from wsivit.inference import PredictOptions, predict
 from wsivit.models import open_model
 from wsivit.models.classifier import create_classifier, load_classifier, save_classifier
 from wsivit.models.model_input import fit_tiles, model_input

@@ -7,6 +7,7 @@ from .index import index as index
 from .index import shards_of as shards_of
 from .labelled_tiles import Samples as Samples
 from .labelled_tiles import StoreSource as StoreSource
+from .labelled_tiles import read_skipping_unreadable as read_skipping_unreadable
 from .labelled_tiles import same_scale as same_scale
 from .leakage import check_leakage as check_leakage
 from .leakage import empty_classes as empty_classes

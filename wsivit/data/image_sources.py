@@ -84,8 +84,8 @@ def _require_full_range(name: str, pictures: Iterable[Image.Image]) -> None:
     peaks = []
     for picture in pictures:
         with picture:
-            layers: Any = getattr(picture, "tile", None)  # of files alone, which Pillow's types leave open
-            raw = layers[0].args if layers else ""
+            tile = getattr(picture, "tile", [])
+            raw = tile[0].args if tile else ""
             if "16" not in (raw if isinstance(raw, str) else str(raw[0])):  # Pillow's raw mode: I;16B, RGB;16L
                 continue
             try:

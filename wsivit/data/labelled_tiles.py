@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -225,20 +225,13 @@ class Samples:
     def read_skipping_unreadable(
         self, chosen: ArrayLike, threads: int | None = None
     ) -> tuple[IntArray, NDArray[np.uint8]]:
-        """Read pictures, but leave out and log those that turn out unreadable; also return which they are.
+        """Read pictures but those that turn out unreadable, source by source; also return which were read.
 
         Those of one source come together, which saves a copy.
         """
         chosen = np.asarray(chosen, np.int64)
         chosen = chosen[np.argsort(self.source[chosen], kind="stable")]
-        try:
-            return chosen, self.read(chosen, threads)
-        except UnreadableTilesError as error:
-            if len(chosen) == 1:
-                _log.warning("left out: %s", error)
-                return chosen[:0], np.empty((0, self.size, self.size, 3), np.uint8)
-        parts = [self.read_skipping_unreadable([i], threads) for i in chosen]
-        return np.concatenate([i for i, _ in parts]), np.concatenate([pixels for _, pixels in parts])
+        return read_skipping_unreadable(lambda places: self.read(places, threads), chosen, self.size)
 
     def items(self) -> Iterator[str]:
         """Name each picture within its source, one after the other: all at once they would take more than the rest."""
@@ -250,6 +243,33 @@ class Samples:
                 here = np.flatnonzero(source == number)
                 names[here] = self.sources[number].items(index[here])
             yield from names
+
+
+def read_skipping_unreadable(
+    read: Callable[[IntArray], NDArray[np.uint8]], indices: IntArray, size: int
+) -> tuple[IntArray, NDArray[np.uint8]]:
+    """Read pictures together; where one turns out unreadable, one by one, leaving out and logging those that are.
+
+    Parameters
+    ----------
+    read : callable
+        Returns the pictures of indices, uint8 (k, size, size, 3); raises UnreadableTilesError.
+    indices : ndarray of int64 (n,)
+    size : int
+
+    Returns
+    -------
+    indices, pixels
+        Of the pictures that were read.
+    """
+    try:
+        return indices, read(indices)
+    except UnreadableTilesError as error:
+        if len(indices) == 1:
+            _log.warning("left out: %s", error)
+            return indices[:0], np.empty((0, size, size, 3), np.uint8)
+    parts = [read_skipping_unreadable(read, indices[i : i + 1], size) for i in range(len(indices))]
+    return np.concatenate([i for i, _ in parts]), np.concatenate([pixels for _, pixels in parts])
 
 
 @dataclass(frozen=True, eq=False)

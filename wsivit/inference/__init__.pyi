@@ -1,6 +1,6 @@
-from .allocator import keep_freed_memory as keep_freed_memory
+from .cpu import keep_freed_memory as keep_freed_memory
+from .options import PredictOptions as PredictOptions
 from .options import ScoringOptions as ScoringOptions
-from .predict import PredictOptions as PredictOptions
 from .predict import Predictor as Predictor
 from .predict import predict as predict
 from .predict import predict_each as predict_each

@@ -1,4 +1,4 @@
-"""How a model is run."""
+"""How a model is run, and on which tiles."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class ScoringOptions:
     precision : {"auto", "fp32", "bf16", "fp16"}
         Of the arithmetic. ``auto``: half on a GPU (bf16 where it has that), fp32 on the CPU.
     engine : {"torch", "onnx", "onnx-int8"}
-        ``onnx`` runs on the CPU by ONNX Runtime, ``onnx-int8`` with weights of 8 bits: how well these agree is told.
+        ``onnx`` runs on the CPU by ONNX Runtime, ``onnx-int8`` with 8-bit weights, and reports how well these agree.
     compile : bool
-        Have torch compile the model: slow to begin, then faster.
+        Have torch compile the model: slow to start, then faster.
     tta : bool
-        Look at each tile in its eight flips and turns: the mean counts, and their spread is kept.
+        Score each tile in its eight flips and turns: the mean counts, and their spread is kept.
     features : bool
-        What the last layer sees of each tile, in place of classes.
+        Write the input of the last layer for each tile to ``features/<name>``, in place of predictions.
     """
 
     batch_size: int = 64
@@ -57,3 +57,33 @@ class ScoringOptions:
     def int8(self) -> bool:
         """Whether the weights have 8 bits."""
         return self.engine == "onnx-int8"
+
+
+@dataclass(frozen=True)
+class PredictOptions(ScoringOptions):
+    """How a model is run (as of `ScoringOptions`), and on which tiles.
+
+    Parameters
+    ----------
+    mpp : float, optional
+        Scale at which a slide is tiled, in microns per pixel. Default: the run's.
+    tile_size : int, optional
+        Side of the tiles of a slide, in pixels. Default: the run's.
+    temperature : float, optional
+        The logits are divided by it. Default: the run's. Existing predictions are changed without the model.
+    trust_torchscript : bool
+        Run a TorchScript model: it is a program, which could do anything.
+    allow_mismatch : bool
+        Predict also where scale, tile size, classes or preprocessing differ from the run's; it is recorded.
+    """
+
+    mpp: float | None = None
+    tile_size: int | None = None
+    temperature: float | None = None
+    trust_torchscript: bool = False
+    allow_mismatch: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature is not None and not 0 < self.temperature < float("inf"):
+            raise UsageError(f"temperature must be above 0, not {self.temperature}")

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import cached_property, partial
+from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from wsivit.errors import OutputExistsError, StoreError, UsageError, WsivitError
-from wsivit.inference.allocator import keep_freed_memory
-from wsivit.inference.compatibility import check_compatibility
-from wsivit.inference.options import Engine, Precision, ScoringOptions  # noqa: F401 - types of inherited fields, looked up here
-from wsivit.inference.prediction_columns import first_tiles, predictions_of, write_features, write_scores
-from wsivit.inference.runner import ModelRunner
-from wsivit.io import LEARNING, map_ordered, versions
+import numpy as np
+from numpy.typing import NDArray
+
+from wsivit.data import read_skipping_unreadable, same_scale
+from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError, WsivitError
+from wsivit.inference.cpu import keep_freed_memory
+from wsivit.inference.options import PredictOptions
+from wsivit.inference.runner import ModelRunner, softmax
+from wsivit.io import LEARNING, THREADS, map_ordered, progress_bar, versions
 from wsivit.models import Model, ModelSpec, open_model
 from wsivit.slide import Slide
-from wsivit.store import VIEWS, TileStore
+from wsivit.store import VIEWS, Predictions, TileStore
 
 if TYPE_CHECKING:
     from wsivit.tiling import TileOptions
@@ -29,50 +33,7 @@ Source = PathLike | Slide | TileStore
 
 _COMPARED = 256
 """Tiles on which 8 bits are compared with float32."""
-
-
-@dataclass(frozen=True)
-class PredictOptions(ScoringOptions):
-    """How a model is run, and on which tiles.
-
-    Parameters
-    ----------
-    batch_size : int
-        Tiles per step.
-    device : str
-        ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; several, with commas, share slides.
-    precision : {"auto", "fp32", "bf16", "fp16"}
-        Of the arithmetic. ``auto``: half on a GPU (bf16 where it has that), fp32 on the CPU.
-    engine : {"torch", "onnx", "onnx-int8"}
-        ``onnx`` runs on the CPU by ONNX Runtime, ``onnx-int8`` with weights of 8 bits: how well these agree is told.
-    compile : bool
-        Have torch compile the model: slow to begin, then faster.
-    tta : bool
-        Look at each tile in its eight flips and turns: the mean counts, and their spread is kept.
-    features : bool
-        Write what the last layer sees of each tile to ``features/<name>``, in place of predictions.
-    mpp : float, optional
-        Scale at which a slide is tiled, in microns per pixel. Default: the run's.
-    tile_size : int, optional
-        Side of the tiles of a slide, in pixels. Default: the run's.
-    temperature : float, optional
-        The logits are divided by it. Default: the run's. Predictions that are there are changed without the model.
-    trust_torchscript : bool
-        Run a TorchScript model: it is a program, which could do anything.
-    allow_mismatch : bool
-        Go on where scale, tile size, classes or preprocessing break the run's contract; it is recorded.
-    """
-
-    mpp: float | None = None
-    tile_size: int | None = None
-    temperature: float | None = None
-    trust_torchscript: bool = False
-    allow_mismatch: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature must be above 0, not {self.temperature}")
+_IDENTITY_DEFAULTS = {"model_fingerprint": None, "views": 1, "int8": False}
 
 
 def predict(
@@ -87,9 +48,9 @@ def predict(
 ) -> TileStore:
     """Run a model over the tiles of a store, or straight over a slide.
 
-    Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. From a slide, a store of
-    coordinates is made first, at the run's scale and tile size, and the pixels are read from the slide as they are
-    needed. Killed and run again, it goes on after the last whole block of tiles; done already, it does nothing.
+    Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. A slide is tiled first,
+    into a store of coordinates at the run's scale and tile size, and its pixels are read from the slide as they are
+    needed. Interrupted runs resume after the last complete block of tiles; existing predictions are kept.
 
     Parameters
     ----------
@@ -97,10 +58,10 @@ def predict(
         A run folder made by ``wsivit train``; or an image classifier as it was published: a timm name, a hub id, or a
         folder with ``config.json`` and ``model.safetensors`` or (of the WSInfer zoo) ``torchscript_model.pt``.
     source : path, Slide or TileStore
-        A tile store or a slide. A slide whose file does not tell its scale: with ``--slide-mpp`` on the command line,
-        as ``open_slide(path, mpp=…)`` in Python.
+        A tile store or a slide. A slide whose file has no scale: with ``--slide-mpp`` on the command line, as
+        ``open_slide(path, mpp=…)`` in Python.
     output : path or URL, optional
-        Folder for the store of a slide. Default: where the command runs.
+        Folder for the store of a slide. Default: the working directory.
     name : str, optional
         Name of the predictions in the store. Default: the model's.
     options : PredictOptions
@@ -149,7 +110,7 @@ def predict_each(
     Yields
     ------
     source, outcome
-        In order; the outcome is the store with its predictions, or what went wrong with this one.
+        In order; the outcome is the store with its predictions, or the error of this one.
     """
     devices = [device.strip() for device in options.device.split(",")]
     free: SimpleQueue[Predictor] = SimpleQueue()
@@ -180,38 +141,23 @@ class Predictor:
 
     def __init__(self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()) -> None:
         self.options = options
-        keep_freed_memory()  # before torch is loaded, which begins threads
+        keep_freed_memory()  # before torch is loaded, which starts threads
         opened = open_model(model, trust_torchscript=options.trust_torchscript)
-        self.spec = _as_asked(opened.spec, options)
+        spec = opened.spec
+        # Options fill in what the model does not say of its tiles; what it says is its own.
+        self.spec = replace(
+            spec,
+            mpp=options.mpp if spec.mpp is None else spec.mpp,
+            tile_size=options.tile_size if spec.tile_size is None else spec.tile_size,
+            temperature=spec.temperature if options.temperature is None else options.temperature,
+        )
         self.name = name or self.spec.name
         self._model = Model(self.spec, opened.load)
 
     @cached_property
-    def scorer(self) -> ModelRunner:
+    def runner(self) -> ModelRunner:
         """The model on its device."""
         return ModelRunner(self._model, self.options)
-
-    def __call__(
-        self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
-    ) -> TileStore:
-        """Run the model over one store or slide; see `predict`."""
-        store = self._open(source, output, progress)
-        mismatch = check_compatibility(self.spec, store, allow=self.options.allow_mismatch)
-        if self.options.features:
-            self._write_features(store, mismatch, force, progress)
-        else:
-            self._write_predictions(store, mismatch, force, progress)
-        return TileStore(store.files.location)
-
-    def _open(self, source: Source, output: PathLike | None, progress: bool) -> TileStore:
-        """Return the store, made of coordinates only where a slide was given."""
-        if isinstance(source, TileStore):
-            return source
-        if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
-            return TileStore(source)
-        from wsivit.tiling import tile
-
-        return tile(source, output or ".", self.tile_options, progress=progress).store
 
     @property
     def tile_options(self) -> TileOptions:
@@ -225,81 +171,155 @@ class Predictor:
         downscale: Any = "area" if self.spec.downscale == {"area"} else "dct"
         return TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
 
-    def _write_predictions(self, store: TileStore, mismatch: list[str], force: bool, progress: bool) -> None:
-        if not self.spec.classes:
+    def __call__(
+        self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
+    ) -> TileStore:
+        """Run the model over one store or slide; see `predict`."""
+        if isinstance(source, TileStore):
+            store = source
+        elif not isinstance(source, Slide) and (
+            TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")
+        ):
+            store = TileStore(source)
+        else:
+            from wsivit.tiling import tile
+
+            store = tile(source, output or ".", self.tile_options, progress=progress).store
+
+        mismatch = check_compatibility(self.spec, store, allow=self.options.allow_mismatch)
+        features, views = self.options.features, VIEWS if self.options.tta else 1
+        if not self.spec.classes and not features:
             raise UsageError(
-                f"{self.spec.name} is an encoder, without classes: --features keeps what it makes of each tile; "
+                f"{self.spec.name} is an encoder, without classes: --features keeps its output for each tile; "
                 "wsivit train gives it classes"
             )
-        if not force and self._is_there(store, store.runs, lambda: store.predictions(self.name).attrs):
-            self._apply_temperature(store)
-            return
-        attrs = self._about(mismatch) | {"temperature": self.spec.temperature}
-        if self.options.int8 and len(store.readable):
-            attrs["agreement"] = asdict(self.scorer.agreement(first_tiles(store, _COMPARED)))
-        keeps = ("views", "spread") if self.options.tta else ("logits",)
-        with store.predictions_writer(self.name, self.spec.classes, attrs, keeps) as writer:
-            write_scores(store, self.scorer, writer, progress=progress)
-            writer.finish()
+        # What makes other numbers, beyond rounding.
+        identity = {"model_fingerprint": self.spec.fingerprint, "views": views, "int8": self.options.int8}
+        if not force and self.name in (store.encoders if features else store.runs):
+            kind = "features" if features else "predictions"
+            attrs = (store.features if features else store.predictions)(self.name).attrs
+            if any(attrs.get(key, default) != identity[key] for key, default in _IDENTITY_DEFAULTS.items()):
+                raise OutputExistsError(
+                    f"{store.url}: has {kind} {self.name!r} by another model, or made in another way (tta, int8); "
+                    "choose another --name, or replace them with --force"
+                )
+            store.cleanup(kind, self.name)
+            if not features:
+                self._apply_temperature(store)
+            return TileStore(store.files.location)
 
-    def _write_features(self, store: TileStore, mismatch: list[str], force: bool, progress: bool) -> None:
-        if not force and self._is_there(store, store.encoders, lambda: store.features(self.name).attrs):
-            return
-        (size,) = self.scorer.shape
-        with store.features_writer(self.name, size, self._about(mismatch)) as writer:
-            write_features(store, self.scorer, writer, progress=progress)
-            writer.finish()
-
-    def _is_there(self, store: TileStore, names: list[str], attrs: Callable[[], dict[str, Any]]) -> bool:
-        """Whether the store has what this model gives; OutputExistsError for that of another one of the name."""
-        if self.name not in names:
-            return False
-        there, wanted = attrs(), self._identity()
-        if all(there.get(key, default) == wanted[key] for key, default in _UNSAID.items()):
-            store.cleanup("features" if self.options.features else "predictions", self.name)
-            return True
-        raise OutputExistsError(
-            f"{store.url}: has {'features' if self.options.features else 'predictions'} {self.name!r} by another "
-            "model, or made in another way (tta, int8); choose another --name, or replace them with --force"
-        )
-
-    def _identity(self) -> dict[str, Any]:
-        """What makes other numbers, beyond rounding."""
-        views = VIEWS if self.options.tta else 1
-        return {"model_fingerprint": self.spec.fingerprint, "views": views, "int8": self.options.int8}
-
-    def _about(self, mismatch: list[str]) -> dict[str, Any]:
-        return self._identity() | {
+        attrs = identity | {
             "run": self.spec.name,
             "model": self.spec.model,
             "preprocessing": asdict(self.spec.preprocessing),
             "mismatch": mismatch,
-            "device": self.scorer.device.type,
+            "device": self.runner.device.type,
             "engine": self.options.engine,
-            "precision": self.scorer.precision,
+            "precision": self.runner.precision,
             "versions": versions(LEARNING),
         }
+        (self._write_features if features else self._write_predictions)(store, attrs, progress)
+        return TileStore(store.files.location)
+
+    def _write_predictions(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
+        attrs |= {"temperature": self.spec.temperature}
+        readable = store.readable
+        if self.options.int8 and len(readable):
+            evenly = readable[np.linspace(0, len(readable) - 1, min(_COMPARED, len(readable))).astype(np.int64)]
+            tiles = read_skipping_unreadable(store.read, evenly, store.grid.tile_size)[1]
+            attrs["agreement"] = asdict(self.runner.agreement(tiles))
+        keeps = ("views", "spread") if self.options.tta else ("logits",)
+        with store.predictions_writer(self.name, self.spec.classes, attrs, keeps) as writer:
+
+            def write(block: range, logits: NDArray[Any]) -> None:
+                result = _predictions_of(logits, self.spec.classes, self.spec.temperature)
+                writer.write(block, result.probabilities, logits, result.spread)
+
+            self._run_blocks(store, writer.pending(), write, progress)
+            writer.finish()
+
+    def _write_features(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
+        (size,) = self.runner.shape
+        with store.features_writer(self.name, size, attrs) as writer:
+            self._run_blocks(store, writer.pending(), writer.write, progress)
+            writer.finish()
+
+    def _run_blocks(
+        self, store: TileStore, blocks: list[range], write: Callable[[range, NDArray[Any]], None], progress: bool
+    ) -> None:
+        """Run the model over every readable tile of some blocks; each block is written once it is complete."""
+        runner, readable, step = self.runner, store.readable, self.runner.step
+        todo = [readable[(readable >= block.start) & (readable < block.stop)] for block in blocks]
+        batches = [tiles[k : k + step] for tiles in todo for k in range(0, len(tiles), step)]
+        # On a GPU reading is the slower part.
+        readers = 1 if runner.device.type == "cpu" else min(THREADS, 8)
+        read = partial(read_skipping_unreadable, store.read, size=store.grid.tile_size)
+        with (
+            progress_bar(sum(map(len, todo)), "predicting", "tile", show=progress) as advance,
+            closing(runner.run(batches, read, readers)) as results,
+        ):
+            for block, tiles in zip(blocks, todo, strict=True):
+                values = np.full((len(block), *runner.shape), np.nan, runner.dtype)
+                for indices, result in islice(results, -(-len(tiles) // step)):
+                    if result.shape[1:] != runner.shape:
+                        raise StoreError(
+                            f"{self.spec.name} gives {result.shape[-1]} numbers for a tile, but its description names "
+                            f"{runner.shape[-1]} classes: the description is of another model"
+                        )
+                    runner.require_finite(result, f" of {store.url}")
+                    values[indices - block.start] = result
+                    advance(len(indices))
+                write(block, values)
 
     def _apply_temperature(self, store: TileStore) -> None:
-        """Bring the probabilities that are there to the temperature asked for; the logits are kept for that."""
-        there = store.predictions(self.name)
-        if there.attrs.get("temperature") == self.spec.temperature:
+        """Bring existing probabilities to the temperature asked for; the logits are kept for that."""
+        existing = store.predictions(self.name)
+        if existing.attrs.get("temperature") == self.spec.temperature:
             return
-        if there.logits is None:
+        if existing.logits is None:
             raise StoreError(f"{store.url}: predictions {self.name!r} have no logits: predict again with --force")
-        made = predictions_of(there.logits, there.classes, self.spec.temperature)
-        attrs = there.attrs | {"temperature": self.spec.temperature}
-        store.write_predictions(self.name, replace(made, attrs=attrs))
+        result = _predictions_of(existing.logits, existing.classes, self.spec.temperature)
+        attrs = existing.attrs | {"temperature": self.spec.temperature}
+        store.write_predictions(self.name, replace(result, attrs=attrs))
 
 
-_UNSAID = {"model_fingerprint": None, "views": 1, "int8": False}
+def _predictions_of(logits: NDArray[Any], classes: tuple[str, ...], temperature: float) -> Predictions:
+    """Make probabilities of logits (n, classes); of several views (n, views, classes) their mean and their spread."""
+    probabilities = softmax(logits / np.float32(temperature))
+    if probabilities.ndim == 2:
+        return Predictions(probabilities, classes, logits=logits)
+    return Predictions(probabilities.mean(axis=1), classes, logits=logits, spread=probabilities.std(axis=1))
 
 
-def _as_asked(spec: ModelSpec, options: PredictOptions) -> ModelSpec:
-    """Fill in what the model does not say, and the temperature asked for; what it says is its own."""
-    return replace(
-        spec,
-        mpp=options.mpp if spec.mpp is None else spec.mpp,
-        tile_size=options.tile_size if spec.tile_size is None else spec.tile_size,
-        temperature=spec.temperature if options.temperature is None else options.temperature,
-    )
+def check_compatibility(spec: ModelSpec, store: TileStore, *, allow: bool) -> list[str]:
+    """Compare a store with what the model was made for: scale, tile size, pixels, classes; return the differences.
+
+    Raises
+    ------
+    StoreMismatchError
+        Something differs and that is not allowed; each difference is named.
+    """
+    parameters, differences = store.parameters, []
+    mpp = float(np.sqrt(np.prod(parameters.mpp)))
+    if spec.mpp is not None and not same_scale(spec.mpp, mpp):
+        differences.append(f"scale: the model is for {spec.mpp:.4g} microns per pixel, the store has {mpp:.4g}")
+    if spec.tile_size is not None and store.grid.tile_size != spec.tile_size:
+        differences.append(f"tile size: the model is for {spec.tile_size} px, the store has {store.grid.tile_size}")
+    downscale = parameters.downscale
+    if downscale and spec.downscale and downscale not in spec.downscale:
+        differences.append(
+            f"preprocessing: the model learned from tiles scaled by {', '.join(sorted(spec.downscale))}, "
+            f"the store's are by {downscale}"
+        )
+    if spec.label in store.labels and spec.classes:
+        unknown = sorted(set(store.label(spec.label).classes) - set(spec.classes))
+        if unknown:
+            differences.append(
+                f"classes: the model knows {', '.join(spec.classes)}; label {spec.label!r} has {', '.join(unknown)} too"
+            )
+    if differences and not allow:
+        raise StoreMismatchError(
+            f"{store.url} does not fit {spec.name}: {'; '.join(differences)}. Tile the slide for it, or predict "
+            "all the same with --allow-mismatch, which is recorded"
+        )
+    return differences

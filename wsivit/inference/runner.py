@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsivit.data import Samples, StoreSource
 from wsivit.errors import StoreError, UsageError
-from wsivit.inference.allocator import keep_freed_memory
+from wsivit.inference.cpu import count_streams, count_tiles, keep_freed_memory, map_in_streams
 from wsivit.inference.options import ScoringOptions
 from wsivit.io import map_ordered, progress_bar
 from wsivit.models import Model, ModelSpec, non_finite
@@ -86,36 +86,35 @@ class ModelRunner:
     """
 
     def __init__(self, model: Model, options: ScoringOptions = ScoringOptions()) -> None:
-        from wsivit.inference.cpu_streams import count_streams
+        import torch
+
         from wsivit.models import autocast_type
 
         self.spec, self.options = model.spec, options
         self.device = choose_device(options)
         # A compiled model is made for one shape and one number of threads.
-        side_by_side = self.device.type == "cpu" and not options.compile
-        self.streams = count_streams(options.batch_size) if side_by_side else 1
+        parallel = self.device.type == "cpu" and not options.compile
+        self.streams = count_streams(options.batch_size) if parallel else 1
         self.reduced = autocast_type(options.precision, self.device)
         network = model.load().eval()
         broken = non_finite(network)
         if broken:
             raise StoreError(f"model {model.spec.name}: {broken}; train it again, or get the file again")
         self._network: Network = network.without_head() if options.features else network
-        self._run = self._engine()
+        self._run: Any = self._network
+        if options.engine != "torch":
+            from wsivit.models import OnnxNetwork
+
+            self._run = OnnxNetwork(self._network, self.spec.preprocessing, self.streams, int8=options.int8)
+        else:
+            self._network.to(self.device)
+            if self._network.convolves:
+                self._network.to(memory_format=torch.channels_last)
+            if options.compile:
+                self._run = torch.compile(self._network)
         if self.device.type == "cpu":
             keep_freed_memory()
         log.info("running %s on %s in %s", model.spec.name, self.device, self.precision)
-
-    def _engine(self) -> Any:
-        if self.options.engine != "torch":
-            from wsivit.models import OnnxNetwork
-
-            return OnnxNetwork(self._network, self.spec.preprocessing, self.streams, int8=self.options.int8)
-        import torch
-
-        self._network.to(self.device)
-        if self._network.convolves:
-            self._network.to(memory_format=torch.channels_last)
-        return torch.compile(self._network) if self.options.compile else self._network
 
     @property
     def parameters(self) -> int:
@@ -133,19 +132,19 @@ class ModelRunner:
 
     @property
     def precision(self) -> str:
-        """What it calculates in."""
+        """The type it calculates in."""
         if self.options.int8:
             return "int8"
         return "fp32" if self.reduced is None else str(self.reduced).removeprefix("torch.")
 
     @property
     def dtype(self) -> str:
-        """Type of what it gives."""
+        """Type of the output."""
         return "float16" if self.options.features else "float32"
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what it gives for one tile."""
+        """Shape of the output for one tile."""
         if not self.options.features:
             each = (len(self.spec.classes),)
             return (VIEWS, *each) if self.options.tta else each
@@ -154,26 +153,24 @@ class ModelRunner:
 
     @property
     def step(self) -> int:
-        """Tiles of one batch; those side by side are together at most as many as the options say."""
+        """Tiles of one batch; those of parallel streams are together at most as many as the options say."""
         if self.streams == 1:
             return self.options.batch_size
-        from wsivit.inference.cpu_streams import count_tiles
-
         return count_tiles(self.options.batch_size, self.streams, self.spec.preprocessing.image_size)
 
     def __call__(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return what the model makes of tiles."""
+        """Return the logits or features of tiles."""
         return self.fetch(self.start(self.stage(tiles)))
 
     def stage(self, tiles: NDArray[np.uint8]) -> Tensor:
-        """Bring tiles to where the device takes them from; for the thread that reads."""
+        """Bring tiles to where the device copies them from; for the thread that reads."""
         import torch
 
         pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2)
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
     def start(self, pixels: Tensor) -> Tensor:
-        """Begin on staged tiles; a GPU goes on by itself."""
+        """Start on staged tiles; a GPU works on by itself."""
         import torch
 
         from wsivit.data import view
@@ -181,89 +178,81 @@ class ModelRunner:
 
         if not len(pixels):
             return torch.empty((0, *self.shape))
-        with torch.inference_mode(), self._arithmetic():
+        reduced = torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
+        with torch.inference_mode(), reduced:
             moved = pixels.to(self.device, non_blocking=True)
             pictures = model_input(moved, self.spec.preprocessing)
             if self.options.tta:
                 return torch.stack([self._forward(view(pictures, code)) for code in range(VIEWS)], dim=1)
             return self._forward(pictures)
 
-    def _arithmetic(self) -> AbstractContextManager[Any]:
-        import torch
-
-        return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
-
     def _forward(self, pictures: Tensor) -> Tensor:
-        # A compiled model is made for one shape: the last batch is filled up, and what was added is left out.
+        # A compiled model is made for one shape: the last batch is padded, and the padding left out of the result.
         n, size = len(pictures), self.options.batch_size
         if self.options.compile and n < size:
             pictures = pictures[[*range(n), *[0] * (size - n)]]
-        made: Tensor = self._run(pictures)
-        return made[:n].half() if self.options.features else made[:n].float()
+        result: Tensor = self._run(pictures)
+        return result[:n].half() if self.options.features else result[:n].float()
 
-    def fetch(self, made: Tensor) -> NDArray[Any]:
-        """Wait for what was begun, and return it."""
-        fetched: NDArray[Any] = made.cpu().numpy()
-        return fetched
+    def fetch(self, started: Tensor) -> NDArray[Any]:
+        """Wait for a result that was started, and return it."""
+        result: NDArray[Any] = started.cpu().numpy()
+        return result
 
     def run(self, batches: Iterable[T], read: Read[T, Key], readers: int = 1) -> Scored[Key]:
         """Read batches of at most `step` tiles ahead, in threads, and score them; in order, by the key that each reads.
 
-        On the CPU they are calculated side by side; a GPU has its next batch before the last is fetched.
+        On the CPU they are calculated in parallel streams; a GPU has its next batch before the last is fetched.
         """
 
         def stage(batch: T) -> tuple[Key, Tensor]:
             key, tiles = read(batch)
             return key, self.stage(tiles)
 
+        def score(staged: tuple[Key, Tensor]) -> tuple[Key, NDArray[Any]]:
+            return staged[0], self.fetch(self.start(staged[1]))
+
         with ThreadPoolExecutor(readers) as pool:
-            yield from self._stream(map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, self.streams)))
+            staged = map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, self.streams))
+            if self.device.type != "cuda":
+                yield from map(score, staged) if self.streams == 1 else map_in_streams(score, staged, self.streams)
+                return
+            started: deque[tuple[Key, Tensor]] = deque()
+            for key, pixels in staged:
+                started.append((key, self.start(pixels)))
+                if len(started) > 1:
+                    done, result = started.popleft()
+                    yield done, self.fetch(result)
+            for done, result in started:
+                yield done, self.fetch(result)
 
-    def _stream(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
-        if self.streams == 1:
-            return self._one_after_another(staged)
-        from wsivit.inference.cpu_streams import map_side_by_side
-
-        return map_side_by_side(lambda batch: (batch[0], self.fetch(self.start(batch[1]))), staged, self.streams)
-
-    def _one_after_another(self, staged: Iterable[tuple[Key, Tensor]]) -> Scored[Key]:
-        begun: deque[tuple[Key, Tensor]] = deque()
-        for key, pixels in staged:
-            begun.append((key, self.start(pixels)))
-            if len(begun) > (self.device.type == "cuda"):
-                done, made = begun.popleft()
-                yield done, self.fetch(made)
-        for done, made in begun:
-            yield done, self.fetch(made)
-
-    def require_finite(self, made: NDArray[Any], where: str = "") -> None:
-        """Refuse results that are no numbers, by the model's name: it is at fault, and not the tiles."""
-        bad = int((~np.isfinite(made).reshape(len(made), -1).all(axis=1)).sum()) if len(made) else 0
+    def require_finite(self, result: NDArray[Any], where: str = "") -> None:
+        """Reject results that are not numbers, by the model's name: it is at fault, and not the tiles."""
+        bad = int((~np.isfinite(result).reshape(len(result), -1).all(axis=1)).sum()) if len(result) else 0
         if bad:
             hint = "it overflows" if self.precision == "fp32" else f"it overflows in {self.precision}: try fp32"
             raise StoreError(
-                f"model {self.spec.name} gives no number (NaN or infinity) for {bad} of {len(made)} tiles{where}, "
+                f"model {self.spec.name} gives no number (NaN or infinity) for {bad} of {len(result)} tiles{where}, "
                 f"though its weights are finite and the tiles can be read: {hint}"
             )
 
     def agreement(self, tiles: NDArray[np.uint8]) -> Agreement:
         """Compare with the same model in float32 on some tiles."""
-        exact = self._exact(tiles)
-        ours, theirs = (softmax(found / self.spec.temperature) for found in (self._all(tiles), exact))
-        apart = np.abs(ours - theirs)
-        same = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
-        return Agreement(len(tiles), same, float(apart.mean()), float(apart.max()))
 
-    def _exact(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
+        def probabilities() -> Floats:
+            parts = range(0, len(tiles), self.step)
+            results = [result for _, result in self.run(parts, lambda k: (k, tiles[k : k + self.step]))]
+            return softmax(np.concatenate(results) / self.spec.temperature)
+
+        quantised = probabilities()
         run, self._run = self._run, self._network
         try:
-            return self._all(tiles)
+            exact = probabilities()
         finally:
             self._run = run
-
-    def _all(self, tiles: NDArray[np.uint8]) -> NDArray[Any]:
-        parts = range(0, len(tiles), self.step)
-        return np.concatenate([made for _, made in self.run(parts, lambda k: (k, tiles[k : k + self.step]))])
+        apart = np.abs(quantised - exact)
+        same = float((quantised.argmax(-1) == exact.argmax(-1)).mean())
+        return Agreement(len(tiles), same, float(apart.mean()), float(apart.max()))
 
 
 def choose_device(options: ScoringOptions) -> torch.device:
@@ -286,34 +275,35 @@ def choose_device(options: ScoringOptions) -> torch.device:
     return device_for(name)
 
 
-def score_samples(scorer: ModelRunner, samples: Samples, *, progress: bool = False) -> Floats:
+def score_samples(runner: ModelRunner, samples: Samples, *, progress: bool = False) -> Floats:
     """Run the model over samples; float32 logits (n, classes), in their order, NaN where one cannot be read."""
-    logits = np.full((len(samples), len(scorer.spec.classes)), np.nan, np.float32)
-    batches = [np.arange(i, min(i + scorer.step, len(samples))) for i in range(0, len(samples), scorer.step)]
+    logits = np.full((len(samples), len(runner.spec.classes)), np.nan, np.float32)
+    batches = [np.arange(i, min(i + runner.step, len(samples))) for i in range(0, len(samples), runner.step)]
     with (
         progress_bar(len(samples), "measuring", "tile", show=progress) as advance,
-        closing(scorer.run(batches, samples.read_skipping_unreadable)) as scored,
+        closing(runner.run(batches, samples.read_skipping_unreadable)) as results,
     ):
-        for batch, (good, made) in zip(batches, scored, strict=True):
-            scorer.require_finite(made)
-            logits[good] = made
+        for batch, (readable, result) in zip(batches, results, strict=True):
+            runner.require_finite(result)
+            logits[readable] = result
             advance(len(batch))
     return logits
 
 
 def stored_logits(spec: ModelSpec, samples: Samples) -> Floats:
-    """Logits that ``wsivit predict`` left in the stores, by this very model, as `score_samples` would give them.
+    """Logits that ``wsivit predict`` wrote to the stores with the same model, as `score_samples` would give them.
 
     float32 (n, classes), NaN where there are none; those of several views or of 8-bit weights do not count.
     """
     logits = np.full((len(samples), len(spec.classes)), np.nan, np.float32)
     for number, source in enumerate(samples.sources):
         if isinstance(source, StoreSource):
-            here = samples.source == number
-            for found in map(source.store.predictions, source.store.runs):
-                same_model = found.attrs.get("model_fingerprint") == spec.fingerprint and found.classes == spec.classes
-                if same_model and found.logits is not None and found.logits.ndim == 2 and not found.attrs.get("int8"):
-                    logits[here] = found.logits[samples.index[here]]
+            of_source = samples.source == number
+            for stored in map(source.store.predictions, source.store.runs):
+                scores, attrs = stored.logits, stored.attrs
+                same_model = attrs.get("model_fingerprint") == spec.fingerprint and stored.classes == spec.classes
+                if same_model and scores is not None and scores.ndim == 2 and not attrs.get("int8"):
+                    logits[of_source] = scores[samples.index[of_source]]
     return logits
 
 
