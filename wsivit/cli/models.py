@@ -100,9 +100,6 @@ def predict(
 
 def _tell_predictions(name: str, store: TileStore, options: PredictOptions) -> str:
     lines = [f"{len(store)} tiles predicted as {name}", f"store    {store.url}"]
-    if options.features:
-        size = store.features(name).values.shape[1]
-        return "\n".join([f"{len(store)} tiles as {size} features each, by {name}", lines[1]])
     about = store.predictions(name).attrs
     if "agreement" in about:
         lines.append(f"int8     {Agreement(**about['agreement'])}")

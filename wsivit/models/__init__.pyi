@@ -9,6 +9,7 @@ from .encoder_check import probe_pictures as probe_pictures
 from .encoder_check import write_probe_pictures as write_probe_pictures
 from .encoder_weights import cached_weights as cached_weights
 from .encoders import Encoder as Encoder
+from .encoders import Pooling as Pooling
 from .encoders import encoder as encoder
 from .encoders import encoders as encoders
 from .encoders import find_encoder as find_encoder

@@ -47,16 +47,19 @@ def open_encoder(
     StoreError
         Its weights are damaged, or of another network.
     """
+    # A name means one thing: another pooling has another name.
+    name = encoder.name if pooling in (None, encoder.pooling) else f"{encoder.name}-{pooling}".replace("+", "-")
     encoder = encoder.with_pooling(pooling)
     file = encoder_weights(encoder, weights, allow_other=allow_other_weights)
     spec = ModelSpec(
-        name=encoder.name,
+        name=name,
         model=encoder.name,
         classes=(),
         preprocessing=encoder.preprocessing,
         fingerprint=encoder.fingerprint(file.sha256),
         mpp=encoder.mpp,
         tile_size=encoder.tile_size,
+        pooling=encoder.pooling,
     )
     return Model(spec, lambda: _load(encoder, file))
 
