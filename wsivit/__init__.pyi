@@ -16,9 +16,15 @@ from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
 from .heatmap import export as export
 from .heatmap import heatmap as heatmap
+from .inference import FeatureExtractor as FeatureExtractor
+from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
+from .inference import features as features
 from .inference import predict as predict
+from .models import Encoder as Encoder
+from .models import check_encoder as check_encoder
+from .models import encoders as encoders
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
 from .slide import info as info

@@ -65,7 +65,7 @@ def test_an_option_that_changes_nothing_is_refused_and_all_others_change_the_fil
     store = make_store(
         tmp_path / "S.zarr", size0=(1024, 1024), tile=64, overlap=32, field=lambda x, y: x / 1024, pixels=True
     )
-    with store.features_writer("uni", 4, {}) as writer:
+    with store.features_writer("uni", (4,), {}) as writer:
         for block in writer.pending():
             writer.write(block, np.ones((len(block), 4), np.float16))
         writer.finish()
@@ -325,7 +325,7 @@ def test_h5_of_features_needs_no_predictions(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     store = make_store(tmp_path / "S.zarr", unreadable=[1])
     shutil.rmtree(store.path / "predictions")
-    with store.features_writer("uni", 4, {}) as writer:
+    with store.features_writer("uni", (4,), {}) as writer:
         for block in writer.pending():
             writer.write(block, np.ones((len(block), 4), np.float16))
         writer.finish()

@@ -24,10 +24,13 @@ from wsivit.data.augment import view
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError
 from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
 from wsivit.inference import (
+    FeatureExtractor,
+    FeaturesOptions,
     ModelRunner,
     PredictOptions,
     Predictor,
     ScoringOptions,
+    features,
     predict,
     predict_each,
     softmax,
@@ -40,6 +43,7 @@ from wsivit.store import TileStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = PredictOptions(batch_size=10, device="cpu")
+ENCODING = FeaturesOptions(batch_size=10, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +272,7 @@ def test_another_temperature_needs_no_model(
 @pytest.mark.parametrize("make", [make_run, make_cnn])
 def test_features_are_what_the_last_layer_sees(make: object, tmp_path: Path, store: Path) -> None:
     run = make(tmp_path / f"run-{make.__name__}")  # type: ignore[attr-defined, operator]
-    found = predict(run, store, options=replace(CPU, features=True)).features(run.name)
+    found = features(store, run, options=ENCODING).features(run.name)
     assert found.values.dtype == np.float16
     assert np.flatnonzero(np.isnan(found.values).any(axis=1)).tolist() == [3, 17]
     head = create_classifier(str(run), CLASSES).model.timm_model.get_classifier()
@@ -282,8 +286,8 @@ def test_features_are_what_the_last_layer_sees(make: object, tmp_path: Path, sto
 def test_features_killed_go_on_and_done_do_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wsivit.store.column_writer.BLOCK", 16)
     store = write_store(tmp_path, "s", columns=10, rows=6).path
-    options = replace(CPU, features=True)
-    wanted = predict(run, store, name="whole", options=options).features("whole").values
+    other = write_store(tmp_path, "other", columns=10, rows=6).path
+    wanted = features(other, run, options=ENCODING).features(run.name).values
     calls: list[int] = []
     begin = ModelRunner.start
 
@@ -296,13 +300,13 @@ def test_features_killed_go_on_and_done_do_nothing(run: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(ModelRunner, "start", begun)
     with pytest.raises(KeyboardInterrupt):
-        predict(run, store, options=options)
-    assert TileStore(store).encoders == ["whole"]
-    found = predict(run, store, options=options).features("vit").values
+        features(store, run, options=ENCODING)
+    assert TileStore(store).encoders == []
+    found = features(store, run, options=ENCODING).features("vit").values
     assert calls == [10, 6, 10, 6, *[10, 6, 10, 6, 10, 2]]
     np.testing.assert_array_equal(found, wanted)
-    monkeypatch.setattr(Predictor, "runner", None)
-    predict(run, store, options=options)
+    monkeypatch.setattr(FeatureExtractor, "runners", None)
+    features(store, run, options=ENCODING)
 
 
 # Published models
@@ -341,8 +345,8 @@ def test_a_published_classifier_keeps_its_own_head(
         with torch.no_grad():
             wanted = theirs(pixel_values=(small - mean) / std).logits[0]
         np.testing.assert_allclose(found.logits[5], wanted, atol=1e-4)
-    features = predict(model, store, options=replace(CPU, features=True)).features(model.name).values
-    assert features.shape == (24, 32 if folder == "hub_vit" else 16)
+    values = features(store, model, options=ENCODING).features(model.name).values
+    assert values.shape == (24, 32 if folder == "hub_vit" else 16)
 
 
 def test_an_encoder_has_features_and_no_classes(tmp_path: Path, store: Path) -> None:
@@ -350,9 +354,9 @@ def test_an_encoder_has_features_and_no_classes(tmp_path: Path, store: Path) -> 
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32, patch_size=8
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "encoder")
-    with pytest.raises(UsageError, match=r"is an encoder.*--features"):
+    with pytest.raises(UsageError, match=r"is an encoder.*wsivit features"):
         predict(tmp_path / "encoder", store, options=CPU)
-    found = predict(tmp_path / "encoder", store, options=replace(CPU, features=True)).features("encoder")
+    found = features(store, tmp_path / "encoder", options=ENCODING).features("encoder")
     assert found.values.shape == (24, 32)
 
 
@@ -373,7 +377,7 @@ def test_an_encoders_fingerprint_leaves_out_the_head_drawn_at_random(
 
     # So features of an interrupted run resume, and complete ones are recognised, though the model is opened again.
     monkeypatch.setattr("wsivit.store.column_writer.BLOCK", 16)
-    store, options = write_store(tmp_path, "s", columns=10, rows=6).path, replace(CPU, features=True)
+    store = write_store(tmp_path, "s", columns=10, rows=6).path
     begin, batches = ModelRunner.start, list[int]()
 
     def interrupted(self: ModelRunner, pixels: torch.Tensor) -> torch.Tensor:
@@ -385,12 +389,12 @@ def test_an_encoders_fingerprint_leaves_out_the_head_drawn_at_random(
 
     monkeypatch.setattr(ModelRunner, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        predict(folder, store, options=options)
-    found = predict(folder, store, options=options).features("encoder")
+        features(store, folder, options=ENCODING)
+    found = features(store, folder, options=ENCODING).features("encoder")
     assert batches == [10, 6, 10, 6, *[10, 6, 10, 6, 10, 2]], "the first block is not computed again"
     assert found.values.shape == (60, 32) and np.isfinite(found.values).all()
-    monkeypatch.setattr(Predictor, "runner", None)
-    predict(folder, store, options=options)
+    monkeypatch.setattr(FeatureExtractor, "runners", None)
+    features(store, folder, options=ENCODING)
 
 
 def test_a_timm_folder_as_it_was_published(tmp_path: Path, store: Path) -> None:
@@ -480,7 +484,7 @@ def test_torchscript_runs_only_when_it_is_trusted(zoo: Path, store: Path, monkey
     tile = TileStore(store)[5].mean(axis=(0, 1)) / 255
     np.testing.assert_allclose(found.logits[5], [(tile[0] - 0.7) / 0.1, (tile[2] - 0.6) / 0.3], atol=0.02)
     with pytest.raises(UsageError, match="cannot be told of a TorchScript"):
-        predict(zoo, store, options=replace(trusted, features=True))
+        ModelRunner(open_model(zoo, trust_torchscript=True), CPU, features=True)
 
 
 def test_a_zoo_description_is_a_contract(zoo: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_features_are_written_in_blocks_and_read_by_zarr(store: TileStore) -> No
     made = np.random.default_rng(2).random((N, 5)).astype(np.float16)
     made[3] = np.nan
     for until in (1, None):
-        with store.features_writer("vit", 5, {"model": "m"}) as writer:
+        with store.features_writer("vit", (5,), {"model": "m"}) as writer:
             todo = writer.pending()
             assert len(todo) == (3 if until else 2), "what was broken off goes on"
             for block in todo[:until]:

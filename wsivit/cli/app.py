@@ -28,6 +28,8 @@ VERBS = {
     "evaluate": ("models:evaluate", "Evaluate a trained model on labelled data."),
     "compare": ("models:compare", "Compare two or more runs on the same data."),
     "predict": ("models:predict", "Run a trained model on stores or slides."),
+    "features": ("encoders:features", "Keep what encoders make of the tiles of stores or slides."),
+    "encoders": ("encoders:encoders", "List the patch encoders that are known by name, show or check one."),
     "heatmap": ("results:heatmap", "Draw a run's predictions over the slide, and export them."),
     "export": ("results:export", "Write a run's predictions in the format of another tool."),
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),

@@ -24,10 +24,11 @@ GROUPS = {
     "Input": "slide store stores data source coordinates cohort run runs label annotations sample",
     "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
-    "Model": "model pretrained weights freeze image_size tta temperature trust_torchscript",
+    "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
+    "trust_torchscript",
     "Training": "TrainOptions",
     "Split": "holdout split_by split folds fold seed allow_leakage",
-    "Prediction": "PredictOptions",
+    "Prediction": "PredictOptions FeaturesOptions",
     "Evaluation": "CompareOptions EvaluateOptions",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",

@@ -92,9 +92,6 @@ def predict(
     predictor = Predictor(model, name=name, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
     store = predictor(slide, output=output, force=many.force, progress=not quiet)
-    if options.features:
-        size = store.features(predictor.name).values.shape[1]
-        return Report(f"{len(store)} tiles as {size} features each, by {predictor.name}\nstore    {store.url}")
     lines = [f"{len(store)} tiles predicted as {predictor.name}", f"store    {store.url}"]
     about = store.predictions(predictor.name).attrs
     if "agreement" in about:

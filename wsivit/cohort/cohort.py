@@ -15,10 +15,10 @@ from wsivit.cohort.dry_run import Estimate, estimate, format_estimates
 from wsivit.cohort.job_log import STATES, JobLog, Record, shorten
 from wsivit.cohort.jobs import Job, JobRunner, run_jobs
 from wsivit.cohort.options import CohortOptions
-from wsivit.cohort.tasks import HeatmapTask, PredictTask, Task, TileTask, VerifyTask
+from wsivit.cohort.tasks import FeaturesTask, HeatmapTask, PredictTask, Task, TileTask, VerifyTask
 from wsivit.errors import SlideError, UnreadableTilesError, UsageError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, check_formats
-from wsivit.inference import PredictOptions, Predictor
+from wsivit.inference import FeatureExtractor, FeaturesOptions, PredictOptions, Predictor
 from wsivit.io import progress_bar, require_main_guard
 from wsivit.slide_list import SlideRow, find_slides
 from wsivit.tiling import OnUnreadableTile, TileOptions
@@ -147,6 +147,22 @@ class Cohort:
         model = os.fspath(model)
         run = Predictor(model, name=name, options=options).name
         return self._run(PredictTask(model, options, TileTask(open_options=open_options), run=run))
+
+    def features(
+        self,
+        encoder: PathLike | Sequence[PathLike],
+        *,
+        options: FeaturesOptions = FeaturesOptions(),
+        open_options: Mapping[str, Any] = {},
+    ) -> CohortResult:
+        """Keep what encoders make of the tiles of each slide; see `wsivit.features`.
+
+        Each process loads the encoders once. Of a slide without tiles only the coordinates are stored.
+        """
+        extractor = FeatureExtractor(encoder, options=options)  # refused here, and not for every slide
+        names = [os.fspath(name) for name in ([encoder] if isinstance(encoder, str | os.PathLike) else encoder)]
+        slides = TileTask(open_options=open_options)
+        return self._run(FeaturesTask(tuple(names), options, slides, run="_and_".join(extractor.names)))
 
     def heatmap(
         self,

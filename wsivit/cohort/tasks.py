@@ -17,7 +17,7 @@ from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobOutcome
 from wsivit.errors import StoreError, StoreLockedError, UnreadableTilesError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, heatmap
-from wsivit.inference import PredictOptions, Predictor
+from wsivit.inference import FeatureExtractor, FeaturesOptions, PredictOptions, Predictor
 from wsivit.io import Lock, Remote, files_at
 from wsivit.models import CONTRACT
 from wsivit.slide import Slide, open_slide, slide_files
@@ -145,8 +145,8 @@ class PredictTask(Task):
             with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
                 tile_into(layout.target(slide), opened, predictor.tile_options)
         store = predictor(_open_store(slide, layout), force=rebuild)
-        node = f"{'features' if self.options.features else 'predictions'}/{self.run}"
-        return replace(describe_store(store, layout), outputs=(f"{layout.relative(store.url)}/{node}/zarr.json",))
+        output = f"{layout.relative(store.url)}/predictions/{self.run}/zarr.json"
+        return replace(describe_store(store, layout), outputs=(output,))
 
 
 @lru_cache(maxsize=1)
@@ -181,6 +181,38 @@ def claim_device(devices: str) -> str:
                 continue
             return device
         turn += 1
+
+
+@dataclass(frozen=True)
+class FeaturesTask(Task):
+    """Keep what encoders make of the tiles of each slide; `slides` opens those that have none."""
+
+    verb = "features"
+    encoders: tuple[str, ...]
+    options: FeaturesOptions = FeaturesOptions()
+    slides: TileTask = TileTask()
+
+    def parameters(self, slide: SlideRow) -> dict[str, Any]:
+        """See `Task`."""
+        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
+        weights = signature(self.options.weights) if self.options.weights else ""
+        return {"encoders": list(self.encoders), "weights_file": weights, **options}
+
+    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
+        """See `Task`."""
+        extractor = _load_extractor(self.encoders, self.options)
+        if slide.path and not TileStore.is_store(layout.store(slide)):
+            with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
+                tile_into(layout.target(slide), opened, extractor.tile_options)
+        store = extractor(_open_store(slide, layout), force=rebuild)
+        outputs = tuple(f"{layout.relative(store.url)}/features/{name}/zarr.json" for name in extractor.names)
+        return replace(describe_store(store, layout), outputs=outputs)
+
+
+@lru_cache(maxsize=1)
+def _load_extractor(encoders: tuple[str, ...], options: FeaturesOptions) -> FeatureExtractor:
+    """Load encoders once for all slides of this process, on a device of their own."""
+    return FeatureExtractor(encoders, options=replace(options, device=claim_device(options.device)))
 
 
 @dataclass(frozen=True)

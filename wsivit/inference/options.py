@@ -29,8 +29,6 @@ class ScoringOptions:
         Have torch compile the model: slow to start, then faster.
     tta : bool
         Score each tile in its eight flips and turns: the mean counts, and their spread is kept.
-    features : bool
-        Write the input of the last layer for each tile to ``features/<name>``, in place of predictions.
     """
 
     batch_size: int = 64
@@ -39,7 +37,6 @@ class ScoringOptions:
     engine: Engine = "torch"
     compile: bool = False
     tta: bool = False
-    features: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -50,8 +47,6 @@ class ScoringOptions:
             raise UsageError(f"engine must be torch, onnx or onnx-int8, not {self.engine!r}")
         if self.engine != "torch" and (self.compile or self.precision not in ("auto", "fp32")):
             raise UsageError(f"engine {self.engine} has its own arithmetic: compile and precision are for torch")
-        if self.features and self.tta:
-            raise UsageError("features are of the tile as it is: leave tta out")
 
     @property
     def int8(self) -> bool:

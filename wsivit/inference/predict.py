@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +15,11 @@ from numpy.typing import NDArray
 
 from wsivit.data import read_skipping_unreadable, same_scale
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError, WsivitError
+from wsivit.inference.blocks import BlockJob, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import PredictOptions
 from wsivit.inference.runner import ModelRunner, softmax
-from wsivit.io import LEARNING, THREADS, map_ordered, progress_bar, versions
+from wsivit.io import LEARNING, map_ordered, versions
 from wsivit.models import Model, ModelSpec, open_model
 from wsivit.slide import Slide
 from wsivit.store import VIEWS, Predictions, TileStore
@@ -175,37 +174,25 @@ class Predictor:
         self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
     ) -> TileStore:
         """Run the model over one store or slide; see `predict`."""
-        if isinstance(source, TileStore):
-            store = source
-        elif not isinstance(source, Slide) and (
-            TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")
-        ):
-            store = TileStore(source)
-        else:
-            from wsivit.tiling import tile
-
-            store = tile(source, output or ".", self.tile_options, progress=progress).store
-
+        store = open_tiles(source, output, lambda: self.tile_options, progress=progress)
         mismatch = check_compatibility(self.spec, store, allow=self.options.allow_mismatch)
-        features, views = self.options.features, VIEWS if self.options.tta else 1
-        if not self.spec.classes and not features:
+        views = VIEWS if self.options.tta else 1
+        if not self.spec.classes:
             raise UsageError(
-                f"{self.spec.name} is an encoder, without classes: --features keeps its output for each tile; "
+                f"{self.spec.name} is an encoder, without classes: wsivit features keeps its output for each tile; "
                 "wsivit train gives it classes"
             )
         # What makes other numbers, beyond rounding.
         identity = {"model_fingerprint": self.spec.fingerprint, "views": views, "int8": self.options.int8}
-        if not force and self.name in (store.encoders if features else store.runs):
-            kind = "features" if features else "predictions"
-            attrs = (store.features if features else store.predictions)(self.name).attrs
+        if not force and self.name in store.runs:
+            attrs = store.predictions(self.name).attrs
             if any(attrs.get(key, default) != identity[key] for key, default in _IDENTITY_DEFAULTS.items()):
                 raise OutputExistsError(
-                    f"{store.url}: has {kind} {self.name!r} by another model, or made in another way (tta, int8); "
+                    f"{store.url}: has predictions {self.name!r} by another model, or made in another way (tta, int8); "
                     "choose another --name, or replace them with --force"
                 )
-            store.cleanup(kind, self.name)
-            if not features:
-                self._apply_temperature(store)
+            store.cleanup("predictions", self.name)
+            self._apply_temperature(store)
             return TileStore(store.files.location)
 
         attrs = identity | {
@@ -218,7 +205,7 @@ class Predictor:
             "precision": self.runner.precision,
             "versions": versions(LEARNING),
         }
-        (self._write_features if features else self._write_predictions)(store, attrs, progress)
+        self._write_predictions(store, attrs, progress)
         return TileStore(store.files.location)
 
     def _write_predictions(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
@@ -235,41 +222,8 @@ class Predictor:
                 result = _predictions_of(logits, self.spec.classes, self.spec.temperature)
                 writer.write(block, result.probabilities, logits, result.spread)
 
-            self._run_blocks(store, writer.pending(), write, progress)
+            run_blocks(store, [BlockJob(self.runner, writer.pending(), write)], progress=progress)
             writer.finish()
-
-    def _write_features(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
-        (size,) = self.runner.shape
-        with store.features_writer(self.name, size, attrs) as writer:
-            self._run_blocks(store, writer.pending(), writer.write, progress)
-            writer.finish()
-
-    def _run_blocks(
-        self, store: TileStore, blocks: list[range], write: Callable[[range, NDArray[Any]], None], progress: bool
-    ) -> None:
-        """Run the model over every readable tile of some blocks; each block is written once it is complete."""
-        runner, readable, step = self.runner, store.readable, self.runner.step
-        todo = [readable[(readable >= block.start) & (readable < block.stop)] for block in blocks]
-        batches = [tiles[k : k + step] for tiles in todo for k in range(0, len(tiles), step)]
-        # On a GPU reading is the slower part.
-        readers = 1 if runner.device.type == "cpu" else min(THREADS, 8)
-        read = partial(read_skipping_unreadable, store.read, size=store.grid.tile_size)
-        with (
-            progress_bar(sum(map(len, todo)), "predicting", "tile", show=progress) as advance,
-            closing(runner.run(batches, read, readers)) as results,
-        ):
-            for block, tiles in zip(blocks, todo, strict=True):
-                values = np.full((len(block), *runner.shape), np.nan, runner.dtype)
-                for indices, result in islice(results, -(-len(tiles) // step)):
-                    if result.shape[1:] != runner.shape:
-                        raise StoreError(
-                            f"{self.spec.name} gives {result.shape[-1]} numbers for a tile, but its description names "
-                            f"{runner.shape[-1]} classes: the description is of another model"
-                        )
-                    runner.require_finite(result, f" of {store.url}")
-                    values[indices - block.start] = result
-                    advance(len(indices))
-                write(block, values)
 
     def _apply_temperature(self, store: TileStore) -> None:
         """Bring existing probabilities to the temperature asked for; the logits are kept for that."""
@@ -289,6 +243,19 @@ def _predictions_of(logits: NDArray[Any], classes: tuple[str, ...], temperature:
     if probabilities.ndim == 2:
         return Predictions(probabilities, classes, logits=logits)
     return Predictions(probabilities.mean(axis=1), classes, logits=logits, spread=probabilities.std(axis=1))
+
+
+def open_tiles(
+    source: Source, output: PathLike | None, tile_options: Callable[[], TileOptions], *, progress: bool
+) -> TileStore:
+    """Return the store that is given; of a slide, one of coordinates only, made as the options say."""
+    if isinstance(source, TileStore):
+        return source
+    if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
+        return TileStore(source)
+    from wsivit.tiling import tile
+
+    return tile(source, output or ".", tile_options(), progress=progress).store
 
 
 def check_compatibility(spec: ModelSpec, store: TileStore, *, allow: bool) -> list[str]:

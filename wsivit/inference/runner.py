@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -76,6 +76,8 @@ class ModelRunner:
     ----------
     model : Model
     options : ScoringOptions
+    features : bool
+        Give what the last layer sees, and not what it makes of it.
 
     Raises
     ------
@@ -85,12 +87,12 @@ class ModelRunner:
         There is no such device or engine, or it cannot run this model.
     """
 
-    def __init__(self, model: Model, options: ScoringOptions = ScoringOptions()) -> None:
+    def __init__(self, model: Model, options: ScoringOptions = ScoringOptions(), *, features: bool = False) -> None:
         import torch
 
         from wsivit.models import autocast_type
 
-        self.spec, self.options = model.spec, options
+        self.spec, self.options, self.features = model.spec, options, features
         self.device = choose_device(options)
         # A compiled model is made for one shape and one number of threads.
         parallel = self.device.type == "cpu" and not options.compile
@@ -100,7 +102,7 @@ class ModelRunner:
         broken = non_finite(network)
         if broken:
             raise StoreError(f"model {model.spec.name}: {broken}; train it again, or get the file again")
-        self._network: Network = network.without_head() if options.features else network
+        self._network: Network = network.without_head() if self.features else network
         self._run: Any = self._network
         if options.engine != "torch":
             from wsivit.models import OnnxNetwork
@@ -140,12 +142,12 @@ class ModelRunner:
     @property
     def dtype(self) -> str:
         """Type of the output."""
-        return "float16" if self.options.features else "float32"
+        return "float16" if self.features else "float32"
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the output for one tile."""
-        if not self.options.features:
+        if not self.features:
             each = (len(self.spec.classes),)
             return (VIEWS, *each) if self.options.tta else each
         side = self.spec.preprocessing.image_size
@@ -192,7 +194,7 @@ class ModelRunner:
         if self.options.compile and n < size:
             pictures = pictures[[*range(n), *[0] * (size - n)]]
         result: Tensor = self._run(pictures)
-        return result[:n].half() if self.options.features else result[:n].float()
+        return result[:n].half() if self.features else result[:n].float()
 
     def fetch(self, started: Tensor) -> NDArray[Any]:
         """Wait for a result that was started, and return it."""
@@ -200,31 +202,10 @@ class ModelRunner:
         return result
 
     def run(self, batches: Iterable[T], read: Read[T, Key], readers: int = 1) -> Scored[Key]:
-        """Read batches of at most `step` tiles ahead, in threads, and score them; in order, by the key that each reads.
-
-        On the CPU they are calculated in parallel streams; a GPU has its next batch before the last is fetched.
-        """
-
-        def stage(batch: T) -> tuple[Key, Tensor]:
-            key, tiles = read(batch)
-            return key, self.stage(tiles)
-
-        def score(staged: tuple[Key, Tensor]) -> tuple[Key, NDArray[Any]]:
-            return staged[0], self.fetch(self.start(staged[1]))
-
-        with ThreadPoolExecutor(readers) as pool:
-            staged = map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, self.streams))
-            if self.device.type != "cuda":
-                yield from map(score, staged) if self.streams == 1 else map_in_streams(score, staged, self.streams)
-                return
-            started: deque[tuple[Key, Tensor]] = deque()
-            for key, pixels in staged:
-                started.append((key, self.start(pixels)))
-                if len(started) > 1:
-                    done, result = started.popleft()
-                    yield done, self.fetch(result)
-            for done, result in started:
-                yield done, self.fetch(result)
+        """Read batches of at most `step` tiles ahead, in threads, and score them; see `run_models`."""
+        with closing(run_models([self], batches, read, readers)) as results:
+            for key, (result,) in results:
+                yield key, result
 
     def require_finite(self, result: NDArray[Any], where: str = "") -> None:
         """Reject results that are not numbers, by the model's name: it is at fault, and not the tiles."""
@@ -253,6 +234,38 @@ class ModelRunner:
         apart = np.abs(quantised - exact)
         same = float((quantised.argmax(-1) == exact.argmax(-1)).mean())
         return Agreement(len(tiles), same, float(apart.mean()), float(apart.max()))
+
+
+def run_models(
+    runners: Sequence[ModelRunner], batches: Iterable[T], read: Read[T, Key], readers: int = 1
+) -> Generator[tuple[Key, list[NDArray[Any]]], None, None]:
+    """Read batches ahead, in threads, and give each to every model; in order, by the key that each reads.
+
+    All models are on one device. On the CPU batches are calculated in parallel streams; a GPU has its next batch before
+    the last is fetched.
+    """
+    first, streams = runners[0], min(runner.streams for runner in runners)
+
+    def stage(batch: T) -> tuple[Key, Tensor]:
+        key, tiles = read(batch)
+        return key, first.stage(tiles)
+
+    def score(staged: tuple[Key, Tensor]) -> tuple[Key, list[NDArray[Any]]]:
+        return staged[0], [runner.fetch(runner.start(staged[1])) for runner in runners]
+
+    with ThreadPoolExecutor(readers) as pool:
+        staged = map_ordered(pool, stage, batches, ahead=_AHEAD * max(readers, streams))
+        if first.device.type != "cuda":
+            yield from map(score, staged) if streams == 1 else map_in_streams(score, staged, streams)
+            return
+        started: deque[tuple[Key, list[Tensor]]] = deque()
+        for key, pixels in staged:
+            started.append((key, [runner.start(pixels) for runner in runners]))
+            if len(started) > 1:
+                done, results = started.popleft()
+                yield done, [runner.fetch(result) for runner, result in zip(runners, results, strict=True)]
+        for done, results in started:
+            yield done, [runner.fetch(result) for runner, result in zip(runners, results, strict=True)]
 
 
 def choose_device(options: ScoringOptions) -> torch.device:

@@ -3,6 +3,16 @@ from .classifier import create_classifier as create_classifier
 from .classifier import device_for as device_for
 from .classifier import require_image_size as require_image_size
 from .classifier import save_classifier as save_classifier
+from .encoder_check import EncoderCheck as EncoderCheck
+from .encoder_check import check_encoder as check_encoder
+from .encoder_check import probe_pictures as probe_pictures
+from .encoder_check import write_probe_pictures as write_probe_pictures
+from .encoder_weights import cached_weights as cached_weights
+from .encoders import Encoder as Encoder
+from .encoders import Pooling as Pooling
+from .encoders import encoder as encoder
+from .encoders import encoders as encoders
+from .encoders import find_encoder as find_encoder
 from .model_input import fit_tiles as fit_tiles
 from .model_input import model_input as model_input
 from .model_input import normalise_pictures as normalise_pictures
@@ -10,6 +20,7 @@ from .model_input import resize as resize
 from .network import Network as Network
 from .network import OnnxNetwork as OnnxNetwork
 from .network import autocast_type as autocast_type
+from .open_encoder import open_encoder as open_encoder
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT

@@ -222,6 +222,8 @@ class ModelSpec:
         What the classes are a value of, if known.
     downscale : frozenset of str
         How slides were brought to the scale that it learned from; empty where that is not known.
+    pooling : str
+        What of an encoder's output is its vector; empty where its own library says.
     """
 
     name: str
@@ -234,6 +236,7 @@ class ModelSpec:
     temperature: float = 1.0
     label: str = ""
     downscale: frozenset[str] = frozenset()
+    pooling: str = ""
 
     @classmethod
     def of_run(cls, name: str, contract: RunMetadata) -> ModelSpec:

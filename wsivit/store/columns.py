@@ -73,7 +73,7 @@ class Features:
 
     Attributes
     ----------
-    values : ndarray of float16 (n, d)
+    values : ndarray of float16 (n, d) or (n, tokens, d)
         NaN where there is none.
     attrs : dict
         What made them: model, fingerprint, …; anything JSON can hold.
@@ -126,8 +126,9 @@ class PredictionsWriter(ColumnWriter):
 class FeaturesWriter(ColumnWriter):
     """Writes the features of an encoder block by block; from `TileStore.features_writer`. Use as a context manager."""
 
-    def __init__(self, location: ColumnLocation, size: int, attrs: dict[str, Any]) -> None:
-        super().__init__(location, {"": Column((size,), ("feature",), "float16")}, {"attrs": attrs})
+    def __init__(self, location: ColumnLocation, shape: tuple[int, ...], attrs: dict[str, Any]) -> None:
+        dimensions = ("token", "feature")[-len(shape) :]
+        super().__init__(location, {"": Column(shape, dimensions, "float16")}, {"attrs": attrs})
 
     def write(self, tiles: range, values: NDArray[np.float16]) -> None:
         """Write one block of :meth:`pending`, float16 (len(tiles), d); NaN where there is nothing.
@@ -265,12 +266,14 @@ class TileColumns:
         attrs = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key)).get("attrs", {})
         return Features(zarr_metadata.read_array(self.files, key), attrs)
 
-    def features_writer(self, encoder: str, size: int, attrs: dict[str, Any]) -> FeaturesWriter:
-        """Start the features of an encoder, `size` numbers per tile, or resume interrupted ones of the same attributes.
+    def features_writer(self, encoder: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> FeaturesWriter:
+        """Start the features of an encoder, or resume interrupted ones of the same attributes.
+
+        Each tile has a vector, `shape` (d,), or one per token, (tokens, d).
 
         Raises
         ------
         StoreLockedError
             When another process is writing features of that encoder.
         """
-        return FeaturesWriter(ColumnLocation(self.files, _FEATURES, encoder, self._n), size, attrs)
+        return FeaturesWriter(ColumnLocation(self.files, _FEATURES, encoder, self._n), shape, attrs)
