@@ -483,13 +483,8 @@ def test_torchscript_runs_only_when_it_is_trusted(zoo: Path, store: Path, monkey
     assert found.classes == ("Other", "Tumor") and found.logits is not None
     tile = TileStore(store)[5].mean(axis=(0, 1)) / 255
     np.testing.assert_allclose(found.logits[5], [(tile[0] - 0.7) / 0.1, (tile[2] - 0.6) / 0.3], atol=0.02)
-<<<<<<< HEAD
-    with pytest.raises(UsageError, match="cannot be told of a TorchScript"):
-        ModelRunner(open_model(zoo, trust_torchscript=True), CPU, features=True)
-=======
     with pytest.raises(UsageError, match="is not known of a TorchScript"):
-        predict(zoo, store, options=replace(trusted, features=True))
->>>>>>> h-models
+        ModelRunner(open_model(zoo, trust_torchscript=True), CPU, features=True)
 
 
 def test_a_zoo_description_is_a_contract(zoo: Path, tmp_path: Path) -> None:

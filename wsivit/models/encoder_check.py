@@ -6,19 +6,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from wsivit.errors import UsageError
 from wsivit.io import replacing
 from wsivit.models.encoders import Encoder, Pooling, encoder
-from wsivit.models.model_input import model_input
-from wsivit.models.open_encoder import PooledNetwork, open_encoder
 from wsivit.models.run_folder import Interpolation
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PROBES, SIDE = 8, 320
 """How many pictures, and their side in pixels: a size of no encoder, so that each rule of resizing shows."""
@@ -128,6 +127,8 @@ def check_encoder(
     UsageError
         The file holds no such vectors; the encoder or its weights cannot be had.
     """
+    from wsivit.models.open_encoder import open_encoder  # loads torch
+
     known = encoder(name)
     given = _read(Path(vectors))
     network: Any = open_encoder(known, weights, allow_other_weights=allow_other_weights).load()
@@ -166,6 +167,11 @@ def _variants(known: Encoder) -> Iterator[tuple[str, Encoder]]:
 
 
 def _vectors(model: nn.Module, variant: Encoder) -> NDArray[np.float64]:
+    import torch
+
+    from wsivit.models.model_input import model_input
+    from wsivit.models.open_encoder import PooledNetwork
+
     changed = PooledNetwork(model, variant.pooling, variant.registers)
     pixels = torch.from_numpy(probe_pictures()).permute(0, 3, 1, 2)
     with torch.inference_mode():
