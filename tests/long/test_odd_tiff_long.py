@@ -20,7 +20,7 @@ from support.odd_checks import examine_drawn
 from support.odd_tiff import Odd, odd_tiffs
 
 PARTS = 20
-ALLOWED = 0.05  # refused, each with a reason: strips that are left out
+ALLOWED = 0.15  # refused, each with a reason: strips that are left out (drawn files come in clusters)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -102,20 +102,22 @@ def _check_pixels(slide: Slide, truth: Truth, factor: int) -> None:
     around = ndimage.binary_erosion(known, iterations=5, border_value=1)
     outside = ndimage.binary_erosion(~known, iterations=2)
     limit = _APART.get(truth.odd.compression, 8.0)
+    damaged = plan.level > 0 and any(level == 0 and how != "both" for level, _, how in truth.odd.holes)
     whole = slide.read(plan, 0, 0, *picture.shape[1::-1]) if known.all() else None
     for y in range(0, picture.shape[0], BLOCK):
         for x in range(0, picture.shape[1], BLOCK):
             expected = picture[y : y + BLOCK, x : x + BLOCK].astype(int)
+            if min(expected.shape[:2]) < MARGIN:
+                continue  # where a level's sides are rounded, the last pixels lie up to one pixel beside their place
             place = np.s_[y : y + BLOCK, x : x + BLOCK]
             where = f"level {plan.level} at 1/{factor}, ({x}, {y})"
             try:
                 found = slide.read(plan, x, y, *expected.shape[1::-1]) if whole is None else whole[place]
             except UnreadableTilesError as error:
-                assert not around[place].all(), f"{where}: {error}"  # filters reach past a block
+                # Filters reach past a block; and a tile that is filled is as damaged as the tiles that fill it.
+                assert damaged or not around[place].all(), f"{where}: {error}"
                 continue
             off = np.abs(found - expected)
-            if min(off.shape[:2]) < MARGIN:
-                continue  # where a level's sides are rounded, the last pixels lie up to one pixel beside their place
             assert not inside[place].any() or off[inside[place]].mean() < limit, (
                 f"{where}: off by {off[inside[place]].mean():.1f}"
             )
