@@ -99,7 +99,8 @@ def tile(
     slide_mpp : float, optional
         Microns per pixel of the slide itself, where its file has no scale or a wrong one.
     annotations : path, optional
-        QuPath GeoJSON or ASAP XML; becomes the label column ``region``.
+        QuPath GeoJSON, XML of ASAP or Aperio ImageScope, or HALO ``.annotations``; becomes the label column
+        ``region``.
     on_unreadable_tile : {"skip", "skip-all", "fail"}
         ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
@@ -149,7 +150,9 @@ def tile_into(
 ) -> TilingResult:
     """Tile an open slide to any target, by options or by a plan of another origin; see `tile`."""
     # Read first: an annotation file that cannot be used should fail in a second, not after an hour.
-    regions = None if annotations is None else read_annotations(annotations, view_origin=slide.bounds[:2])
+    regions = None
+    if annotations is not None:
+        regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
     parameters = replace(plan.parameters, slide_id=target.slide_id)
     colors = slide.info().warnings if plan.overview is None else color_warnings(plan.overview)
