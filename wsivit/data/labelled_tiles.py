@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.store import TileStore
+from wsivit.tiling import similar_names
 
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
@@ -291,6 +292,10 @@ def combine(parts: Sequence[LabelledTiles], label: str, *, min_classes: int = 2)
     _require_own_names(sources)
     require_one_scale(sources)
     classes = tuple(sorted({name for part in parts for name in part.classes}))
+    for names in similar_names(classes):
+        _log.warning(
+            "classes of %r differ only in case or spaces, and stay apart: %s", label, ", ".join(map(repr, names))
+        )
     number = np.concatenate([np.full(len(part.index), i, np.int64) for i, part in enumerate(parts)])
     codes = [np.array([classes.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
     sides = [part.side for part in parts if part.side is not None]

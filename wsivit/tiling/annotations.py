@@ -132,8 +132,9 @@ def read_annotations(
             f"{path}: no labelled region in it ({why}). Give each a class in QuPath and export it as GeoJSON"
         )
     if frame is not None and not any(annotation.geometry.intersects(frame) for annotation in annotations):
+        width, height = frame.bounds[2:]
         raise UsageError(
-            f"{path}: none of its {len(annotations)} regions lies on the slide of {slide_size[0]} x {slide_size[1]}"
+            f"{path}: none of its {len(annotations)} regions lies on the slide of {width:.0f} x {height:.0f}"
             " pixels: are they of another slide, or not in pixels of level 0?"
         )
     return annotations
