@@ -4,6 +4,7 @@ from .backend import OtherPicture as OtherPicture
 from .backend import TileFailure as TileFailure
 from .backend import UnreadableBlockError as UnreadableBlockError
 from .fingerprint import check_sha256 as check_sha256
+from .fingerprint import fingerprint as fingerprint
 from .fingerprint import slide_files as slide_files
 from .grid import Edge as Edge
 from .grid import TileGrid as TileGrid

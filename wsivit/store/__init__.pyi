@@ -15,6 +15,9 @@ from .predictions import VIEWS as VIEWS
 from .predictions import Predictions as Predictions
 from .predictions import PredictionsWriter as PredictionsWriter
 from .reader import TileStore as TileStore
+from .slide_location import SLIDE_ROOT as SLIDE_ROOT
+from .slide_location import recorded_paths as recorded_paths
+from .slide_location import set_slide_path as set_slide_path
 from .verify import verify as verify
 from .writer import StoreWriter as StoreWriter
 from .zarr_codec import Jpeg as Jpeg

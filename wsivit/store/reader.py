@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
+from wsivit.errors import StoreError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
 from wsivit.slide import TileGrid
 from wsivit.store import zarr_metadata
@@ -24,6 +24,7 @@ from wsivit.store.dask_array import SliceableTiles, dask_array
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
 from wsivit.store.schema import read_root, shard_key
 from wsivit.store.shard import decode_index, index_size
+from wsivit.store.slide_location import locate_slide
 
 _BLOCK = 64
 _SPAN = 256
@@ -369,12 +370,8 @@ class TileStore(AnnotationColumns):
     def _slide(self) -> Any:
         from wsivit.slide import open_slide
 
-        slide = open_slide(self.parameters.slide_path, **self.parameters.open_options, max_pixels=sys.maxsize)
-        if slide.fingerprint != self.parameters.slide_fingerprint:
-            raise StoreMismatchError(
-                f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"
-            )
-        return slide
+        path = locate_slide(self.parameters, self.files)
+        return open_slide(path, **self.parameters.open_options, max_pixels=sys.maxsize)
 
     def _read_slide(self, wanted: NDArray[np.int64], target: NDArray[np.uint8]) -> None:
         x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])

@@ -13,7 +13,7 @@ from PIL import Image
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
-from wsivit.store import StoreWriter, TileStore
+from wsivit.store import StoreWriter, TileStore, recorded_paths
 from wsivit.tiling.annotations import label_tiles, read_annotations
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
@@ -154,7 +154,8 @@ def tile_into(
     if annotations is not None:
         regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
-    parameters = replace(plan.parameters, slide_id=target.slide_id)
+    paths = recorded_paths(slide.path, target.store)
+    parameters = replace(plan.parameters, slide_id=target.slide_id, **paths)
     colors = slide.info().warnings if plan.overview is None else color_warnings(plan.overview)
     for warning in dict.fromkeys([*slide.warnings, *colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
