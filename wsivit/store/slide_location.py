@@ -22,16 +22,16 @@ SLIDE_ROOT = "WSIVIT_SLIDE_ROOT"
 """Environment variable: folder in which slides are looked for that are not where their stores have them."""
 
 
-def recorded_paths(slide: str, store: str) -> dict[str, str]:
-    """Return the fields of `StoreParameters` that say where a slide is: its absolute path, and that from the store."""
+def recorded_paths(slide: str, store: str) -> tuple[str, str]:
+    """Return where a slide is as a store records it: its absolute path, and the path from the store."""
     if is_url(slide):
-        return {"slide_path": slide, "slide_relative_path": ""}
+        return slide, ""
     path = Path(slide).absolute()
     try:
         relative = "" if is_url(store) else Path(os.path.relpath(path, Path(store).absolute())).as_posix()
     except ValueError:  # on another drive
         relative = ""
-    return {"slide_path": str(path), "slide_relative_path": relative}
+    return str(path), relative
 
 
 def locate_slide(parameters: StoreParameters, files: Files) -> str:
@@ -98,7 +98,8 @@ def set_slide_path(files: Files, slide: str) -> None:
     lock = exclusive(files)
     try:
         attributes: dict[str, Any] = read_root(files)
-        parameters = {**attributes["parameters"], **recorded_paths(slide, files.url)}
+        path, relative = recorded_paths(slide, files.url)
+        parameters = {**attributes["parameters"], "slide_path": path, "slide_relative_path": relative}
         document = zarr_metadata.read_document(files, "")
         zarr_metadata.write_document(files, "", document, {**attributes, "parameters": parameters})
     finally:

@@ -71,7 +71,7 @@ def relink(
             named = [slide.store for slide in find_slides([source]) if slide.store]
         opened |= {path: TileStore(path, allow_incomplete=True) for path in named}
     if not opened:
-        raise StoreError(f"there is no tile store among {', '.join(map(os.fspath, sources))}")
+        raise StoreError(f"there is no tile store among {', '.join(os.fspath(source) for source in sources)}")
     wanted = {store.parameters.slide_fingerprint for store in opened.values()}
     names = {posixpath.basename(store.parameters.slide_path) for store in opened.values()}
     slides: dict[str, str] = {}

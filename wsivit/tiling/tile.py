@@ -154,8 +154,8 @@ def tile_into(
     if annotations is not None:
         regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
-    paths = recorded_paths(slide.path, target.store)
-    parameters = replace(plan.parameters, slide_id=target.slide_id, **paths)
+    slide_path, relative = recorded_paths(slide.path, target.store)
+    parameters = replace(plan.parameters, slide_id=target.slide_id, slide_path=slide_path, slide_relative_path=relative)
     colors = slide.info().warnings if plan.overview is None else color_warnings(plan.overview)
     for warning in dict.fromkeys([*slide.warnings, *colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
