@@ -34,6 +34,7 @@ from .store import verify as verify
 from .tiling import ImportOptions as ImportOptions
 from .tiling import TileOptions as TileOptions
 from .tiling import import_tiles as import_tiles
+from .tiling import relink as relink
 from .tiling import tile as tile
 from .tissue import find_tissue as find_tissue
 from .training import TrainOptions as TrainOptions

@@ -45,6 +45,95 @@ def test_what_cannot_be_read_is_told_with_its_line(tmp_path: Path, text: str, en
         read_table(table(tmp_path, text, encoding))
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("slide_id,path\na,a.svs\nb,b.svs\n,\n,\n", [2, 3]),
+        ("slide_id,path\na,a.svs\n , \nb,b.svs\n", [2, 4]),
+        ("sep=;\nslide_id;path\na;a.svs\nb;b.svs\n", [3, 4]),
+        ('slide_id,path,note\na,a.svs,"two\nlines"\nb,b.svs,\n', [3, 4]),
+        ("slide_id,path,,\na,a.svs,,\nb,b.svs,,\n", [2, 3]),
+        ("slide_id,path\na,a.svs,\nb,b.svs,,\n", [2, 3]),
+    ],
+    ids=["emptied rows", "a blank row between", "sep=", "a quoted line break", "trailing columns", "trailing commas"],
+)
+def test_what_spreadsheets_leave_behind(tmp_path: Path, text: str, lines: list[int]) -> None:
+    rows = read_table(table(tmp_path, text))
+    assert [(row.id, row.path, row.line) for row in rows] == [
+        ("a", f"{tmp_path}/a.svs", lines[0]),
+        ("b", f"{tmp_path}/b.svs", lines[1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "field"),
+    [
+        ("Slide ID", "id"),
+        (" slide-id ", "id"),
+        ("SlideID", "id"),
+        ("File Name", "id"),
+        ("filename", "id"),
+        ("Slide Path", "path"),
+        ("FilePath", "path"),
+        ("MPP", "mpp"),
+        ("Slide MPP", "mpp"),
+        ("Patient ID", "patient"),
+        ("Case-ID", "patient"),
+        ("Annotations", "annotations"),
+    ],
+)
+def test_columns_are_named_as_people_write_them(tmp_path: Path, header: str, field: str) -> None:
+    other = "slide_id" if field != "id" else "note"
+    (row,) = read_table(table(tmp_path, f"{other},{header}\nx,0.25\n"))
+    value = getattr(row, field)
+    assert value == {"mpp": 0.25, "path": f"{tmp_path}/0.25", "annotations": f"{tmp_path}/0.25"}.get(field, "0.25")
+    assert row.values == {other: "x", header.strip(): "0.25"}
+
+
+def test_two_columns_of_one_meaning(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, "filename,slide_id\nwrong,right\n"))
+    assert row.id == "right"
+    with pytest.raises(UsageError, match="columns 'Slide ID' and 'slide_id' are the same"):
+        read_table(table(tmp_path, "Slide ID,slide_id\na,b\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "mpp"),
+    [("0,499", 0.499), ("0.25", 0.25), ("NaN", None), ("nan", None), ("", None), ("n/a", None), ("-", None)],
+)
+def test_scales_of_a_table(tmp_path: Path, text: str, mpp: float | None) -> None:
+    (row,) = read_table(table(tmp_path, f"slide_id;path;mpp\na;a.svs;{text}\n"))
+    assert row.mpp == mpp
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "1,234,5", "half", "0,5 um"])
+def test_what_is_no_scale_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"line 2: .* is no scale"):
+        read_table(table(tmp_path, f"slide_id;path;mpp\na;a.svs;{text}\n"))
+
+
+def test_nan_is_no_value(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, "slide_id,path,patient,label\na,a.svs,NaN,<NA>\n"))
+    assert (row.patient, row.values["label"]) == ("", "")
+    (row,) = read_table(table(tmp_path, "slide_id,path,label\na,a.svs,None\n"))
+    assert row.values["label"] == "None"  # a class of that name
+
+
+def test_a_slide_named_by_its_file(tmp_path: Path) -> None:
+    touch(tmp_path, "s/001.svs", "002.svs")
+    rows = read_table(table(tmp_path, "slide,label\ns/001.svs,a\n002.svs,b\n003.svs,c\nS04,d\n"))
+    assert [(row.id, row.path.removeprefix(f"{tmp_path}/")) for row in rows] == [
+        ("001", "s/001.svs"),
+        ("002", "002.svs"),
+        ("003", ""),
+        ("S04", ""),
+    ]
+    (row,) = read_table(table(tmp_path, "slide_id,path\n001.svs,s\\001.svs\n"))
+    assert (row.id, row.path) == ("001", f"{tmp_path}/s/001.svs")
+    with pytest.raises(UsageError, match="line 4: no path of slide 003: add a column path"):
+        find_slides([table(tmp_path, "slide,label\ns/001.svs,a\n002.svs,b\n003.svs,c\n")])
+
+
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_table(str(tmp_path / "no.csv"))

@@ -134,7 +134,8 @@ def test_asap_groups_order_and_types(tmp_path: Path) -> None:
         (json.dumps([feature([[[0, 0], [float("nan"), 1], [2, 2], [0, 0]]])]), "not numbers"),
         ("[]", "holds no annotation"),
         ("<ASAP_Annotations>", "damaged XML"),
-        ("<Annotations/>", "another tool"),
+        ("<Annotations/>", "without regions"),
+        ("<Other/>", "another tool"),
         ("<!DOCTYPE x [<!ENTITY a 'b'>]><ASAP_Annotations/>", "entities"),
         (
             '<ASAP_Annotations><Annotation Type="Spline"><Coordinate X=""/></Annotation></ASAP_Annotations>',
@@ -217,3 +218,171 @@ def test_the_shared_regions_read(real_slide: Any) -> None:
     regions = read_annotations(real_slide("sarcoma-liver-10x.regions.geojson"))
     assert sorted(region.name for region in regions) == ["liver", "tumor"]
     assert mapping(regions[0].geometry)["type"] in ("Polygon", "MultiPolygon")
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+@pytest.mark.parametrize(
+    "click",
+    [
+        feature([[[7, 9], [7, 9]]]),
+        feature([[[7, 9], [8, 9]]]),
+        feature([[[7, 9], [8, 9], [7, 9]]]),
+        feature([[[7, 9], [7, 9], [7, 9], [7, 9]]]),
+        feature([[[7, 9], [17, 9], [27, 9], [7, 9]]]),
+        feature([7, 9], "Point"),
+        feature([[7, 9], [9, 9]], "LineString"),
+    ],
+    ids=["one point", "two points", "there and back", "four clicks", "a flat triangle", "point", "line"],
+)
+def test_a_stray_click_is_left_out_and_named(tmp_path: Path, click: Any, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.geojson", [feature(), click, feature(classification={"name": "stroma"})])
+    assert [region.name for region in read_annotations(path)] == ["tumor", "stroma"]
+    assert "left out as without an area" in caplog.text
+    assert "region 2 (tumor) at 7, 9" in caplog.text
+
+
+def test_a_stray_click_in_a_multipolygon_or_as_a_hole_leaves_the_rest(tmp_path: Path) -> None:
+    click = [[5, 5], [6, 5]]
+    documents = [feature([[square(0, 0, 10)], [click]], "MultiPolygon"), feature([square(0, 0, 10), click])]
+    assert [r.geometry.area for r in read_annotations(write(tmp_path / "a.json", documents))] == [100, 100]
+
+
+@pytest.mark.parametrize("body", ["", '<Coordinate X="5" Y="5"/><Coordinate X="9" Y="9"/>'], ids=["none", "two points"])
+def test_a_stray_click_in_asap(tmp_path: Path, body: str, caplog: pytest.LogCaptureFixture) -> None:
+    def annotation(coordinates: str) -> str:
+        return f'<Annotation Type="Polygon" PartOfGroup="Tumor"><Coordinates>{coordinates}</Coordinates></Annotation>'
+
+    corners = "".join(f'<Coordinate X="{x}" Y="{y}"/>' for x, y in [(0, 0), (10, 0), ("10,5", 10)])
+    xml = f"<ASAP_Annotations>{annotation(corners)}{annotation(body)}</ASAP_Annotations>"
+    (region,) = read_annotations(write(tmp_path / "a.xml", xml))
+    assert region.geometry.equals(Polygon([(0, 0), (10, 0), (10.5, 10)]))  # a decimal comma is one
+    assert "region 2 (Tumor)" in caplog.text
+
+
+def image_scope(*regions: str, layer: str = 'Name="Tumor"', attributes: str = "") -> str:
+    return (
+        f'<Annotations MicronsPerPixel="0.5"><Annotation Id="1" {layer}><Attributes>{attributes}</Attributes>'
+        f"<Regions><RegionAttributeHeaders/>{''.join(regions)}</Regions></Annotation></Annotations>"
+    )
+
+
+def image_scope_region(points: Any, kind: str = "0", negative: str = "0", tag: str = "Vertex", **more: str) -> str:
+    vertices = "".join(f'<{tag} X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+    extra = " ".join(f'{key}="{value}"' for key, value in more.items())
+    return f'<Region Type="{kind}" NegativeROA="{negative}" {extra}><Vertices>{vertices}</Vertices></Region>'
+
+
+@pytest.mark.parametrize(("tag", "kind"), [("Vertex", "0"), ("Vertex", "Polygon"), ("V", "Polygon")])
+def test_image_scope_and_halo_with_holes_and_islands_in_them(tmp_path: Path, tag: str, kind: str) -> None:
+    outer, hole, island = square(0, 0, 100), square(20, 20, 50), square(30, 30, 10)
+    regions = [
+        image_scope_region(outer, kind, tag=tag),
+        image_scope_region(hole, kind, negative="1", tag=tag),
+        image_scope_region(island, kind, tag=tag),
+    ]
+    path = write(tmp_path / "s.annotations", image_scope(*regions))
+    first, second = read_annotations(path, view_origin=(1000, 0))
+    assert first.name == second.name == "Tumor"
+    assert first.geometry.equals(box(0, 0, 100, 100).difference(box(20, 20, 70, 70)))
+    assert second.geometry.equals(box(30, 30, 40, 40))
+    codes, _ = label_tiles([first, second], lattice(10, 10.0))
+    expected = np.zeros((10, 10), int)
+    expected[2:7, 2:7] = -1
+    expected[3, 3] = 0
+    np.testing.assert_array_equal(codes.reshape(10, 10), expected)
+
+
+def test_frames_of_rectangles_and_ellipses_and_what_has_no_area(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = [(10, 20), (110, 60)]
+    regions = [image_scope_region(frame, kind) for kind in ("1", "Rectangle", "2", "Ellipse", "3", "Ruler", "Pin")]
+    box_, halo_box, ellipse, halo_ellipse = read_annotations(write(tmp_path / "a.xml", image_scope(*regions)))
+    assert box_.geometry.equals(box(10, 20, 110, 60)) and halo_box == box_
+    assert ellipse.geometry.area == pytest.approx(np.pi * 50 * 20, rel=1e-3) and halo_ellipse == ellipse
+    assert ellipse.geometry.centroid.coords[0] == pytest.approx((60, 40))
+    assert all(f"region {number} (Tumor) at 10, 20" in caplog.text for number in (5, 6, 7))
+
+
+@pytest.mark.parametrize(
+    ("layer", "attributes", "text"),
+    [
+        ('Name="Tumor "', "", ""),
+        ('Name=""', '<Attribute Name="Description" Value="Tumor"/>', "not this"),
+        ("", "", "Tumor"),
+    ],
+)
+def test_the_class_in_image_scope(tmp_path: Path, layer: str, attributes: str, text: str) -> None:
+    region = image_scope_region(square(0, 0, 9), Text=text)
+    xml = image_scope(region, layer=layer, attributes=attributes)
+    path = tmp_path / "a.xml"
+    path.write_bytes(f'<?xml version="1.0" encoding="utf-16"?>{xml}'.encode("utf-16"))
+    assert [region.name for region in read_annotations(path)] == ["Tumor"]
+
+
+def test_names_are_trimmed_and_similar_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["Tumor ", "Tumor", "tumor", "Lymph node", "lymphnode", "Stroma"]
+    path = write(tmp_path / "a.json", [feature(classification={"name": name}) for name in names])
+    assert [region.name for region in read_annotations(path)] == [name.strip() for name in names]
+    assert "differ only in case or spaces: 'Tumor', 'tumor'" in caplog.text
+    assert "differ only in case or spaces: 'Lymph node', 'lymphnode'" in caplog.text
+    assert "Stroma" not in caplog.text
+
+
+def test_classes_with_a_star_are_what_qupath_means_by_them() -> None:
+    tumor = Annotation("Tumor", box(0, 0, 60, 100))
+    frame = Annotation("Region*", box(0, 0, 20, 20))  # smaller than the tumor: a frame cuts nothing out
+    artefact = Annotation("Artefact*", box(0, 50, 60, 60))
+    ignore = Annotation("Ignore*", box(40, 0, 100, 200))  # larger than the tumor, and ignored all the same
+    codes, classes = label_tiles([tumor, frame, artefact, ignore], lattice(10, 10.0))
+    assert classes == ("Tumor",)
+    expected = np.full((10, 10), -1)
+    expected[:, :4] = 0
+    expected[5] = -1
+    np.testing.assert_array_equal(codes.reshape(10, 10), expected)
+
+
+def test_a_file_of_ignored_classes_alone_has_no_labels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [feature(classification={"name": "Ignore*"})])
+    with pytest.raises(UsageError, match=r"1 of classes that end in \*"):
+        read_annotations(path)
+
+
+def test_regions_outside_the_slide_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "a.json", [feature(), feature([square(900, 900, 50)]), feature([square(190, 0, 100)])])
+    assert len(read_annotations(path, slide_size=(200, 100))) == 3
+    assert "2 regions are more than half outside the slide: region 2 (tumor) at 900, 900; region 3" in caplog.text
+    caplog.clear()
+    assert len(read_annotations(path, slide_size=(1000, 1000))) == 3
+    assert caplog.text == ""
+    with pytest.raises(UsageError, match="none of its 3 regions lies on the slide of 5 x 5 pixels"):
+        read_annotations(path, slide_size=(5, 5))
+    # Where the slide's bounds begin, QuPath has its origin.
+    assert len(read_annotations(path, slide_size=(1200, 1200), view_origin=(200, 200))) == 3
+
+
+def test_an_outline_drawn_on_past_its_start_is_filled(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2.2 * 2 * np.pi, 100, endpoint=False)
+    radius = 100 + angle  # a spiral: the second round lies outside the first
+    outline = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).tolist()
+    (region,) = read_annotations(write(tmp_path / "a.json", feature([outline])))
+    assert region.geometry.area == pytest.approx(shapely.convex_hull(region.geometry).area, rel=0.02)
+
+
+def test_a_scribble_is_refused_in_time_and_memory(tmp_path: Path) -> None:
+    scribble = np.random.default_rng(0).uniform(0, 1000, (1000, 2)).round(1).tolist()
+    path = write(tmp_path / "a.json", [feature(), feature([scribble])])
+    with pytest.raises(UsageError, match=r"region 2 \(tumor\) at .* crosses itself more than 20,000 times"):
+        read_annotations(path)
+
+
+def test_an_outline_that_cannot_be_repaired_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise shapely.errors.GEOSException("TopologyException")
+
+    monkeypatch.setattr(shapely, "make_valid", failing)
+    with pytest.raises(UsageError, match=r"region 1 \(tumor\) at 10, 10 has an outline that cannot be repaired"):
+        read_annotations(write(tmp_path / "a.json", feature([[[10, 10], [20, 20], [20, 10], [10, 20], [10, 10]]])))

@@ -7,11 +7,13 @@ prints what it reports, and turns errors into one line and an exit code.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -34,6 +36,7 @@ VERBS = {
     "export": ("results:export", "Write a run's predictions in the format of another tool."),
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
     "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
+    "relink": ("stores:relink", "Record where the slides of stores are, after either moved."),
     "verify": ("stores:verify", "Check stores against their journals and checksums."),
     "doctor": ("getting_started:doctor", "Check the installation: versions, readers, codecs, the machine."),
     "demo": ("getting_started:demo", "Tile, train, predict and draw a heatmap on two sample slides."),
@@ -41,6 +44,8 @@ VERBS = {
 """Each verb, in the order of work: where its command is in `wsivit.cli`, and its line in the list of commands."""
 _ALIASES = {"--series": "--scene"}  # what other programs call a picture of a file of several
 EPILOGUE = (
+    "Every verb: --slide-root FOLDER names where to look for slides that are not where their stores have them, --debug "
+    "shows tracebacks. "
     "Exit codes: 0 done, 1 doctor found something broken, 2 wrong use, 3 slide unreadable, 4 done but some tiles "
     "unreadable, 5 scale unknown, 6 refused by a limit, 7 cannot write, 8 store invalid, locked or "
     "mismatched, 130 interrupted."
@@ -83,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     _show_log()
     try:
-        code = _run([_canonical(word) for word in words if word != "--debug"])
+        code = _run([_canonical(word) for word in _take_slide_root(words) if word != "--debug"])
     except WsivitError as error:
         if debug:
             raise
@@ -93,6 +98,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         code = _fail(f"{error.filename or 'output'}: {error.strerror or error}", 7)
     sys.exit(code)
+
+
+def _take_slide_root(words: list[str]) -> list[str]:
+    """Take ``--slide-root`` out of the words: an environment variable reaches the workers too."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, sign, value = word.partition("=")
+        if option != "--slide-root":
+            kept.append(word)
+            continue
+        root = value if sign else next(rest, "")
+        if not Path(root).is_dir():
+            raise UsageError(f"--slide-root {root!r}: there is no such folder")
+        from wsivit.store import SLIDE_ROOT  # not loaded for --help
+
+        os.environ[SLIDE_ROOT] = str(Path(root).absolute())
+    return kept
 
 
 def _canonical(word: str) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from wsivit import index as _index
+from wsivit import relink as _relink
 from wsivit import status as _status
 from wsivit import verify as _verify
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, documented_by
 from wsivit.cohort import CohortLayout, CohortOptions, summary
-from wsivit.errors import StoreError, UsageError, WsivitError
+from wsivit.errors import SlideNotFoundError, StoreError, UsageError, WsivitError
 from wsivit.slide_list import find_slides, is_one_file
 
 
@@ -62,6 +63,15 @@ def _without_ledger(stores: Sequence[str], slide: str | None, sample: int) -> Re
 
 def _report(store: str, problems: Sequence[str], summary: str) -> Report:
     return Report(f"{store}: {summary if problems else 'sound'}", StoreError.exit_code if problems else 0)
+
+
+@documented_by(_relink)
+def relink(stores: Annotated[list[str], MANY], root: str, /) -> Report:
+    results = _relink(stores, root)
+    lines = [f"{result.store}: {result.slide or f'SLIDE NOT FOUND, still at {result.before}'}" for result in results]
+    missing = sum(not result.slide for result in results)
+    lines.append(f"{len(results) - missing} of {len(results)} stores have their slide")
+    return Report("\n".join(lines), SlideNotFoundError.exit_code if missing else 0)
 
 
 @documented_by(_index)

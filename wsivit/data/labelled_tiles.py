@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.store import TileStore
+from wsivit.tiling import similar_names
 
 IntArray = NDArray[np.int64]
 PathLike = str | os.PathLike[str]
@@ -320,6 +321,10 @@ def combine(parts: Sequence[LabelledTiles], label: str, *, min_classes: int = 2)
         raise UsageError("some of the data come with a split and some without: give them all one")
 
     named = tuple(sorted({name for part in parts for name in part.classes}))
+    for names in similar_names(named):
+        _log.warning(
+            "classes of %r differ only in case or spaces, and stay apart: %s", label, ", ".join(map(repr, names))
+        )
     code = np.concatenate(
         [np.array([named.index(name) for name in part.classes], np.int64)[part.code] for part in parts]
     )

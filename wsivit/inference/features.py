@@ -16,7 +16,7 @@ from wsivit.inference.options import Precision, ScoringOptions
 from wsivit.inference.predict import PathLike, Source, check_compatibility, open_tiles
 from wsivit.inference.runner import ModelRunner
 from wsivit.io import LEARNING, versions
-from wsivit.models import Model, Pooling, find_encoder, open_encoder, open_model
+from wsivit.models import Model, Pooling, find_encoder, open_model
 from wsivit.store import TileStore
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ def _open(name: str, options: FeaturesOptions) -> Model:
     """Open an encoder of the registry, or another network, of which the options say scale and tile size."""
     known = find_encoder(name)
     if known is not None:
+        from wsivit.models import open_encoder  # loads torch
+
         model = open_encoder(
             known, options.weights, pooling=options.pooling, allow_other_weights=options.allow_other_weights
         )

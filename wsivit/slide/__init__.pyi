@@ -10,6 +10,7 @@ from .dicom import series_path as series_path
 from .grid import Edge as Edge
 from .grid import TileGrid as TileGrid
 from .identity import check_sha256 as check_sha256
+from .identity import fingerprint as fingerprint
 from .identity import slide_files as slide_files
 from .identity import slide_id as slide_id
 from .identity import slide_stem as slide_stem

@@ -5,26 +5,32 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import math
 import os
 import posixpath
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsivit.errors import UsageError
 from wsivit.io import files_at, local_path
+from wsivit.slide import slide_id
+from wsivit.slide_list.folders import SUFFIXES
 
 ALIASES = {
-    "id": ("slide_id", "slide", "wsi", "image_id", "filename"),
-    "path": ("path", "slide_path"),
+    "id": ("slide_id", "slide", "slide_name", "wsi", "wsi_id", "image_id", "image", "filename", "file"),
+    "path": ("path", "slide_path", "file_path", "wsi_path", "image_path"),
     "store": ("store", "store_path"),
     "patient": ("patient", "patient_id", "case_id", "case", "submitter_id"),
     "site": ("site", "centre", "center", "institution", "hospital"),
     "split": ("split", "set", "partition"),
     "scanner": ("scanner", "scanner_model"),
-    "mpp": ("slide_mpp", "mpp"),
-    "annotations": ("annotations", "annotation"),
+    "mpp": ("slide_mpp", "mpp", "microns_per_pixel"),
+    "annotations": ("annotations", "annotation", "annotation_path"),
 }
-"""Each field of a row, and the column names that stand for it."""
+"""Each field of a row, and the column names that stand for it, best first; case, spaces and signs do not matter."""
+_MISSING = ("nan", "<na>", "#n/a")  # as pandas and Excel write an empty cell
+_NO_SCALE = (*_MISSING, "na", "n/a", "none", "null", "-", "?")
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -73,48 +79,84 @@ class SlideRow:
 def read_table(path: str) -> list[SlideRow]:
     """Read a table of slides, whether these exist or not.
 
-    CSV, with commas, semicolons or tabs, in UTF-8 (or UTF-16 with its mark). Relative paths start at its folder.
+    CSV, with commas, semicolons or tabs, in UTF-8 (or UTF-16 with its mark). Relative paths start at its folder. Rows
+    without any value are skipped; ``NaN`` counts as no value. Where there is no column of paths, a slide that is named
+    by its file is looked for next to the table.
 
     Raises
     ------
     UsageError
         If it cannot be read, is empty, or names neither slides nor paths; the text names the line.
     """
-    text = read_text(path)
+    text, first = read_text(path), 0
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
+    if header.lower().startswith("sep=") and len(header.strip()) == 5:  # for Excel, which hides it
+        delimiter, text, first = header[4], text.partition("\n")[2], 1
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = [(reader.line_num, line) for line in reader]  # blank lines count too
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        lines = [(reader.line_num + first, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise UsageError(f"{path}: not a readable CSV: {error}") from error
-    if not lines:
+    lines = [(number, cells) for number, cells in lines if any(cells)]  # Excel keeps rows that were emptied
+    if len(lines) < 2:
         raise UsageError(f"{path}: the table is empty")
-    columns = [column for column in lines[0][1] if column]
-    names = {key: next((c for c in columns if c.strip().lower() in known), "") for key, known in ALIASES.items()}
-    if not (names["id"] or names["path"] or names["store"]):
-        raise UsageError(f"{path}: needs a column slide_id or path; it has {', '.join(columns)}")
-    return [_row(path, number, line, names) for number, line in lines]
+    columns = lines[0][1]
+    fields = _columns_of_fields(path, columns)
+    if not {"id", "path", "store"} & fields.keys():
+        raise UsageError(f"{path}: needs a column slide_id or path; it has {', '.join(filter(None, columns))}")
+    return [_row(path, number, columns, cells, fields) for number, cells in lines[1:]]
 
 
-def _row(table: str, number: int, line: dict[str, str], names: dict[str, str]) -> SlideRow:
-    where = f"{table}, line {number}"
-    if None in line:
+def _columns_of_fields(table: str, columns: list[str]) -> dict[str, str]:
+    """Name the column of each field that has one: the first alias that a column has."""
+    plain = [re.sub(r"[\W_]+", "", column.casefold()) for column in columns]
+    fields = {}
+    for key, aliases in ALIASES.items():
+        for alias in aliases:
+            named = [column for column, name in zip(columns, plain, strict=True) if name == alias.replace("_", "")]
+            if len(named) > 1:
+                raise UsageError(f"{table}: the columns {' and '.join(map(repr, named))} are the same; keep one")
+            if named:
+                fields[key] = named[0]
+                break
+    return fields
+
+
+def _row(table: str, number: int, columns: list[str], line: list[str], fields: dict[str, str]) -> SlideRow:
+    where, folder = f"{table}, line {number}", parent(table)
+    if any(line[len(columns) :]):
         raise UsageError(f"{where}: has more cells than the first line has columns")
-    values = {key: (value or "").strip() for key, value in line.items()}
-    cells = {key: values[name] if name else "" for key, name in names.items()}
-    if not (cells["id"] or cells["path"] or cells["store"]):
+    cells = [*line, *[""] * (len(columns) - len(line))]
+    values = {
+        name: "" if value.lower() in _MISSING else value
+        for name, value in zip(columns, cells, strict=False)
+        if name or value
+    }
+    row = {key: values[fields[key]] if key in fields else "" for key in ALIASES}
+    if not (row["id"] or row["path"] or row["store"]):
         raise UsageError(f"{where}: neither slide nor path")
-    mpp = cells.pop("mpp")
-    try:
-        scale = float(mpp) if mpp else None
-    except ValueError:
-        raise UsageError(f"{where}: {mpp!r} is no scale in microns per pixel") from None
-    folder = parent(table)
-    cells |= {key: resolve(folder, cells[key]) for key in ("path", "store", "annotations") if cells[key]}
-    if cells["path"].endswith(".zarr"):  # a store, in the column of the slides
-        cells |= {"path": "", "store": cells["store"] or cells["path"]}
-    return SlideRow(**cells, mpp=scale, values=values, line=number)
+    mpp, scale = row.pop("mpp"), None
+    if mpp.lower() not in ("", *_NO_SCALE):
+        try:
+            # Spreadsheets of many countries write a decimal comma.
+            scale = float(re.sub(r"^(\d+),(\d+)$", r"\1.\2", mpp))
+        except ValueError:
+            scale = math.nan
+        if not 0 < scale < math.inf:
+            raise UsageError(f"{where}: {mpp!r} is no scale in microns per pixel")
+    row |= {key: resolve(folder, row[key]) for key in ("path", "store", "annotations") if row[key]}
+    if posixpath.splitext(row["id"])[1].lower() in SUFFIXES:
+        # The slide is named by its file. An id may end like one without being it: our own tables have such.
+        file = resolve(folder, row["id"])
+        if not (row["path"] or row["store"]):
+            row["path"] = file if re.search(r"[/\\]", row["id"]) or Path(file).exists() else ""
+            row["id"] = slide_id(row["id"])
+        elif posixpath.basename(row["path"]) == posixpath.basename(file):
+            row["id"] = slide_id(row["id"])
+    if row["path"].endswith(".zarr"):  # a store, in the column of the slides
+        row |= {"path": "", "store": row["store"] or row["path"]}
+    return SlideRow(**row, mpp=scale, values=values, line=number)
 
 
 def read_text(path: str) -> str:
@@ -147,4 +189,6 @@ def parent(path: str) -> str:
 def resolve(folder: str, path: str) -> str:
     """Return an absolute path or URL for a path relative to a folder, a ``file:`` URL or an absolute one."""
     path = local_path(path)
+    if "\\" in path and "/" not in path and not Path(folder, path).exists():
+        path = path.replace("\\", "/")  # relative, as written on Windows
     return absolute(path if "://" in path else posixpath.join(folder, path))

@@ -15,6 +15,9 @@ from .shard import decode as decode
 from .shard import encode_jpeg as encode_jpeg
 from .shard import encode_zstd as encode_zstd
 from .shard import pieces_of as pieces_of
+from .slide_location import SLIDE_ROOT as SLIDE_ROOT
+from .slide_location import recorded_paths as recorded_paths
+from .slide_location import set_slide_path as set_slide_path
 from .verify import verify as verify
 from .writer import StoreWriter as StoreWriter
 from .zarr_codec import Jpeg as Jpeg

@@ -39,7 +39,9 @@ class StoreParameters:
     ----------
     slide_id : str
     slide_path : str
-        Where the slide was; the only field that may differ when an incomplete store is resumed.
+        Where the slide was: its absolute path or URL. It and the next field may differ when a store is resumed.
+    slide_relative_path : str
+        The same from the store's folder; empty where one of them is at a URL.
     slide_fingerprint : str
         Of its content, not its name.
     slide_size : (int, int)
@@ -104,6 +106,7 @@ class StoreParameters:
     slide_bounds: tuple[int, int, int, int] = (0, 0, 0, 0)
     slide_sha256: str = ""
     filled: int = 0
+    slide_relative_path: str = ""
 
     def __post_init__(self) -> None:
         size = self.grid.tile_size
@@ -162,7 +165,7 @@ class StoreParameters:
         return [
             f"{name}: {shorten(mine.get(name))} in the store, {shorten(theirs.get(name))} asked for"
             for name in dict.fromkeys([*mine, *theirs])
-            if name != "slide_path"
+            if name not in ("slide_path", "slide_relative_path")
             and mine.get(name) != theirs.get(name)
             and not (name == "slide_sha256" and "" in (mine.get(name), theirs.get(name)))  # not asked for
         ]

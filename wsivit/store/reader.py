@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError
+from wsivit.errors import StoreError, UnreadableTilesError
 from wsivit.io import THREADS, LocalFiles, Range, files_at, parallel_for
 from wsivit.slide import TileGrid
 from wsivit.store import zarr_metadata
@@ -25,6 +25,7 @@ from wsivit.store.columns import TileColumns
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StoreParameters
 from wsivit.store.schema import read_root, shard_key
 from wsivit.store.shard import decode, decode_index, decode_verified_jpeg, index_size, strip_crc
+from wsivit.store.slide_location import locate_slide
 
 _BLOCK = 64  # tiles that iteration and dask read together
 _SPAN = 256  # tiles whose shards are open at a time
@@ -262,12 +263,8 @@ class TileStore(TileColumns):
     def _slide(self) -> Any:
         from wsivit.slide import open_slide
 
-        slide = open_slide(self.parameters.slide_path, **self.parameters.open_options, max_pixels=sys.maxsize)
-        if slide.fingerprint != self.parameters.slide_fingerprint:
-            raise StoreMismatchError(
-                f"{self.parameters.slide_path} is not the slide that {self.url} was made of: its content differs"
-            )
-        return slide
+        path = locate_slide(self.parameters, self.files)
+        return open_slide(path, **self.parameters.open_options, max_pixels=sys.maxsize)
 
     def _indexes_of(self, indexes: ArrayLike) -> NDArray[np.int64]:
         wanted = np.asarray(indexes)

@@ -84,9 +84,9 @@ def _digest(document: dict[str, Any]) -> str:
 
 
 def write_document(files: Files, node: str, document: dict[str, Any], attributes: dict[str, Any]) -> None:
-    """Write the document of a group or array, with our attributes and their checksum."""
-    checksum = _digest({**document, "attributes": {KEY: attributes}})
-    complete = {**document, "attributes": {KEY: {**attributes, _CHECKSUM: checksum}}}
+    """Write the document of a group or array, with our attributes and their checksum; others' attributes stay."""
+    complete = {**document, "attributes": {**document.get("attributes", {}), KEY: attributes}}
+    complete["attributes"][KEY] = {**attributes, _CHECKSUM: _digest(complete)}
     files.write(document_key(node), [_text(complete)])
 
 

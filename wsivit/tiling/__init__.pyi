@@ -1,7 +1,10 @@
 from .annotations import find_annotations as find_annotations
+from .annotations import similar_names as similar_names
 from .import_tiles import ImportOptions as ImportOptions
 from .import_tiles import import_tiles as import_tiles
 from .options import TileOptions as TileOptions
+from .relink import Relinked as Relinked
+from .relink import relink as relink
 from .shard_writer import OnUnreadableTile as OnUnreadableTile
 from .shard_writer import TileSource as TileSource
 from .tile import LABEL as LABEL

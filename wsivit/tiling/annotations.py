@@ -1,42 +1,33 @@
-"""Regions that people drew, as labelled polygons, and the labels that they give to tiles.
-
-Two forms are read: GeoJSON as QuPath writes it (a FeatureCollection, a list of features or a single one;
-plain or ``.gz``) and the XML of ASAP (the CAMELYON challenges). Coordinates are level-0 pixels in both.
-"""
+"""Regions that people drew, as labelled polygons, and the labels that they give to tiles."""
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import os
-import xml.etree.ElementTree as ElementTree
-from collections import Counter, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
-from shapely.geometry import Polygon, shape
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from wsivit.errors import InputNotFoundError, UsageError
+from wsivit.errors import UsageError
 from wsivit.slide import series_path, slide_stem
+from wsivit.tiling.annotation_formats import ENDINGS, DrawnRegion, read_file
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-NamedShapes: TypeAlias = Iterator[tuple[str, BaseGeometry]]
-
-# QuPath's objects that are results, or a frame for others; whatever else is there, QuPath takes for annotations too.
-_NOT_DRAWN = {"tile", "cell", "detection", "tmaCore", "tma_core", "root"}
-_NOT_DRAWN |= {"PathTileObject", "PathCellObject", "PathDetectionObject", "TMACoreObject", "PathRootObject"}
 _AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 _MAX_VERTICES = 256
-ENDINGS = (".geojson", ".geojson.gz", ".json", ".json.gz", ".xml", ".xml.gz")
-"""Of annotation files, in the order in which they are looked for beside a slide."""
+_MAX_CROSSINGS = 20_000
+"""Self-crossings up to which an outline is repaired, in seconds: the time grows faster than their number."""
+_PAIRS_TOGETHER = 4_000_000
+_NAMED = 10  # of many regions, so many are named in a warning
+IGNORE, FRAME = "Ignore*", "Region*"
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,8 @@ class Annotation:
     Attributes
     ----------
     name : str
-        Its class: QuPath's classification (``"Tumor: Positive"`` where nested), or its own name without one.
+        Its class, without spaces around it: QuPath's classification (``"Tumor: Positive"`` where nested), the name of
+        a layer in ImageScope and HALO, of a group in ASAP; without one its own name.
     geometry : shapely Polygon or MultiPolygon
         Valid, holes kept, in level-0 pixels from the corner of the whole image.
     """
@@ -54,22 +46,34 @@ class Annotation:
     name: str
     geometry: BaseGeometry
 
+    @property
+    def ignored(self) -> bool:
+        """Whether its class ends in ``*``, as QuPath marks what is no class of its own."""
+        return self.name.endswith("*")
+
 
 def read_annotations(
-    path: str | os.PathLike[str], *, view_origin: tuple[float, float] = (0.0, 0.0)
+    path: str | os.PathLike[str],
+    *,
+    view_origin: tuple[float, float] = (0.0, 0.0),
+    slide_size: tuple[int, int] | None = None,
 ) -> list[Annotation]:
-    """Read the labelled regions of a GeoJSON or ASAP XML file.
+    """Read the labelled regions of a file of QuPath, ASAP, Aperio ImageScope or HALO.
 
-    Points, lines, and QuPath's tiles, cells and detections are passed over; so are regions with neither a
-    class nor a name, with a word in the log. Self-crossing outlines are repaired.
+    QuPath's tiles, cells and detections are passed over. Regions without an area (points, lines, stray clicks) or
+    without a class or name are left out, and regions that lie outside the slide are kept; a warning names each by
+    number and place. So are classes whose names differ only in case or spaces. Self-crossing outlines are repaired.
 
     Parameters
     ----------
     path : path
-        ``.geojson``, ``.json``, ``.xml``, or one of these with ``.gz``.
+        GeoJSON (``.geojson``, ``.json``), XML of ASAP or ImageScope (``.xml``), HALO's ``.annotations``, or one of
+        these with ``.gz``; the form is found by content.
     view_origin : (float, float), optional
         Corner of the slide's bounds, ``x, y``. QuPath shows slides that have some (MIRAX) from there, so it is added
-        to the coordinates of GeoJSON. ASAP counts from the corner of the whole image.
+        to the coordinates of GeoJSON. The others count from the corner of the whole image.
+    slide_size : (int, int), optional
+        Width and height of level 0, to find regions outside it.
 
     Returns
     -------
@@ -81,31 +85,60 @@ def read_annotations(
     InputNotFoundError
         If there is no such file.
     UsageError
-        If it is in neither form, damaged, or holds no labelled region.
+        If it is in none of the forms, damaged, holds no labelled region, or none on the slide.
     """
     path = Path(path)
-    data = _read_bytes(path)
-    is_xml = data.lstrip()[:1] == b"<"
-    named = _asap(data, path) if is_xml else _geojson(data, path)
-    offset = np.zeros(2) if is_xml else np.asarray(view_origin, np.float64)
-    skipped: Counter[str] = Counter()
-    found = []
-    for name, geometry in named:
-        region = _region(geometry, path)
-        if region.is_empty:
-            skipped["without an area"] += 1
+    drawn, from_bounds = read_file(path)
+    offset = np.asarray(view_origin if from_bounds else (0.0, 0.0), np.float64)
+    frame = None if slide_size is None else shapely.box(0, 0, *slide_size)
+    annotations: list[Annotation] = []
+    flat, unnamed, outside = list[str](), list[str](), list[str]()
+    layer: Sequence[BaseGeometry] = ()
+    holes = np.empty(0, object)
+    for region in drawn:
+        if region.holes is not layer:  # all regions of a layer have the same: repaired once
+            layer = region.holes
+            holes = np.array([_repair(region._replace(geometry=hole), path) for hole in layer], dtype=object)
+        area = _repair(region, path)
+        for hole in holes[shapely.intersects(holes, area)] if len(holes) else ():
+            if not hole.covers(area):  # an island in a hole stays
+                area = _areas_only(shapely.difference(area, hole))
+        name = region.name.strip()
+        if area.is_empty:
+            flat.append(_place(region))
         elif not name:
-            skipped["without a class or name"] += 1
+            unnamed.append(_place(region))
         else:
-            found.append(Annotation(name, shapely.transform(region, lambda xy: xy + offset)))
-    if skipped:
-        log.warning("%s: passed over %s", path, _counted(skipped))
-    if not found:
-        why = f"passed over: {_counted(skipped)}" if skipped else "it holds no annotation"
+            moved = shapely.transform(area, lambda xy: xy + offset)
+            annotations.append(Annotation(name, moved))
+            if frame is not None and shapely.intersection(moved, frame).area < moved.area / 2:
+                outside.append(_place(region))
+    for what, regions in (
+        ("left out as without an area, points and lines or stray clicks", flat),
+        ("left out as without a class or name", unnamed),
+        ("more than half outside the slide", outside),
+    ):
+        if regions:
+            _log.warning("%s: %d regions are %s: %s", path, len(regions), what, _listed(regions))
+    for names in similar_names(annotation.name for annotation in annotations):
+        _log.warning("%s: classes differ only in case or spaces: %s", path, ", ".join(map(repr, names)))
+    if all(annotation.ignored for annotation in annotations):
+        counts = {
+            "without a class or name": len(unnamed),
+            "without an area": len(flat),
+            "of classes that end in * and so are ignored": len(annotations),
+        }
+        why = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "it holds no annotation"
         raise UsageError(
             f"{path}: no labelled region in it ({why}). Give each a class in QuPath and export it as GeoJSON"
         )
-    return found
+    if frame is not None and not any(annotation.geometry.intersects(frame) for annotation in annotations):
+        width, height = frame.bounds[2:]
+        raise UsageError(
+            f"{path}: none of its {len(annotations)} regions lies on the slide of {width:.0f} x {height:.0f}"
+            " pixels: are they of another slide, or not in pixels of level 0?"
+        )
+    return annotations
 
 
 def find_annotations(slide: str | os.PathLike[str]) -> Path | None:
@@ -117,13 +150,86 @@ def find_annotations(slide: str | os.PathLike[str]) -> Path | None:
     return next((near for name in names if (near := path.with_name(name)).is_file()), None)
 
 
+def similar_names(names: Iterable[str]) -> list[list[str]]:
+    """Group names that differ only in case or spaces, and are most likely meant to be one."""
+    groups = defaultdict[str, set[str]](set)
+    for name in names:
+        groups["".join(name.split()).casefold()].add(name)
+    return [sorted(group) for _, group in sorted(groups.items()) if len(group) > 1]
+
+
+def _place(region: DrawnRegion) -> str:
+    points = shapely.get_coordinates(region.geometry)
+    where = f" at {points[0, 0]:.0f}, {points[0, 1]:.0f}" if len(points) and np.isfinite(points[0]).all() else ""
+    return f"region {region.number} ({region.name.strip() or 'no class'}){where}"
+
+
+def _listed(regions: Sequence[str]) -> str:
+    more = f"; and {len(regions) - _NAMED} more" if len(regions) > _NAMED else ""
+    return "; ".join(regions[:_NAMED]) + more
+
+
+# Outlines
+
+
+def _repair(region: DrawnRegion, path: Path) -> BaseGeometry:
+    """Return the areas of a region as one valid polygon or multipolygon; empty if it has none."""
+    geometry = region.geometry
+    if geometry.geom_type not in _AREAS or geometry.is_empty:
+        return Polygon()
+    if not np.isfinite(shapely.get_coordinates(geometry)).all():
+        raise UsageError(f"{path}: {_place(region)} has coordinates that are not numbers; draw it again")
+    geometry = shapely.force_2d(geometry)
+    try:
+        if geometry.is_valid:
+            return _areas_only(geometry)
+        if _crosses_too_often(geometry):
+            raise UsageError(
+                f"{path}: {_place(region)} crosses itself more than {_MAX_CROSSINGS:,} times; draw it again"
+            )
+        # "structure" fills what an outline runs around twice, as the person meant who drew on past its start; the other
+        # method cuts it out, and takes 40 times as long.
+        return _areas_only(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
+    except (shapely.errors.ShapelyError, MemoryError) as error:
+        raise UsageError(f"{path}: {_place(region)} has an outline that cannot be repaired ({error})") from error
+
+
+def _crosses_too_often(geometry: BaseGeometry) -> bool:
+    """Count the crossings of an outline in bounded memory: `make_valid` needs memory and time for each of them."""
+    rings = shapely.get_rings(shapely.get_parts(geometry))
+    ends = [(points[:-1], points[1:]) for points in map(shapely.get_coordinates, rings)]
+    segments = shapely.linestrings(np.stack([np.concatenate(part) for part in zip(*ends, strict=True)], axis=1))
+    tree, crossings = shapely.STRtree(segments), 0
+    # Each segment may cross all others: few enough are tried at a time that the pairs fit into memory.
+    step = max(1, _PAIRS_TOGETHER // len(segments))
+    for start in range(0, len(segments), step):
+        pairs = tree.query(segments[start : start + step], predicate="intersects")
+        # A segment meets itself and its two neighbours, and each crossing is found from both sides.
+        crossings += max(0, pairs.shape[1] - 3 * len(segments[start : start + step]))
+        if crossings > 2 * _MAX_CROSSINGS:
+            return True
+    return False
+
+
+def _areas_only(geometry: BaseGeometry) -> BaseGeometry:
+    if geometry.geom_type in ("Polygon", "MultiPolygon"):
+        return geometry
+    parts = [part for part in shapely.get_parts(geometry) if part.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts) if parts else Polygon()
+
+
+# Labels
+
+
 def label_tiles(
     annotations: Iterable[Annotation], boxes: ArrayLike, min_cover: float = 0.5
 ) -> tuple[NDArray[np.int16], tuple[str, ...]]:
     """Give each tile the class that covers most of it.
 
     Where regions of different classes overlap, the smaller one counts: necrosis drawn inside a tumour is cut
-    out of the tumour. Overlapping regions of one class are counted once.
+    out of the tumour. Overlapping regions of one class are counted once. A class that ends in ``*`` labels no tile, as
+    in QuPath, but its smaller regions are cut out like others; ``Ignore*`` is cut out of all, and ``Region*``, a frame
+    around what is annotated, of none.
 
     Parameters
     ----------
@@ -138,56 +244,54 @@ def label_tiles(
     codes : int16 (n,)
         Index into `classes`; -1 for tiles without a label.
     classes : tuple of str
-        Sorted names of all annotations, also of those that cover no tile.
+        Sorted names of all annotations but those that end in ``*``, also of those that cover no tile.
 
     Raises
     ------
     UsageError
-        For a `min_cover` outside (0, 1], or boxes of another shape.
+        For a `min_cover` outside (0, 1], boxes of another shape, or outlines that cannot be cut out of each other.
     """
     if not 0 < min_cover <= 1:
         raise UsageError(f"min_cover must be in (0, 1], not {min_cover}")
     corners = np.asarray(boxes, np.float64)
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise UsageError(f"boxes must have the shape (n, 4), not {corners.shape}")
-    regions = list(annotations)
-    classes = tuple(sorted({region.name for region in regions}))
+    regions = [region for region in annotations if region.name != FRAME]
+    classes = tuple(sorted({region.name for region in regions if not region.ignored}))
     if not classes or not len(corners):
         return np.full(len(corners), -1, np.int16), classes
-    cover = _cover(regions, classes, corners)
+    tiles = shapely.box(*corners.T)
+    tree = shapely.STRtree(tiles)
+    area = np.zeros((len(tiles), len(classes)))
+    by_class: dict[str, list[BaseGeometry]] = {name: [] for name in classes}
+    try:
+        for name, geometry in _without_overlap(regions):
+            by_class[name].append(geometry)
+        for code, name in enumerate(classes):
+            pieces = np.array(list(_subdivide(shapely.union_all(by_class[name]))), dtype=object)
+            piece, tile = tree.query(pieces, predicate="intersects")
+            np.add.at(area[:, code], tile, shapely.area(shapely.intersection(pieces[piece], tiles[tile])))
+    except shapely.errors.ShapelyError as error:
+        raise UsageError(f"the annotations cannot be cut out of each other ({error}); draw simpler outlines") from error
+    cover = area / np.maximum(shapely.area(tiles), np.finfo(float).tiny)[:, None]
     codes = cover.argmax(axis=1).astype(np.int16)
     # The areas come from clipped polygons: a cover that is exactly the least one may miss it by rounding.
     codes[cover.max(axis=1) < min_cover - 1e-9] = -1
     return codes, classes
 
 
-def _cover(regions: Sequence[Annotation], classes: Sequence[str], corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each box under each class; (n, classes)."""
-    tiles = shapely.box(*corners.T)
-    tree = shapely.STRtree(tiles)
-    area = np.zeros((len(tiles), len(classes)))
-    by_class: dict[str, list[BaseGeometry]] = {name: [] for name in classes}
-    for name, geometry in _without_overlap(regions):
-        by_class[name].append(geometry)
-    for code, name in enumerate(classes):
-        whole = shapely.union_all(by_class[name])
-        pieces = np.array(list(_subdivide(whole)), dtype=object)
-        piece, tile = tree.query(pieces, predicate="intersects")
-        np.add.at(area[:, code], tile, shapely.area(shapely.intersection(pieces[piece], tiles[tile])))
-    share: NDArray[np.float64] = area / np.maximum(shapely.area(tiles), np.finfo(float).tiny)[:, None]
-    return share
-
-
-def _without_overlap(regions: Sequence[Annotation]) -> NamedShapes:
-    """Cut out of each region the smaller ones of other classes that lie on it."""
+def _without_overlap(regions: Sequence[Annotation]) -> Iterator[tuple[str, BaseGeometry]]:
+    """Cut out of each region with a class the smaller ones of other classes that lie on it, and all ``Ignore*``."""
     shapes = np.array([region.geometry for region in regions], dtype=object)
     area = shapely.area(shapes)
     tree = shapely.STRtree(shapes)
     for i, region in enumerate(regions):
+        if region.ignored:
+            continue
         above = [
             j
             for j in tree.query(region.geometry, predicate="intersects")
-            if regions[j].name != region.name and (area[j], j) < (area[i], i)
+            if regions[j].name != region.name and (regions[j].name == IGNORE or (area[j], j) < (area[i], i))
         ]
         yield region.name, shapely.difference(region.geometry, shapely.union_all(shapes[above]))
 
@@ -203,113 +307,4 @@ def _subdivide(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
         middle_x, middle_y = ((x0 + x1) / 2, y1) if wide else (x1, (y0 + y1) / 2)
         rest = (middle_x, y0, x1, y1) if wide else (x0, middle_y, x1, y1)
         for half in ((x0, y0, middle_x, middle_y), rest):
-            yield from _subdivide(_areas(shapely.intersection(part, shapely.box(*half))))
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputNotFoundError(f"{path}: there is no such annotation file")
-    data = path.read_bytes()
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise UsageError(f"{path}: damaged gzip file ({error}); export it again") from error
-
-
-def _geojson(data: bytes, path: Path) -> NamedShapes:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: neither GeoJSON nor XML ({error})") from error
-    features = deque(_features(document, path))
-    while features:
-        feature = features.popleft()
-        properties = feature.get("properties") or {}
-        inside = properties.get("childObjects") or properties.get("children") or []
-        features.extendleft(reversed(_features(inside, path)))
-        kind = properties.get("objectType") or properties.get("object_type") or feature.get("id")
-        if not (isinstance(kind, str) and kind in _NOT_DRAWN):
-            yield _class_name(properties), _geometry(feature.get("geometry"), path)
-
-
-def _features(document: Any, path: Path) -> list[dict[str, Any]]:
-    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        document = document.get("features")
-    features = document if isinstance(document, list) else [document]
-    if not all(isinstance(feature, dict) and feature.get("type") == "Feature" for feature in features):
-        raise UsageError(f"{path}: JSON, but not GeoJSON features; export the regions as GeoJSON in QuPath")
-    return features
-
-
-def _class_name(properties: dict[str, Any]) -> str:
-    """Class of a QuPath object: ``name`` until version 0.4, a list of ``names`` for nested classes since."""
-    classification = properties.get("classification")
-    if isinstance(classification, dict):
-        names = classification.get("names") or [classification.get("name")]
-        return ": ".join(str(name) for name in names if name)
-    return str(classification or properties.get("name") or "")
-
-
-def _geometry(coordinates: Any, path: Path) -> BaseGeometry:
-    if coordinates is None:
-        return Polygon()
-    try:
-        with np.errstate(invalid="ignore"):  # NaN is looked for, and refused, afterwards
-            return shape(coordinates)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        shapely.errors.ShapelyError,
-    ) as error:
-        raise UsageError(f"{path}: a region with a broken outline ({error}); draw it again") from error
-
-
-def _asap(data: bytes, path: Path) -> NamedShapes:
-    # Entities are of no use here, and the way to make a small file unfold into gigabytes.
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise UsageError(f"{path}: XML with a document type or entities, which no annotation tool writes")
-    try:
-        root = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise UsageError(f"{path}: damaged XML ({error}); export it again") from error
-    if root.tag != "ASAP_Annotations":
-        raise UsageError(f"{path}: XML of another tool (<{root.tag}>); ASAP's XML and GeoJSON can be read")
-    for item in root.iter("Annotation"):
-        group = item.get("PartOfGroup") or ""
-        name = item.get("Name") or "" if group in ("", "None") else group
-        yield name, _asap_polygon(item, path)
-
-
-def _asap_polygon(item: ElementTree.Element, path: Path) -> BaseGeometry:
-    if item.get("Type") not in ("Polygon", "Rectangle", "Spline"):
-        return Polygon()
-    points = sorted(item.iter("Coordinate"), key=lambda point: float(point.get("Order") or 0))
-    try:
-        return Polygon([(float(point.attrib["X"]), float(point.attrib["Y"])) for point in points])
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"{path}: annotation {item.get('Name')!r} has a broken outline ({error})") from error
-
-
-def _region(geometry: BaseGeometry, path: Path) -> BaseGeometry:
-    """Return the areas of a geometry as one valid polygon or multipolygon (empty if it has none)."""
-    if geometry.geom_type not in _AREAS or geometry.is_empty:
-        return Polygon()
-    if not np.isfinite(shapely.get_coordinates(geometry)).all():
-        raise UsageError(f"{path}: a region with coordinates that are not numbers; draw it again")
-    return _areas(shapely.make_valid(shapely.force_2d(geometry)))
-
-
-def _areas(geometry: BaseGeometry) -> BaseGeometry:
-    if geometry.geom_type in ("Polygon", "MultiPolygon"):
-        return geometry
-    parts = [p for p in shapely.get_parts(geometry) if p.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(parts) if parts else Polygon()
-
-
-def _counted(skipped: Counter[str]) -> str:
-    return ", ".join(f"{count} {what}" for what, count in sorted(skipped.items()))
+            yield from _subdivide(_areas_only(shapely.intersection(part, shapely.box(*half))))

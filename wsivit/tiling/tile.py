@@ -13,7 +13,7 @@ from PIL import Image
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
-from wsivit.store import StoreWriter, TileStore
+from wsivit.store import StoreWriter, TileStore, recorded_paths
 from wsivit.tiling.annotations import label_tiles, read_annotations
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
@@ -99,7 +99,8 @@ def tile(
     slide_mpp : float, optional
         Microns per pixel of the slide itself, where its file has no scale or a wrong one.
     annotations : path, optional
-        QuPath GeoJSON or ASAP XML; becomes the label column ``region``.
+        QuPath GeoJSON, XML of ASAP or Aperio ImageScope, or HALO ``.annotations``; becomes the label column
+        ``region``.
     on_unreadable_tile : {"skip", "skip-all", "fail"}
         ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
@@ -149,9 +150,12 @@ def tile_into(
 ) -> TilingResult:
     """Tile an open slide to any target, by options or by a plan of another origin; see `tile`."""
     # Read first: an annotation file that cannot be used should fail in a second, not after an hour.
-    regions = None if annotations is None else read_annotations(annotations, view_origin=slide.bounds[:2])
+    regions = None
+    if annotations is not None:
+        regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
-    parameters = replace(plan.parameters, slide_id=target.slide_id)
+    slide_path, relative = recorded_paths(slide.path, target.store)
+    parameters = replace(plan.parameters, slide_id=target.slide_id, slide_path=slide_path, slide_relative_path=relative)
     colors = slide.info().warnings if plan.overview is None else color_warnings(plan.overview)
     for warning in dict.fromkeys([*slide.warnings, *colors, *slide.scale.warnings]):
         _log.warning("%s: %s", slide.path, warning)
