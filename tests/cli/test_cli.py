@@ -31,8 +31,10 @@ SHELL_ONLY = {"mag", "quiet", "as_json", "open_options", "many"}
 UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
-OF_MANY = {"tile": {"force"}, "predict": {"force"}}
+OF_MANY = {"tile": {"force"}, "predict": {"force"}, "features": {"force", "progress"}}
 """Options of Python that the command line has among those of `many`, and applies to one slide too."""
+SEVERAL = {"encoders": ("encoders", "check_encoder")}
+"""Commands for what are several functions in Python."""
 PYTHON_ONLY = {"progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess"}
 
 
@@ -63,7 +65,7 @@ def flat(hints: dict[str, Any]) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in SEVERAL])
 def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None:
     command = command_of(verb)
     function = getattr(wsivit, command.__name__)

@@ -160,7 +160,7 @@ def four_threads() -> Iterator[None]:
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize("make", [make_run, make_cnn])
-@pytest.mark.parametrize("more", [{}, {"tta": True}, {"features": True}])
+@pytest.mark.parametrize("more", [{}, {"tta": True}])
 def test_batches_side_by_side_give_the_very_numbers(
     make: object, more: dict[str, object], tmp_path: Path, tiles: np.ndarray
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from support.remote_helpers import Files, serving
 from support.small_slides import tissue_picture, write_slide
-from support.store_helpers import chunks, parameters, table, tree_digest
+from support.store_helpers import chunks, file_digest, parameters, table, tree_digest
 
 from wsivit import TileOptions, open_slide, tile, verify
 from wsivit.errors import RemoteError, SlideNotFoundError, StoreLockedError, UsageError
@@ -49,9 +48,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remote_digest(system: fsspec.AbstractFileSystem, root: str) -> dict[str, str]:
-    return {
-        path.partition(f"{root}/")[2]: hashlib.sha256(system.cat_file(path)).hexdigest() for path in system.find(root)
-    }
+    return {path.partition(f"{root}/")[2]: file_digest(system.cat_file(path)) for path in system.find(root)}
 
 
 # --- a store at a URL

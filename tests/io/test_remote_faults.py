@@ -87,6 +87,8 @@ def test_a_cohort_through_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     roots = [json.loads((place / "s0.zarr" / "zarr.json").read_text())["attributes"]["wsivit"] for place in places]
     paths = [root["parameters"].pop("slide_path") for root in roots]
     assert paths == [str(tmp_path / "s0.tiff"), "s3://wsivit/in/s0.tiff"]
+    relative = [root["parameters"].pop("slide_relative_path") for root in roots]
+    assert relative == ["../../s0.tiff", ""]
     # OpenSlide, which reads no URLs, names more sources of the same scale.
     assert [root["parameters"].pop("scale")["mpp_x"] for root in roots] == [0.5, 0.5]
     assert len({root.pop("checksum") for root in roots}) == 2

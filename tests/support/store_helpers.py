@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -82,10 +83,17 @@ def write_store(path: Path, chosen: StoreParameters | None = None, unreadable: t
     return path
 
 
+def file_digest(content: bytes) -> str:
+    """sha256 of a file, leaving out where the slide of a store is: that differs between two places of one store."""
+    if b'"slide_relative_path"' in content:
+        content = re.sub(rb'"(slide_(relative_)?path|checksum)": "[^"]*"', b"", content)
+    return hashlib.sha256(content).hexdigest()
+
+
 def tree_digest(path: Path) -> dict[str, str]:
-    """sha256 of every file below a folder."""
+    """sha256 of every file below a folder, by `file_digest`."""
     return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        str(file.relative_to(path)): file_digest(file.read_bytes())
         for file in sorted(path.rglob("*"))
         if file.is_file()
     }

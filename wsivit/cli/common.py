@@ -21,7 +21,7 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "slide store stores root data source coordinates cohort run runs label annotations sample",
+    "Input": "slide store stores root data source coordinates cohort run runs label annotations sample name check",
     "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
@@ -33,7 +33,7 @@ GROUPS = {
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Hardware": "batch_size device precision engine compile workers gpu",
-    "Output": "output force name png form forms format formats codec quality sha256 report_to "
+    "Output": "output force name png pictures form forms format formats codec quality sha256 report_to "
     "on_unreadable_tile as_json quiet",
     "Many slides": "CohortOptions",
 }
@@ -85,10 +85,15 @@ def documented_by(function: Callable[..., Any]) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         command.__doc__ = function.__doc__
-        command.__annotations__ = {name: _grouped(name, hint) for name, hint in _hints(command).items()}
-        return command
+        return in_sections(command)
 
     return decorate
+
+
+def in_sections(command: Command) -> Command:
+    """Give the options of a command the sections of its help."""
+    command.__annotations__ = {name: _grouped(name, hint) for name, hint in _hints(command).items()}
+    return command
 
 
 def _hints(annotated: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from wsivit import encoders as _encoders
 from wsivit import features as _features
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAG, FLAT, JSON, MANY, OUTPUT, QUIET, OpenOptions, documented_by
+from wsivit.cli.common import FLAG, FLAT, JSON, MANY, OUTPUT, QUIET, OpenOptions, documented_by, in_sections
 from wsivit.cohort import CohortOptions
 from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.inference import FeatureExtractor, FeaturesOptions
@@ -20,6 +20,7 @@ from wsivit.models import encoder as encoder_of
 from wsivit.store import TileStore
 
 
+@in_sections
 def encoders(
     name: str | None = None,
     *,
@@ -87,7 +88,7 @@ def _describe(known: Encoder, here: Path | None) -> str:
         "encoder": known.name,
         "also": ", ".join(known.aliases),
         "vector": f"{known.dim} numbers, pooling {pooling}",
-        "input": f"{resized}{known.image_size} px, {known.interpolation}, mean {known.mean}, deviation {known.std}",
+        "input": f"{resized}, {known.interpolation}, mean {known.mean}, deviation {known.std}",
         "scale": f"{known.mpp} microns per pixel" if known.mpp else "nobody says: give --mpp",
         "network": f"{known.architecture} ({known.library})" if known.library else "",
         "licence": known.licence,
