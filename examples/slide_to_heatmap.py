@@ -19,7 +19,7 @@ def main(train_slide: str, regions: str, test_slide: str) -> None:
     # A name of timm or of the Hugging Face hub; here the smallest, from scratch, so that it takes seconds.
     recipe = wsivit.TrainOptions(epochs=2, image_size=96, lr=1e-3, pretrained=False)
     run = wsivit.train([learned.store.path], label="region", model="test_vit", output=folder / "run", options=recipe)
-    print("held out:", run.validation)
+    print("test part:", run.test)
 
     # Straight from the slide: only coordinates and predictions are stored, no pixels.
     predicted = wsivit.predict(run.folder, test_slide, output=folder)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.train_helpers import CLASSES, parameters, tissue, write_store
 
 from wsivit.data.labelled_tiles import Samples, StoreSource, samples_from_stores
-from wsivit.data.leakage import audit, check_leakage, count_overlaps, near_duplicates, warnings_of
-from wsivit.data.splits import LEFT_OUT, TRAIN, VALIDATION, Split, read_split, split_samples, write_split
+from wsivit.data.leakage import audit, check_leakage, count_overlaps, warnings_of
+from wsivit.data.splits import LEFT_OUT, TEST, TRAIN, TUNE, Split, read_split, split_samples, write_split
 from wsivit.errors import StoreMismatchError, UsageError
 
 
@@ -92,16 +92,17 @@ def test_patients_stay_whole(stores: list[Path]) -> None:
     samples = all_of(stores)
     split = split_samples(samples)
     assert split.by == "patient"
-    assert set(samples.patients.code[split.of(TRAIN)]).isdisjoint(samples.patients.code[split.of(VALIDATION)])
+    assert set(samples.patients.code[split.of(TRAIN)]).isdisjoint(samples.patients.code[split.of(TEST)])
     assert audit(samples, split) == []
 
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1000), fraction=st.sampled_from([0.1, 0.2, 0.35, 0.5]), gap=st.integers(0, 2))
 def test_regions_of_one_slide_keep_their_distance(stores: list[Path], seed: int, fraction: float, gap: int) -> None:
+    assume(not (fraction == 0.5 and gap == 2))  # 16 x 8 tiles leave no room for both classes on both sides
     samples = samples_from_stores(stores[1:2], "region")
     split = split_samples(samples, fraction, by="region", seed=seed, gap=gap)
-    train, held, out = (split.of(side) for side in (TRAIN, VALIDATION, LEFT_OUT))
+    train, held, out = (split.of(side) for side in (TRAIN, TEST, LEFT_OUT))
     assert len(train) + len(held) + len(out) == len(samples)
     store = samples.sources[0].store  # type: ignore[attr-defined]
     places = np.stack([store.col, store.row], axis=1)[samples.index]
@@ -116,7 +117,7 @@ def test_held_out_part_is_about_what_was_asked_for(tmp_path: Path) -> None:
     samples = samples_from_stores([write_store(tmp_path, "s", columns=40, rows=30, size=8).path], "region")
     for fraction in (0.1, 0.2, 0.3):
         split = split_samples(samples, fraction)
-        assert abs(len(split.of(VALIDATION)) / len(samples) - fraction) < 0.07
+        assert abs(len(split.of(TEST)) / len(samples) - fraction) < 0.07
         assert len(split.of(LEFT_OUT)) < 0.25 * len(samples)
 
 
@@ -124,17 +125,17 @@ def test_overlapping_tiles_of_one_slide_never_end_up_on_both_sides(tmp_path: Pat
     store = write_store(tmp_path, "o", columns=24, rows=16, size=16, overlap=8)
     samples = samples_from_stores([store.path], "region")
     split = split_samples(samples, gap=0)
-    assert count_overlaps(samples, split.of(TRAIN), split.of(VALIDATION)) == 0
+    assert count_overlaps(samples, split.of(TRAIN), split.of(TEST)) == 0
 
 
 def test_the_audit_catches_each_planted_leak(tmp_path: Path, stores: list[Path]) -> None:
     samples = all_of(stores)
     number = samples.source
-    by_slide = Split(np.where(number == 0, VALIDATION, TRAIN).astype(np.int8), "planted", "slide")
+    by_slide = Split(np.where(number == 0, TUNE, TRAIN).astype(np.int8), "planted", "slide")
     assert ["patient" in leak for leak in audit(samples, by_slide)] == [True]
     within = Split((np.arange(len(samples)) % 2).astype(np.int8), "planted", "file")
     assert [leak.split()[0] for leak in audit(samples, within)] == ["patient", "slide"]
-    with pytest.raises(UsageError, match=r"leaks: patient p in train and validation.*--allow-leakage"):
+    with pytest.raises(UsageError, match=r"leaks: patient p in train and tune.*--allow-leakage"):
         check_leakage(samples, by_slide)
     assert len(check_leakage(samples, by_slide, allow=True)) == 1
 
@@ -156,7 +157,7 @@ def test_a_split_is_a_file_that_can_be_reused_and_written_by_hand(tmp_path: Path
         assert next(csv.DictReader(file))["item"] == "1/0"
     (tmp_path / "hand.csv").write_text("source,item,split\na,,train\nb,,validation\nc,,train\nc,3/2,left out\n")
     hand = read_split(tmp_path / "hand.csv", samples)
-    assert set(hand.side[samples.source == 1]) == {VALIDATION}
+    assert set(hand.side[samples.source == 1]) == {TUNE}
     assert (hand.side == LEFT_OUT).sum() == 1
     (tmp_path / "part.csv").write_text("source,item,split\na,,train\n")
     with pytest.raises(UsageError, match="says nothing about 252 pictures, the first is 1/0 of b"):
@@ -200,11 +201,10 @@ def test_near_duplicates_are_found_across_sides_and_empty_glass_is_not(tmp_path:
         writer.finish()
     TileStore(tmp_path / "dup.zarr").write_labels("region", np.arange(20) % 2, CLASSES)
     samples = samples_from_stores([tmp_path / "dup.zarr"], "region")
-    side = np.where(np.arange(20) < 12, TRAIN, VALIDATION).astype(np.int8)
-    assert near_duplicates(samples, np.flatnonzero(side == TRAIN), np.flatnonzero(side == VALIDATION)) == [(15, 2)]
-    assert warnings_of(samples, Split(side, "planted", "region", (VALIDATION,))) == [
-        "1 validation tiles lie beside training ones: leave out those between them",
-        "1 validation pictures are near duplicates of training ones: 15/0 and 2/0",
+    side = np.where(np.arange(20) < 12, TRAIN, TUNE).astype(np.int8)
+    assert warnings_of(samples, Split(side, "planted", "region", (TUNE,))) == [
+        "1 tune tiles lie beside training ones: leave out those between them",
+        "1 tune pictures are near duplicates of training ones: 15/0 and 2/0",
     ]
 
 

@@ -47,7 +47,7 @@ def test_an_index_holds_what_the_stores_say(cohort: Path, monkeypatch: pytest.Mo
     assert list(table.columns) == ["store", "tile", "label", "patient", "split"]
     assert (done.stores, done.tiles) == (12, len(table))
     assert set(table["patient"]) == {"p0", "p1", "p2", "p3"}
-    assert done.splits == {"train": (table["patient"] != "p3").sum(), "validation": (table["patient"] == "p3").sum()}
+    assert done.splits == {"train": (table["patient"] != "p3").sum(), "tune": (table["patient"] == "p3").sum()}
     stores = [cohort / "stores" / f"s{k}.zarr" for k in range(12)]
     opened = samples_from_stores(stores, "region")
     opens = []
@@ -105,7 +105,7 @@ def test_patients_are_held_out_whole_and_for_good(cohort: Path) -> None:
     tables = [parquet.read_table(one.path).to_pandas() for one in made]
     assert tables[0].equals(tables[1])
     assert (tables[0].groupby("patient")["split"].nunique() == 1).all()
-    assert set(made[0].splits) == {"train", "validation"}
+    assert set(made[0].splits) == {"train", "test"}
     assert made[0].tiles == 12 * (N - 1)
 
 

@@ -17,7 +17,7 @@ from wsivit.data.image_sources import image_defect
 from wsivit.data.labelled_tiles import Samples
 from wsivit.data.leakage import audit, warnings_of
 from wsivit.data.loading import load_samples
-from wsivit.data.splits import TEST, TRAIN, VALIDATION, official_split, read_split, split_samples
+from wsivit.data.splits import TEST, TRAIN, TUNE, Split, official_split, read_split, split_samples, with_tune_part
 from wsivit.errors import LimitError, UnreadableTilesError, UsageError
 
 
@@ -44,7 +44,7 @@ def sides(samples: Samples) -> dict[int, int]:
 def test_an_image_folder_keeps_its_own_split(tmp_path: Path) -> None:
     samples = load_samples([image_folder(tmp_path / "set", {"train": 5, "val": 2, "test": 3})], side=32)
     assert samples.classes == ("few", "many")
-    assert sides(samples) == {TRAIN: 10, VALIDATION: 4, TEST: 6}
+    assert sides(samples) == {TRAIN: 10, TUNE: 4, TEST: 6}
     split = official_split(samples)
     assert np.array_equal(split.side, samples.side)
     assert audit(samples, split) == []
@@ -52,18 +52,51 @@ def test_an_image_folder_keeps_its_own_split(tmp_path: Path) -> None:
 
 def test_without_a_validation_part_one_is_taken_of_training_never_of_test(tmp_path: Path) -> None:
     samples = load_samples([image_folder(tmp_path / "set", {"train": 10, "test": 4})], side=32)
-    split = official_split(samples, 0.2)
+    split = with_tune_part(samples, official_split(samples))
     assert len(split.of(TEST)) == 8 and np.array_equal(split.of(TEST), np.flatnonzero(samples.side == TEST))
-    assert len(split.of(VALIDATION)) == 4
-    assert samples.take(split.of(VALIDATION)).counts() == {"few": 2, "many": 2}
+    assert len(split.of(TUNE)) == 4
+    assert samples.take(split.of(TUNE)).counts() == {"few": 2, "many": 2}
 
 
 def test_one_level_of_classes_is_split_by_picture(tmp_path: Path) -> None:
     samples = load_samples([image_folder(tmp_path / "set", {"": 10})], side=32)
     assert samples.side is None
     split = split_samples(samples)
-    assert len(split.of(VALIDATION)) == 4 and split.by == "patient"
+    assert len(split.of(TEST)) == 4 and split.by == "patient"
     assert audit(samples, split) == []
+
+
+def test_what_chooses_is_of_other_patients_where_there_are_enough_and_says_so_where_not(tmp_path: Path) -> None:
+    for i in range(6):
+        write_store(tmp_path, f"s{i}", columns=12, rows=8, size=8, seed=i)
+    table = tmp_path / "cohort.csv"
+
+    def split_of(patients: str) -> tuple[Samples, Split]:
+        table.write_text("slide,patient\n" + "".join(f"s{i},{name}\n" for i, name in enumerate(patients)))
+        samples = load_samples([table], "region")
+        return samples, with_tune_part(samples, split_samples(samples))
+
+    samples, split = split_of("abcdef")
+    of = [set(samples.patients.code[split.of(side)].tolist()) for side in (TRAIN, TUNE, TEST)]
+    assert of[0] | of[1] | of[2] == set(range(6)) and sum(map(len, of)) == 6
+    assert split.warnings == () and split.by_region == () and audit(samples, split) == []
+
+    samples, split = split_of("aaabbb")  # one patient is held out, and the other has three slides
+    of = [set(samples.slides.code[split.of(side)].tolist()) for side in (TRAIN, TUNE, TEST)]
+    assert [len(slides) for slides in of] == [2, 1, 3] and not of[0] & of[1]
+    assert "too few patients" in split.warnings[0] and "other slides of patients" in split.warnings[0]
+    assert warnings_of(samples, split)[0] == split.warnings[0]
+    assert (
+        audit(samples, split) == ["patient a in train and tune (1 in all)"] or "patient b" in audit(samples, split)[0]
+    )
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_the_part_that_a_split_holds_out_is_reported_and_chooses_nothing(tmp_path: Path, name: str) -> None:
+    samples = load_samples([image_folder(tmp_path / "set", {"train": 10, name: 4})], side=32)
+    split = with_tune_part(samples, official_split(samples))
+    assert np.array_equal(split.side == TEST, samples.side != TRAIN)
+    assert set(split.of(TUNE)) <= set(np.flatnonzero(samples.side == TRAIN)) and len(split.of(TUNE)) == 4
 
 
 def test_pictures_are_squares_of_their_middle(tmp_path: Path) -> None:
@@ -116,7 +149,7 @@ def test_a_folder_in_the_hubs_format(tmp_path: Path, monkeypatch: pytest.MonkeyP
         dataset.to_parquet(folder / "data" / f"{part}-00000-of-00001.parquet")
     samples = load_samples([f"hf:{folder}"], side=32)
     assert samples.classes == ("normal", "tumour")
-    assert sides(samples) == {TRAIN: 8, VALIDATION: 4, TEST: 6}
+    assert sides(samples) == {TRAIN: 8, TUNE: 4, TEST: 6}
     assert {source.id for source in samples.sources} == {
         "PatchCamelyon/train", "PatchCamelyon/validation", "PatchCamelyon/test",
     }  # fmt: skip
@@ -142,13 +175,11 @@ def test_food101_of_the_hub_keeps_its_official_split(monkeypatch: pytest.MonkeyP
     samples = load_samples(["food101"], side=32)
     assert asked == ["ethz/food101"]
     assert sides(samples) == {TRAIN: 10, TEST: 4}
-    split = official_split(samples, 0.2)
-    assert len(split.of(TEST)) == 4 and len(split.of(VALIDATION)) == 2 and len(split.of(TRAIN)) == 8
+    split = with_tune_part(samples, official_split(samples))
+    assert len(split.of(TEST)) == 4 and len(split.of(TUNE)) == 2 and len(split.of(TRAIN)) == 8
 
 
-@pytest.mark.parametrize(
-    ("name", "side"), [("val", VALIDATION), ("valid", VALIDATION), ("validation", VALIDATION), ("test", TEST)]
-)
+@pytest.mark.parametrize(("name", "side"), [("val", TUNE), ("valid", TUNE), ("validation", TUNE), ("test", TEST)])
 def test_a_part_goes_by_any_of_its_names(tmp_path: Path, name: str, side: int) -> None:
     assert sides(load_samples([image_folder(tmp_path / "set", {"train": 2, name: 1})], side=32)) == {TRAIN: 4, side: 2}
 
@@ -160,8 +191,8 @@ def test_sites_stay_whole(tmp_path: Path) -> None:
     samples = load_samples([tmp_path / "cohort.csv"], "region")
     split = split_samples(samples, 0.33, by="site")
     sites = np.array([source.site for source in samples.sources])[samples.source]
-    assert len(set(sites[split.of(VALIDATION)])) == 1
-    assert set(sites[split.of(TRAIN)]).isdisjoint(sites[split.of(VALIDATION)])
+    assert len(set(sites[split.of(TEST)])) == 1
+    assert set(sites[split.of(TRAIN)]).isdisjoint(sites[split.of(TEST)])
 
 
 def test_a_cohort_table_labels_whole_slides_and_names_patients(tmp_path: Path) -> None:
@@ -187,9 +218,9 @@ def test_a_patient_in_the_tables_training_and_test_part_is_caught(tmp_path: Path
         write_store(tmp_path, name, columns=12, rows=8, size=16, seed=i)
     (tmp_path / "cohort.csv").write_text("slide,patient,split\ns1,p,train\ns2,p,test\n")
     samples = load_samples([tmp_path / "cohort.csv"], "region")
-    split = official_split(samples)
-    assert "by region" in split.how
-    assert audit(samples, split) == ["patient p in train and test (1 in all)"]
+    split = with_tune_part(samples, official_split(samples))
+    assert "by region" in split.how and "other regions of patients" in split.warnings[0]
+    assert audit(samples, split) == [f"patient p in {side} and test (1 in all)" for side in ("train", "tune")]
 
 
 def test_a_cohort_that_cannot_be_used_names_the_line(tmp_path: Path) -> None:
@@ -238,7 +269,7 @@ def test_a_damaged_picture_is_named_and_left_out_and_too_many_are_refused(
 
 def test_folds_are_a_partition(tmp_path: Path) -> None:
     samples = load_samples([write_store(tmp_path, "s", columns=24, rows=16, size=8).path], "region")
-    held = [split_samples(samples, fold=(i, 4), seed=3).of(VALIDATION) for i in (1, 2, 3, 4)]
+    held = [split_samples(samples, fold=(i, 4), seed=3).of(TEST) for i in (1, 2, 3, 4)]
     assert sorted(np.concatenate(held)) == list(range(len(samples)))
     with pytest.raises(UsageError, match="no part 5 of 4"):
         split_samples(samples, fold=(5, 4))
@@ -255,7 +286,7 @@ def test_a_file_may_split_regions_on_purpose(tmp_path: Path) -> None:
     ]
     split = read_split(tmp_path / "halves.csv", samples, "region")
     assert audit(samples, split) == []
-    assert split.how == "read from halves.csv; test: other regions of the slides trained on"
+    assert split.how == "read from halves.csv" and split.by_region == (TEST,)
     assert [w for w in warnings_of(samples, split) if "beside" in w] == [
         "8 test tiles lie beside training ones: leave out those between them"
     ]

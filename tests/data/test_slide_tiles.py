@@ -103,7 +103,7 @@ def test_train_on_slides_and_measure_on_a_slide(slides: Path, tmp_path: Path) ->
     again = evaluate(
         tmp_path / "run", [one], output=tmp_path / "e", options=EvaluateOptions(device="cpu", bootstrap_samples=20)
     )
-    assert again.n == sum(run.counts["validation"].values()), "the tiles trained on are known again"
+    assert again.n == sum(run.counts["test"].values()), "the tiles trained on are known again"
 
 
 def test_a_cohort_of_slides_with_a_label_each(slides: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "-o", str(tmp_path / "run")], check=True, env=environment, timeout=600)
     run = RunMetadata.read(tmp_path / "run")
-    assert run.done and run.validation["accuracy"] > 0.95
+    assert run.done and run.figures["test"]["accuracy"] > 0.95
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     steps = [int(row.split(",")[1]) for row in rows[1:]]
     n = run.data[0]["train"]

@@ -58,7 +58,7 @@ def test_weights_of_any_type_train_in_float32(tmp_path: Path, store: Path, dtype
     assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     output = tmp_path / "run"
     done = train([store], label="region", model=str(folder), output=output, options=QUICK)
-    assert np.isfinite(done.validation["loss"])
+    assert np.isfinite(done.test["log_loss"])
     state = load_file(output / "model.safetensors")
     assert {value.dtype for value in state.values()} == {torch.float32}
     assert all(value.isfinite().all() for value in state.values())
@@ -195,7 +195,7 @@ from wsivit.errors import WsivitError
 options = TrainOptions(pretrained=False, image_size=32, epochs=1, workers=2, device="cpu", batch_size=32)
 try:
     done = train([{store!r}], label="region", model="test_vit", output={output!r}, options=options)
-    print("trained", done.validation["loss"])
+    print("trained", done.test["log_loss"])
 except WsivitError as error:
     print(type(error).__name__, error)
 """

@@ -135,7 +135,7 @@ def test_the_log_becomes_one_row_per_epoch() -> None:
             "epoch": 1.0,
             "train_loss": 0.5,
             "learning_rate": 0.1,
-            "validation_loss": 0.4,
-            "validation_accuracy": 0.9,
+            "tune_loss": 0.4,
+            "tune_accuracy": 0.9,
         }
     ]

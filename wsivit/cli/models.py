@@ -24,15 +24,23 @@ from wsivit.training import TrainOptions
 def train(
     data: Annotated[list[str], MANY],
     *,
-    model: str,
     output: Annotated[str, OUTPUT],
+    model: str | None = None,
+    encoder: str | None = None,
     label: str | None = None,
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
-    done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
-    return Report(f"held out {_format_metrics(done.held_out)}\nrun      {done.folder}")
+    done = _train(
+        data, output=output, model=model, encoder=encoder, label=label, options=options, slides=slides,
+        progress=not quiet,
+    )  # fmt: skip
+    lines = [f"test part {_format_metrics(done.test)}"]
+    if "test" in done.contract.probe:
+        kept = " (kept: fine-tuning did not help)" if done.contract.probe["kept"] else ""
+        lines.append(f"probe     {_format_metrics(done.contract.probe['test'])}{kept}")
+    return Report("\n".join([*lines, f"run       {done.folder}"]))
 
 
 @documented_by(_evaluate)

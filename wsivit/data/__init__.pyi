@@ -21,10 +21,11 @@ from .shard_shuffle import epoch_order as epoch_order
 from .splits import SIDES as SIDES
 from .splits import TEST as TEST
 from .splits import TRAIN as TRAIN
-from .splits import VALIDATION as VALIDATION
+from .splits import TUNE as TUNE
 from .splits import By as By
 from .splits import Split as Split
 from .splits import official_split as official_split
 from .splits import read_split as read_split
 from .splits import split_samples as split_samples
+from .splits import with_tune_part as with_tune_part
 from .splits import write_split as write_split

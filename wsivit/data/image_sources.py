@@ -17,14 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from wsivit.data.labelled_tiles import LabelledTiles
-from wsivit.data.splits import TEST, TRAIN, VALIDATION
+from wsivit.data.splits import SIDE_NAMES, TEST, TRAIN, TUNE
 from wsivit.errors import LimitError, UnreadableTilesError, UsageError
 from wsivit.io import PICTURE_ERRORS, open_picture
 
 _log = logging.getLogger(__name__)
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
-SPLIT_FOLDERS = {"train": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST}
 MAX_DAMAGED = 0.01
 """Share of pictures that may be damaged; they are left out. A folder with more is rejected."""
 _NOT_PICTURES = {"__MACOSX", "@eaDir"}
@@ -188,7 +187,7 @@ def labelled_folder(folder: Path, size: int) -> LabelledTiles:
 def _class_folders(folder: Path) -> Iterator[tuple[Path, int | None]]:
     """Yield each class's folder and the side of the split it is on."""
     children = _subfolders(folder)
-    sides = {child: SPLIT_FOLDERS[child.name.lower()] for child in children if child.name.lower() in SPLIT_FOLDERS}
+    sides = {child: SIDE_NAMES[child.name.lower()] for child in children if child.name.lower() in SIDE_NAMES}
     if TRAIN in sides.values():
         for child, side in sides.items():
             yield from ((classes, side) for classes in _subfolders(child))
@@ -398,4 +397,4 @@ def _columns(name: str, features: Any, label: str | None) -> tuple[str, str]:
 def _hub_side(name: str, part: str) -> int:
     if _OFFICIAL_TEST.get(name) == part:
         return TEST
-    return SPLIT_FOLDERS.get(part.lower(), VALIDATION if "val" in part.lower() else TEST)
+    return SIDE_NAMES.get(part.lower(), TUNE if "val" in part.lower() else TEST)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.image_sources import SPLIT_FOLDERS
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
+from wsivit.data.splits import SIDE_NAMES, SIDES
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.io import (
     Output,
@@ -42,7 +42,6 @@ OPEN_STORES = 32
 """Stores that are open at a time in each process."""
 _NOTES = b"wsivit"
 _ROWS = 1 << 18
-_SIDES = {0: "train", 1: "validation", 2: "test"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def index(
         Column of the cohort table, one value per slide, or label column of the stores. Tiles without a value are left
         out. Default: no labels, all tiles.
     holdout : float
-        About this part of the patients, of those of whom the table does not say a split, is on the validation side.
+        About this part of the patients, of those of whom the table does not say a split, is held out to measure on.
         0: no split.
     seed : int
         Which patients that are.
@@ -185,13 +184,13 @@ class _How:
 
         side = None
         if slide.split:
-            if slide.split.lower() not in SPLIT_FOLDERS:
-                raise UsageError(f"{slide.store}: split {slide.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
-            side = _SIDES[SPLIT_FOLDERS[slide.split.lower()]]
+            if slide.split.lower() not in SIDE_NAMES:
+                raise UsageError(f"{slide.store}: split {slide.split!r} is none of {', '.join(SIDE_NAMES)}")
+            side = SIDES[SIDE_NAMES[slide.split.lower()]]
         elif self.holdout:
             # Drawn per patient: more slides do not move those that were drawn before.
             drawn = hashlib.sha256(f"{self.seed}/{source.patient}".encode()).digest()[:8]
-            side = "validation" if int.from_bytes(drawn, "big") < self.holdout * 2**64 else "train"
+            side = "test" if int.from_bytes(drawn, "big") < self.holdout * 2**64 else "train"
 
         # Relative to the table where both are on this machine, so that they can be moved together.
         relative = self.folder is not None and not is_url(store.url)
@@ -334,7 +333,6 @@ def _read(item: str) -> tuple[dict[str, Any], _Columns]:
             n = table.metadata.num_rows
             tile, code, side = np.empty(n, np.int32), np.empty(n, np.int16), np.empty(n, np.int8)
             known: dict[str, int] = {}
-            sides = {name: number for number, name in _SIDES.items()}
             start = 0
             # In batches, so that the words of a million tiles are never in memory.
             for batch in table.iter_batches(_ROWS, columns=["tile", "label", "split"]):
@@ -347,7 +345,7 @@ def _read(item: str) -> tuple[dict[str, Any], _Columns]:
                 for word in label.dictionary.to_pylist():
                     known.setdefault(word, len(known))
                 code[rows] = _numbers(label, known)
-                side[rows] = _numbers(split, sides)
+                side[rows] = _numbers(split, SIDE_NAMES)
                 start = rows.stop
             return notes, _Columns(tile, code, side, list(known), bool((side >= 0).any()))
     except FileNotFoundError:

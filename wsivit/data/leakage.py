@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.labelled_tiles import GroupIndex, Samples, StoreSource
-from wsivit.data.splits import LEFT_OUT, SIDES, TEST, TRAIN, Split
+from wsivit.data.labelled_tiles import Samples, StoreSource
+from wsivit.data.splits import SIDES, TEST, TRAIN, TUNE, Split
 from wsivit.errors import UsageError
 
 EXAMINED, FLAT = 64, 8
 """Pictures of a class that are examined, and grey levels that an empty picture may span."""
 MOST = 20_000
 """Pictures of a side that are compared for near duplicates."""
+_PAIRS = ((TRAIN, TUNE), (TRAIN, TEST), (TUNE, TEST))
+"""Sides that must share nothing: what chooses must not know what is reported either."""
 
 
 def audit(samples: Samples, split: Split) -> list[str]:
-    """Name every leak between training and what is held out; empty when there is none.
+    """Name every leak between what a model learns from, what chooses its epoch, and what is reported; empty if none.
 
-    Looked for: a patient, a slide (by content, whatever its name) and a patch of tissue on both sides. A split by
-    region shares slide and patient between training and validation on purpose: there only overlapping tiles count.
+    Looked for: a patient, a slide (by content, whatever its name) and a patch of tissue on two sides. A side that is
+    split by region shares slides and patients with the others on purpose: there only overlapping tiles count.
     """
-    train = split.of(TRAIN)
     names = {source.fingerprint: source.id for source in samples.sources}
     leaks = []
-    for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
-        held = split.of(side)
-        if side not in split.by_region:
-            leaks += _shared("patient", samples.patients, train, held, SIDES[side])
-            leaks += _shared("slide", samples.slides, train, held, SIDES[side], names)
-        overlaps = count_overlaps(samples, train, held)
-        if overlaps:
-            leaks.append(f"{overlaps} {SIDES[side]} tiles overlap tiles of the training side")
+    for one, other in _PAIRS:
+        ours, theirs = split.of(one), split.of(other)
+        if other not in split.by_region:
+            for what, groups, shown in (("patient", samples.patients, {}), ("slide", samples.slides, names)):
+                both = np.intersect1d(groups.code[ours], groups.code[theirs])
+                named = [shown.get(groups.names[code], groups.names[code]) for code in both[:3]]
+                if named:
+                    sides = f"{SIDES[one]} and {SIDES[other]}"
+                    leaks.append(f"{what} {', '.join(named)} in {sides} ({len(both)} in all)")
+        if overlaps := count_overlaps(samples, ours, theirs):
+            leaks.append(f"{overlaps} {SIDES[other]} tiles overlap tiles of the {SIDES[one]} side")
     return leaks
 
 
@@ -63,7 +69,7 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
         f"CLASS WITHOUT PICTURES: {name!r} is named by the data, but no picture has it: the model will not know it"
         for name in samples.vanished
     ]
-    warnings += empty_classes(samples, split.of(TRAIN))
+    warnings += [*split.warnings, *empty_classes(samples, split.of(TRAIN))]
     for what in ("site", "scanner"):
         strength = _association(samples, [getattr(source, what) for source in samples.sources])
         if strength > 0.8:
@@ -78,11 +84,13 @@ def warnings_of(samples: Samples, split: Split) -> list[str]:
         touching = count_overlaps(samples, split.of(TRAIN), split.of(side), grown=0.5)
         if touching:
             warnings.append(f"{touching} {SIDES[side]} tiles lie beside training ones: leave out those between them")
-    for side in sorted(set(split.side.tolist()) - {TRAIN, LEFT_OUT}):
-        pairs = near_duplicates(samples, _some(split.of(TRAIN)), _some(split.of(side)))
+    signatures = {side: _signatures(samples, _some(split.of(side))) for side in (TRAIN, TUNE, TEST)}
+    for one, other in _PAIRS:
+        pairs = _alike(signatures[one], signatures[other])
         if pairs:
             shown = "; ".join(" and ".join(samples.take(np.array(pair)).items()) for pair in pairs[:3])
-            warnings.append(f"{len(pairs)} {SIDES[side]} pictures are near duplicates of training ones: {shown}")
+            known = "training" if one == TRAIN else SIDES[one]
+            warnings.append(f"{len(pairs)} {SIDES[other]} pictures are near duplicates of {known} ones: {shown}")
     return warnings
 
 
@@ -108,39 +116,26 @@ def _some(chosen: NDArray[np.int64]) -> NDArray[np.int64]:
     return chosen[:: -(-len(chosen) // MOST) or 1]
 
 
-def near_duplicates(
-    samples: Samples, train: NDArray[np.int64], held: NDArray[np.int64], *, likeness: float = 0.97
-) -> list[tuple[int, int]]:
-    """Find held-out pictures that are a training picture once more: brighter, compressed again, hardly moved.
+Signatures: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
-    Compares 16 x 16 grey means: the correlation of one picture with itself, lightened and at JPEG quality 60, was 0.995
-    or more on tissue, that of different tiles 0.8 at most. Flat pictures (empty glass) all look alike and are left out.
 
-    Parameters
-    ----------
-    samples : Samples
-    train, held : ndarray of int64
-        Places of the pictures of the two sides.
-    likeness : float
-        Correlation from which pictures count as the same.
+def _alike(known: Signatures, asked: Signatures, likeness: float = 0.97) -> list[tuple[int, int]]:
+    """Find pictures that are one of another side once more: brighter, compressed again, hardly moved.
 
-    Returns
-    -------
-    list of (int, int)
-        Held-out picture and the training picture that it resembles most, by their place in the samples.
+    The correlation of one picture with itself, lightened and at JPEG quality 60, was 0.995 or more on tissue, that of
+    different tiles 0.8 at most. Each comes with the picture that it resembles most, by their place in the samples.
     """
-    ours, known = _signatures(samples, train)
-    theirs, asked = _signatures(samples, held)
+    (ours, ours_at), (theirs, theirs_at) = known, asked
     pairs = []
     for start in range(0, len(theirs) if len(ours) else 0, 1024):
         alike = theirs[start : start + 1024] @ ours.T
         near, found = alike.argmax(axis=1), np.flatnonzero(alike.max(axis=1) >= likeness)
-        pairs += [(int(asked[start + i]), int(known[near[i]])) for i in found]
+        pairs += [(int(theirs_at[start + i]), int(ours_at[near[i]])) for i in found]
     return pairs
 
 
-def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Grey means of those pictures that are not flat, as unit vectors (k, 256), and which pictures they are of."""
+def _signatures(samples: Samples, chosen: NDArray[np.int64]) -> Signatures:
+    """16 x 16 grey means of pictures, as unit vectors (k, 256), and which they are of: flat glass all looks alike."""
     side = min(16, samples.size)
     edges = np.linspace(0, samples.size, side + 1).astype(int)[:-1]
     vectors: list[NDArray[np.floating]] = [np.empty((0, side * side), np.float32)]
@@ -198,16 +193,3 @@ def _boxes(samples: Samples, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         if isinstance(source, StoreSource):
             parts.append(source.boxes(samples.index[chosen[samples.source[chosen] == number]]))
     return np.concatenate(parts)
-
-
-def _shared(
-    what: str,
-    groups: GroupIndex,
-    train: NDArray[np.int64],
-    held: NDArray[np.int64],
-    side: str,
-    names: dict[str, str] | None = None,
-) -> list[str]:
-    both = np.intersect1d(groups.code[train], groups.code[held])
-    shown = [(names or {}).get(groups.names[code], groups.names[code]) for code in both[:3]]
-    return [f"{what} {', '.join(shown)} in train and {side} ({len(both)} in all)"] if shown else []

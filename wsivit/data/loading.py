@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from wsivit.data.image_sources import (
-    SPLIT_FOLDERS,
     is_food101,
     is_image_folder,
     labelled_folder,
@@ -28,6 +27,7 @@ from wsivit.data.labelled_tiles import (
     readable_tiles,
     same_scale,
 )
+from wsivit.data.splits import SIDE_NAMES
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
 from wsivit.slide import JpegColor, Reader, open_slide, slide_stem
@@ -42,6 +42,9 @@ PICTURE_SIDE = 256
 LABEL_COLUMN = "label"
 """Label column of a table where no other is named."""
 _TILE_FIRST = "make a store of it with wsivit tile (--codec none copies no pixels)"
+
+
+_LARGEST = {"mpp": 1000, "tile_size": 16_384, "slide_mpp": 1000}
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ class SlideOptions:
     def __post_init__(self) -> None:
         for name in ("mpp", "tile_size", "slide_mpp"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UsageError(f"{name} must be above 0, not {value}")
+            # NaN compares with nothing, and is refused as well.
+            if value is not None and not 0 < value <= _LARGEST[name]:
+                raise UsageError(f"{name} must be above 0 and at most {_LARGEST[name]:,}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class SlideTiler:
 
     Parameters
     ----------
-    folder : Path
-        Where the stores go.
+    folder : Path, optional
+        Where the stores go. Default: nowhere, slides are refused.
     options : SlideOptions
     mpp : float
         Scale where the options name none, in microns per pixel.
@@ -95,7 +99,7 @@ class SlideTiler:
         Likewise, in pixels.
     """
 
-    folder: Path
+    folder: Path | None
     options: SlideOptions = SlideOptions()
     mpp: float = TileOptions.mpp
     tile_size: int = TileOptions.tile_size
@@ -116,6 +120,7 @@ class SlideTiler:
         slide_mpp : float, optional
             Of this slide; instead of that of the options.
         """
+        assert self.folder is not None
         given = self.options
         how = TileOptions(mpp=given.mpp or self.mpp, tile_size=given.tile_size or self.tile_size, codec="none")
         with open_slide(
@@ -230,7 +235,7 @@ class _Loader:
         return label_from_store(source, self.label)
 
     def _slide(self, path: str | Path) -> LabelledTiles:
-        if self.tiler is None:
+        if self.tiler is None or self.tiler.folder is None:
             raise UsageError(f"{path}: is no tile store; {_TILE_FIRST}")
         source = StoreSource(self.tiler.store(path))
         label = self.label or LABEL
@@ -248,8 +253,8 @@ class _Loader:
         """
         rows = read_table(str(path))
         for row in rows:
-            if row.split and row.split.lower() not in SPLIT_FOLDERS:
-                raise UsageError(f"{path}, line {row.line}: split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
+            if row.split and row.split.lower() not in SIDE_NAMES:
+                raise UsageError(f"{path}, line {row.line}: split {row.split!r} is none of {', '.join(SIDE_NAMES)}")
         if self.label is None and LABEL_COLUMN not in rows[0].values:
             raise UsageError(f"{path}: which label? (--label); its columns are {', '.join(rows[0].values)}")
         label = self.label or LABEL_COLUMN
@@ -267,7 +272,7 @@ class _Loader:
             else:
                 part = label_from_store(source, label)
             if row.split:
-                part = replace(part, side=np.full(len(part.index), SPLIT_FOLDERS[row.split.lower()], np.int8))
+                part = replace(part, side=np.full(len(part.index), SIDE_NAMES[row.split.lower()], np.int8))
             parts.append(part)
         return parts
 
@@ -280,6 +285,6 @@ class _Loader:
         slide = row.id or slide_stem(path)
         if path.endswith(".zarr") or not (is_url(path) or Path(path).exists()):
             raise UsageError(f"{table}, slide {slide}: {path} is neither a tile store nor a slide")
-        if self.tiler is None:
+        if self.tiler is None or self.tiler.folder is None:
             raise UsageError(f"{table}, slide {slide}: {path} is a slide: {_TILE_FIRST}")
         return self.tiler.store(path, row.annotations or None, row.mpp)

@@ -1,10 +1,10 @@
-"""Which pictures train a model and which are held out. Pure on arrays; no torch."""
+"""Which pictures train a model, which choose its epoch, and which measure it. Pure on arrays; no torch."""
 
 from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,23 @@ from wsivit.errors import UsageError
 Sides: TypeAlias = NDArray[np.int8]
 By: TypeAlias = Literal["auto", "patient", "slide", "site", "region"]
 
-TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, -1
+TRAIN, TUNE, TEST, LEFT_OUT = 0, 1, 2, -1
 _UNKNOWN = -2
-SIDES = {TRAIN: "train", VALIDATION: "validation", TEST: "test", LEFT_OUT: "left out"}
+SIDES = {TRAIN: "train", TUNE: "tune", TEST: "test", LEFT_OUT: "left out"}
+SIDE_NAMES = {"train": TRAIN, "tune": TUNE, "val": TUNE, "valid": TUNE, "validation": TUNE, "dev": TUNE, "test": TEST}
+"""Names of sides in tables, folders and files."""
+TUNE_FRACTION = 0.2
+"""Share of what is not held out that chooses epoch and temperature."""
+
+
+_SMALLER: dict[str, tuple[By, ...]] = {
+    "site": ("site", "patient", "slide", "region"),
+    "patient": ("patient", "slide", "region"),
+    "auto": ("patient", "slide", "region"),
+    "slide": ("slide", "region"),
+    "region": ("region",),
+}
+"""What the tune part keeps whole, by what the split does: the first of these of which there are enough."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +43,22 @@ class Split:
     Attributes
     ----------
     side : ndarray of int8 (n,)
-        0 train, 1 validation, 2 test, -1 left out (too near to the other side).
+        0 train, 1 tune (chooses the epoch), 2 test (is reported), -1 left out (too near to another side).
     how : str
         How it was made, in words.
     by : str
         What was kept whole: ``patient``, ``slide``, ``site``, ``region``; or whose split it is: ``official``, ``file``.
     by_region : tuple of int
         Sides that are other regions of the slides trained on, on purpose.
+    warnings : tuple of str
+        What had to be done otherwise than asked for.
     """
 
     side: Sides
     how: str
     by: str
     by_region: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def of(self, side: int) -> NDArray[np.int64]:
         """Return the places of one side's pictures."""
@@ -57,7 +74,7 @@ def split_samples(
     gap: int = 1,
     fold: tuple[int, int] | None = None,
 ) -> Split:
-    """Hold out a part: complete patients where every class occurs in two of them, else regions of the slides.
+    """Hold out a test part: complete patients where every class occurs in two of them, else regions of the slides.
 
     Parameters
     ----------
@@ -98,24 +115,67 @@ def split_samples(
             f"no split by {by} has every class on both sides ({by}s per class: {', '.join(spread)}); "
             "add slides, or split by region"
         )
-    side = np.where(held, VALIDATION, TRAIN).astype(np.int8)
+    side = np.where(held, TEST, TRAIN).astype(np.int8)
     return Split(side, f"by {by}: {groups.count(held)} of {groups.count()} held out{_part(fold)}", by)
 
 
-def official_split(samples: Samples, fraction: float = 0.2, *, by: By = "auto", seed: int = 0) -> Split:
-    """Use the split that came with the data; where it has no validation part, one is taken of its training part.
-
-    The test part is never touched: the epoch that is kept must not be chosen on it.
-    """
+def official_split(samples: Samples) -> Split:
+    """Return the split that came with the data."""
     assert samples.side is not None
-    split = Split(samples.side.astype(np.int8), "the split that came with the data", "official")
-    if (split.side == VALIDATION).any():
+    return Split(samples.side.astype(np.int8), "the split that came with the data", "official")
+
+
+def with_tune_part(samples: Samples, split: Split, *, by: By = "auto", seed: int = 0) -> Split:
+    """Complete a split to three parts: one learns, one chooses (tune), and one that chose nothing is reported (test).
+
+    A split that has a tune and a test part stays as it is. Of one with a single held-out part, whatever its name, that
+    part is the test part, and a fifth of the training part becomes the tune part: complete units of what the split
+    keeps whole; where there are too few of them, smaller ones, with a warning: patients, then slides, then regions.
+
+    Parameters
+    ----------
+    samples : Samples
+    split : Split
+    by : {"auto", "patient", "slide", "site", "region"}
+        What is kept whole where the split does not say.
+    seed : int
+
+    Raises
+    ------
+    UsageError
+        Nothing is held out, or no tune part has every class.
+    """
+    side, by_region = split.side.copy(), split.by_region
+    if not (side == TEST).any():
+        side[side == TUNE] = TEST
+        by_region = tuple(TEST for _ in by_region)
+    if not (side == TEST).any():
+        raise UsageError(f"{split.how}: nothing is held out to measure on")
+    if (side == TUNE).any():
         return split
-    train = split.of(TRAIN)
-    inner = split_samples(samples.take(train), fraction, by=by, seed=seed)
-    side = split.side.copy()
-    side[train] = inner.side
-    return Split(side, f"{split.how}; of its training part, {inner.how}", "official", inner.by_region)
+    unit = split.by if split.by in _SMALLER else by
+    train = np.flatnonzero(side == TRAIN)
+    learned = samples.take(train)
+    chosen = None
+    for smaller in _SMALLER[unit]:
+        try:
+            chosen = split_samples(learned, TUNE_FRACTION, by=smaller, seed=seed)
+            break
+        except UsageError as error:
+            failure = error
+    if chosen is None:
+        raise UsageError(f"{split.how}: no part is left to choose the epoch on: {failure}")
+    side[train] = np.where(chosen.side == TEST, TUNE, chosen.side)
+    warnings = split.warnings
+    wanted = "patient" if unit == "auto" else unit
+    if chosen.by != wanted:
+        warnings += (
+            f"too few {wanted}s to set whole ones aside, with every class, that choose the epoch and the temperature: "
+            f"other {chosen.by}s of {wanted}s that are trained on choose them; the test part shares no {wanted} with "
+            "them and chose nothing",
+        )
+    by_region += (TUNE,) if chosen.by == "region" else ()
+    return replace(split, side=side, how=f"{split.how}; tune part {chosen.how}", by_region=by_region, warnings=warnings)
 
 
 def write_split(path: str | os.PathLike[str], samples: Samples, split: Split) -> None:
@@ -143,7 +203,7 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
     UsageError
         The file is no split, or does not say where a picture belongs.
     """
-    codes = {name: code for code, name in SIDES.items()}
+    codes = SIDE_NAMES | {SIDES[LEFT_OUT]: LEFT_OUT}
     of_source: dict[str, int] = {}
     of_item: dict[tuple[str, str], int] = {}
     try:
@@ -155,7 +215,7 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
                     of_source[line["source"]] = codes[line["split"]]
     except (OSError, KeyError, csv.Error, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path}: not a split: needs columns source, item, split ({', '.join(codes)}): {error}"
+            f"{path}: not a split: needs columns source, item, split ({', '.join(SIDES.values())}): {error}"
         ) from error
     names = [source.id for source in samples.sources]
     keys = ((names[number], item) for number, item in zip(samples.source, samples.items(), strict=True))
@@ -168,10 +228,8 @@ def read_split(path: str | os.PathLike[str], samples: Samples, by: By = "auto") 
             f"{path}: says nothing about {len(missing)} pictures, the first is {next(first.items())} of "
             f"{names[first.source[0]]}"
         )
-    by_region = tuple(code for code in (VALIDATION, TEST) if by == "region" and (side == code).any())
-    shared = " and ".join(SIDES[code] for code in by_region)
-    how = f"read from {Path(path).name}" + (f"; {shared}: other regions of the slides trained on" if shared else "")
-    return Split(side, how, "file", by_region)
+    by_region = tuple(code for code in (TUNE, TEST) if by == "region" and (side == code).any())
+    return Split(side, f"read from {Path(path).name}", "file", by_region)
 
 
 @dataclass(frozen=True)
@@ -236,12 +294,12 @@ def _split_regions(samples: Samples, choice: _Choice, gap: int) -> Split:
                 "on both sides; label more tiles, or give a split file"
             )
         block //= 2
-    side = np.where(parts[0], VALIDATION, np.where(near[0], LEFT_OUT, TRAIN)).astype(np.int8)
+    side = np.where(parts[0], TEST, np.where(near[0], LEFT_OUT, TRAIN)).astype(np.int8)
     how = (
         f"by region: blocks of {block} x {block} tiles{_part(choice.fold)}, "
         f"{int(near[0].sum())} tiles within {gap} tile left out"
     )
-    return Split(side, how, "region", (VALIDATION,))
+    return Split(side, how, "region", (TEST,))
 
 
 def _near(samples: Samples, cells: NDArray[np.int64], held: NDArray[np.bool_], gap: int) -> NDArray[np.bool_]:

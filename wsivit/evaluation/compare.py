@@ -156,8 +156,8 @@ def compare(
                 metrics=measured.metrics(),
                 intervals=bootstrap(measured, patients.code, samples=options.bootstrap_samples, seed=options.seed),
                 images_per_second=speed,
-                seconds_per_epoch=of_run.validation.get("seconds_per_epoch"),
-                memory_mb=of_run.validation.get("memory_mb"),
+                seconds_per_epoch=of_run.figures.get("costs", {}).get("seconds_per_epoch"),
+                memory_mb=of_run.figures.get("costs", {}).get("memory_mb"),
                 p_value=p_value,
             )
         )
@@ -174,7 +174,10 @@ def _write(comparison: Comparison, runs: Sequence[Path], subset: str) -> None:
     for entry, run in zip(entries, runs, strict=True):
         curves[entry.run] = []
         with suppress(FileNotFoundError), (run / "metrics.csv").open(newline="") as file:  # shared without its curves
-            curves[entry.run] = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            curves[entry.run] = [
+                {k.replace("validation_", "tune_"): float(v) for k, v in row.items() if v}
+                for row in csv.DictReader(file)
+            ]
     accuracies = [(entry.run, entry.metrics["accuracy"], entry.intervals.get("accuracy")) for entry in entries]
     draw_comparison(folder / "comparison.png", curves, accuracies)
     report = {"tiles": comparison.n, "patients": comparison.patients, "runs": [asdict(entry) for entry in entries]}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsivit.data import (
     TEST,
-    VALIDATION,
+    TUNE,
     Samples,
     SlideOptions,
     SlideTiler,
@@ -210,7 +210,7 @@ def load_evaluation_data(
             if of_training_data.any():
                 side = read_split(run / metadata.split["file"], samples.take(of_training_data)).side
                 # The validation tiles chose the epoch: where there are test tiles, only those are unseen.
-                keep[of_training_data] &= side == (TEST if (side == TEST).any() else VALIDATION)
+                keep[of_training_data] &= side == (TEST if (side == TEST).any() else TUNE)
     if not keep.any():
         raise UsageError(
             f"all of these tiles were used to train {', '.join(map(str, runs))}: give other data, or measure on "
@@ -233,7 +233,7 @@ def _score(
     """Return logits, stored ones where `predict` left any and computed ones for the rest, and how many are of each."""
     model = open_run(run, metadata)
     if options.reuse_predictions:
-        logits = stored_logits(model.spec, samples)
+        logits = stored_logits(model, samples)
     else:
         logits = np.full((len(samples), len(samples.classes)), np.nan, np.float32)
     missing = np.flatnonzero(np.isnan(logits).any(axis=1))

@@ -40,10 +40,10 @@ def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
     """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.training.callbacks.epoch_table` gives them."""
     figure, (left, right) = new_figure(9, 3.6, 2)
     epochs = [row["epoch"] for row in rows]
-    accuracies = {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}
+    accuracies = {"tune_accuracy": "accuracy", "tune_balanced_accuracy": "balanced accuracy"}
     for axis, lines, name, loc in (
-        (left, {"train_loss": "training", "validation_loss": "held out"}, "loss", "upper right"),
-        (right, accuracies, "held out", "lower right"),
+        (left, {"train_loss": "training", "tune_loss": "tune part"}, "loss", "upper right"),
+        (right, accuracies, "tune part", "lower right"),
     ):
         for key, text in lines.items():
             axis.plot(epochs, [row.get(key) for row in rows], marker="o", markersize=3, label=text)
@@ -167,8 +167,8 @@ def draw_comparison(
     """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
     figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
     for axis, key, name, loc in (
-        (left, "validation_loss", "held-out loss", "upper right"),
-        (middle, "validation_accuracy", "held-out accuracy", "lower right"),
+        (left, "tune_loss", "loss on the tune part", "upper right"),
+        (middle, "tune_accuracy", "accuracy on the tune part", "lower right"),
     ):
         for run, rows in curves.items():
             axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)

@@ -66,6 +66,8 @@ class PredictOptions(ScoringOptions):
         Side of the tiles of a slide, in pixels. Default: the run's.
     temperature : float, optional
         The logits are divided by it. Default: the run's. Existing predictions are changed without the model.
+    weights : str, optional
+        File or folder of the encoder's weights, for a run that is a head on its features (``train --encoder``).
     trust_torchscript : bool
         Run a TorchScript model: it is a program, which could do anything.
     allow_mismatch : bool
@@ -75,6 +77,7 @@ class PredictOptions(ScoringOptions):
     mpp: float | None = None
     tile_size: int | None = None
     temperature: float | None = None
+    weights: str | None = None
     trust_torchscript: bool = False
     allow_mismatch: bool = False
 

@@ -18,9 +18,9 @@ from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, Usa
 from wsivit.inference.blocks import BlockJob, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import PredictOptions
-from wsivit.inference.runner import ModelRunner, softmax
+from wsivit.inference.runner import ModelRunner, has_features, softmax
 from wsivit.io import LEARNING, map_ordered, versions
-from wsivit.models import Model, ModelSpec, open_model
+from wsivit.models import LinearHead, ModelSpec, open_model
 from wsivit.slide import Slide
 from wsivit.store import VIEWS, Predictions, TileStore
 
@@ -141,7 +141,7 @@ class Predictor:
     def __init__(self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()) -> None:
         self.options = options
         keep_freed_memory()  # before torch is loaded, which starts threads
-        opened = open_model(model, trust_torchscript=options.trust_torchscript)
+        opened = open_model(model, trust_torchscript=options.trust_torchscript, weights=options.weights)
         spec = opened.spec
         # Options fill in what the model does not say of its tiles; what it says is its own.
         self.spec = replace(
@@ -151,7 +151,7 @@ class Predictor:
             temperature=spec.temperature if options.temperature is None else options.temperature,
         )
         self.name = name or self.spec.name
-        self._model = Model(self.spec, opened.load)
+        self._model = replace(opened, spec=self.spec)
 
     @cached_property
     def runner(self) -> ModelRunner:
@@ -200,16 +200,33 @@ class Predictor:
             "model": self.spec.model,
             "preprocessing": asdict(self.spec.preprocessing),
             "mismatch": mismatch,
-            "device": self.runner.device.type,
-            "engine": self.options.engine,
-            "precision": self.runner.precision,
             "versions": versions(LEARNING),
+            "temperature": self.spec.temperature,
         }
-        self._write_predictions(store, attrs, progress)
+        head = self._model.head
+        if head is not None and has_features(store, head) and views == 1 and self.options.engine == "torch":
+            self._write_from_features(store, head, attrs)
+        else:
+            attrs |= {
+                "device": self.runner.device.type,
+                "engine": self.options.engine,
+                "precision": self.runner.precision,
+            }
+            self._write_predictions(store, attrs, progress)
         return TileStore(store.files.location)
 
+    def _write_from_features(self, store: TileStore, head: LinearHead, attrs: dict[str, Any]) -> None:
+        """Predict from the features that the store has: no weights are loaded, no tile is read."""
+        features = store.features(head.column).values
+        attrs |= {"features": head.column}
+        with store.predictions_writer(self.name, self.spec.classes, attrs, ("logits",)) as writer:
+            for block in writer.pending():
+                logits = head(features[block.start : block.stop])
+                result = _predictions_of(logits, self.spec.classes, self.spec.temperature)
+                writer.write(block, result.probabilities, logits, result.spread)
+            writer.finish()
+
     def _write_predictions(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
-        attrs |= {"temperature": self.spec.temperature}
         readable = store.readable
         if self.options.int8 and len(readable):
             evenly = readable[np.linspace(0, len(readable) - 1, min(_COMPARED, len(readable))).astype(np.int64)]

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data import Samples, StoreSource
-from wsivit.errors import StoreError, UsageError
+from wsivit.errors import StoreError, StoreMismatchError, UsageError
 from wsivit.inference.cpu import count_streams, count_tiles, keep_freed_memory, map_in_streams
 from wsivit.inference.options import ScoringOptions
 from wsivit.io import map_ordered, progress_bar
-from wsivit.models import Model, ModelSpec, non_finite
-from wsivit.store import VIEWS
+from wsivit.models import LinearHead, Model, non_finite
+from wsivit.store import VIEWS, TileStore
 
 if TYPE_CHECKING:
     import torch
@@ -303,21 +303,44 @@ def score_samples(runner: ModelRunner, samples: Samples, *, progress: bool = Fal
     return logits
 
 
-def stored_logits(spec: ModelSpec, samples: Samples) -> Floats:
-    """Logits that ``wsivit predict`` wrote to the stores with the same model, as `score_samples` would give them.
+def stored_logits(model: Model, samples: Samples) -> Floats:
+    """Logits that the stores have, or whose features they have, as `score_samples` would give them.
 
-    float32 (n, classes), NaN where there are none; those of several views or of 8-bit weights do not count.
+    Those that ``wsivit predict`` wrote with the same model, unless of several views or 8-bit weights; for a head on
+    features what it makes of them. float32 (n, classes), NaN where there are none.
     """
+    spec = model.spec
     logits = np.full((len(samples), len(spec.classes)), np.nan, np.float32)
     for number, source in enumerate(samples.sources):
         if isinstance(source, StoreSource):
             of_source = samples.source == number
+            if model.head is not None and has_features(source.store, model.head):
+                features = source.store.features(model.head.column).values
+                logits[of_source] = model.head(features[samples.index[of_source]])
             for stored in map(source.store.predictions, source.store.runs):
                 scores, attrs = stored.logits, stored.attrs
                 same_model = attrs.get("model_fingerprint") == spec.fingerprint and stored.classes == spec.classes
                 if same_model and scores is not None and scores.ndim == 2 and not attrs.get("int8"):
                     logits[of_source] = scores[samples.index[of_source]]
     return logits
+
+
+def has_features(store: TileStore, head: LinearHead) -> bool:
+    """Whether a store has the features that a head takes.
+
+    Raises
+    ------
+    StoreMismatchError
+        It has features of that name with another fingerprint.
+    """
+    if head.column not in store.encoders:
+        return False
+    if store.features(head.column).attrs.get("model_fingerprint") != head.encoder:
+        raise StoreMismatchError(
+            f"{store.url}: its features {head.column!r} are of other weights, another input or another pooling than "
+            f"those that the model learned from; replace them with wsivit features --encoder {head.column} --force"
+        )
+    return True
 
 
 def softmax(logits: NDArray[Any]) -> Floats:

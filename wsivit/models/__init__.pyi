@@ -13,6 +13,7 @@ from .encoders import Pooling as Pooling
 from .encoders import encoder as encoder
 from .encoders import encoders as encoders
 from .encoders import find_encoder as find_encoder
+from .linear_head import LinearHead as LinearHead
 from .model_input import fit_tiles as fit_tiles
 from .model_input import model_input as model_input
 from .model_input import normalise_pictures as normalise_pictures
@@ -21,6 +22,7 @@ from .network import Network as Network
 from .network import OnnxNetwork as OnnxNetwork
 from .network import autocast_type as autocast_type
 from .open_encoder import open_encoder as open_encoder
+from .open_model import open_features as open_features
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT
@@ -36,3 +38,4 @@ from .weights import hub_errors as hub_errors
 from .weights import non_finite as non_finite
 from .weights import quiet_transformers as quiet_transformers
 from .weights import refuse_code as refuse_code
+from .weights import weights_fingerprint as weights_fingerprint

@@ -7,7 +7,6 @@ Its folder (``config.json``, ``model.safetensors``) opens in transformers, and a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +26,7 @@ from wsivit.errors import StoreError, UsageError
 from wsivit.io import LocalFiles
 from wsivit.models.model_input import PROCESSOR, RESAMPLE, blank_input, processor_input, timm_input
 from wsivit.models.model_names import CONFIG, library_of, read_config
+from wsivit.models.network import Network, of_classifier
 from wsivit.models.run_folder import Preprocessing
 from wsivit.models.weights import (
     MODEL_LOAD_ERRORS,
@@ -38,6 +38,7 @@ from wsivit.models.weights import (
     refuse_code,
     safetensors_file,
     timm_weights,
+    weights_fingerprint,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,11 @@ class Classifier:
     def is_timm(self) -> bool:
         """Whether the network is a timm one."""
         return bool(self.model.config.model_type == "timm_wrapper")
+
+    @property
+    def network(self) -> Network:
+        """The same network, as one that maps pictures to logits."""
+        return of_classifier(self.model)
 
     @property
     def head(self) -> list[nn.Parameter]:
@@ -207,12 +213,6 @@ def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> s
     }
     files.write(WEIGHTS, [save(state, metadata={"format": "pt"})])
     return weights_fingerprint(folder)
-
-
-def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
-    """Return ``sha256:<hex>`` of the folder's weights."""
-    with (Path(folder) / WEIGHTS).open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def device_for(name: str) -> torch.device:

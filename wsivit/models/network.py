@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wsivit.errors import UsageError
+from wsivit.models.linear_head import LinearHead
 from wsivit.models.model_input import blank_input
 from wsivit.models.run_folder import Preprocessing
 
@@ -75,6 +76,33 @@ def of_timm(model: Any) -> Network:
     last = model.get_classifier()
     names = [name for name, module in model.named_modules() if module is last and isinstance(module, nn.Linear)]
     return Network(model, names[0] if names else "" if isinstance(last, nn.Identity) else None)
+
+
+class _WithHead(Network):
+    """An encoder and a linear head on its features, rounded to 16 bits as a store keeps them."""
+
+    def __init__(self, encoder: Network, head: nn.Linear) -> None:
+        super().__init__(encoder.without_head(), "")
+        self.linear = head
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the logits."""
+        features: Tensor = self.model(pictures)
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.linear(features.half().float())
+        return logits
+
+    def without_head(self) -> Network:
+        """Return the encoder."""
+        return Network(self.model, "")
+
+
+def with_head(encoder: Network, head: LinearHead) -> Network:
+    """Put a linear head on an encoder."""
+    classes, width = head.weight.shape
+    linear = nn.Linear(width, classes)
+    linear.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
+    return _WithHead(encoder, linear)
 
 
 def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsivit.errors import StoreError, StoreMismatchError, UsageError
+from wsivit.models.encoders import find_encoder
+from wsivit.models.linear_head import LinearHead
 from wsivit.models.run_folder import (
     CONTRACT,
     Model,
@@ -23,6 +25,7 @@ from wsivit.models.run_folder import (
     finished_run,
     run_name,
 )
+from wsivit.models.weights import weights_fingerprint
 
 if TYPE_CHECKING:
     from wsivit.models.network import Network
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 _CONFIG, _PROGRAM = "config.json", "torchscript_model.pt"
 
 
-def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
+def open_model(model: PathLike, *, trust_torchscript: bool = False, weights: PathLike | None = None) -> Model:
     """Open a model of any origin.
 
     Parameters
@@ -40,6 +43,9 @@ def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
         ``model.safetensors``; a folder with ``config.json`` and ``torchscript_model.pt``.
     trust_torchscript : bool
         Whether the last may be run.
+    weights : path, optional
+        Of the encoder, where the model is a head on its features. Default: where they were when it was trained, or the
+        hub.
 
     Raises
     ------
@@ -52,7 +58,7 @@ def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
     if (folder / _PROGRAM).is_file() and not (folder / CONTRACT).is_file():
         return _open_zoo(folder, trusted=trust_torchscript)
     if (folder / CONTRACT).is_file() or (folder.is_dir() and not (folder / _CONFIG).is_file()):
-        return open_run(model, finished_run(model))
+        return open_run(model, finished_run(model), weights)
     # A folder that does not exist is an error at once: no hub is asked for what has its name.
     name = str(model)
     path_like = name.startswith((".", "~", "/")) or name.count("/") > 1 or ("/" in name and folder.parent.is_dir())
@@ -64,19 +70,46 @@ def open_model(model: PathLike, *, trust_torchscript: bool = False) -> Model:
     return _open_published(name)
 
 
-def open_run(run: PathLike, contract: RunMetadata) -> Model:
-    """Return the model of a run."""
-    spec = ModelSpec.of_run(run_name(run), contract)
+def open_run(run: PathLike, contract: RunMetadata, weights: PathLike | None = None) -> Model:
+    """Return the model of a run; `weights` are those of its encoder, where it is a head on features."""
+    spec, encoder = ModelSpec.of_run(run_name(run), contract), contract.encoder
 
     def load() -> Network:
-        from wsivit.models.classifier import load_classifier, weights_fingerprint
+        from wsivit.models.classifier import load_classifier
         from wsivit.models.network import of_classifier
 
         if weights_fingerprint(run) != spec.fingerprint:
             raise StoreMismatchError(f"{run}: the weights are not those that were trained: their fingerprint differs")
         return of_classifier(load_classifier(run).model)
 
-    return Model(spec, load)
+    if not encoder:
+        return Model(spec, load)
+    if weights_fingerprint(run) != spec.fingerprint:
+        raise StoreMismatchError(f"{run}: the head is not the one that was trained: its fingerprint differs")
+    head = LinearHead.read(Path(run), encoder["fingerprint"], encoder["column"])
+
+    def load_with_encoder() -> Network:
+        from wsivit.models.network import with_head
+
+        opened = open_features(encoder["name"], weights or encoder["weights"], encoder["pooling"] or None)
+        if opened.spec.fingerprint != head.encoder:
+            raise StoreMismatchError(
+                f"{run}: its head learned from features of {encoder['name']} with other weights, another input or "
+                f"another pooling than those opened now (fingerprint {head.encoder[:19]}…, "
+                f"now {opened.spec.fingerprint[:19]}…); give the encoder's file as --weights"
+            )
+        return with_head(opened.load(), head)
+
+    return Model(spec, load_with_encoder, head)
+
+
+def open_features(name: str, weights: PathLike | None, pooling: Any) -> Model:
+    """Open what made a column of features: an encoder of the registry, or another network before its last layer."""
+    from wsivit.models.open_encoder import open_encoder
+
+    known = find_encoder(name)
+    # Whoever asks compares fingerprints, which other weights change.
+    return open_encoder(known, weights, pooling=pooling, allow_other_weights=True) if known else open_model(name)
 
 
 # Published models ------------------------------------------------------------------------------------

@@ -17,13 +17,14 @@ from wsivit.errors import StoreError, UsageError, shorten
 from wsivit.io import LocalFiles
 
 if TYPE_CHECKING:
+    from wsivit.models.linear_head import LinearHead
     from wsivit.models.network import Network
 
 PathLike = str | os.PathLike[str]
 
-FORMAT = 2
-READABLE = (1, 2)
-"""Formats that can be read: 1 had fewer fields of the preprocessing."""
+FORMAT = 3
+READABLE = (1, 2, 3)
+"""Formats that can be read: 1 had fewer fields of the preprocessing; of 1 and 2 the part that chose was reported."""
 CONTRACT = "wsivit.json"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -113,15 +114,22 @@ class RunMetadata:
     data : list of dict
         Per source: id, fingerprint, pictures per side of the split.
     split : dict
-        How the held-out part was chosen, and what the audit had to say.
+        How the parts were chosen, and what the audit had to say.
     options : dict
         Everything that was asked for.
     model_fingerprint : str
         sha256 of the weights; empty until the run is done.
     temperature : float
         The logits are divided by it.
-    validation : dict
-        Figures on the held-out part.
+    figures : dict of dict
+        ``test``: of the part that chose nothing; ``tune``: of the part that chose epoch and temperature, so they are
+        too good; ``costs``: time and memory.
+    probe : dict
+        Of a linear head on frozen features: how it was fitted, whether it is what was ``kept``, and its ``tune`` and
+        ``test`` figures. Empty where nothing was pretrained.
+    encoder : dict
+        Of a run that is a head alone: ``name``, ``column``, ``fingerprint`` and ``pooling`` of the features that it
+        learned from, and ``weights``, the file that was given. Empty for others.
     versions, command
         Of the software; how it was called.
     """
@@ -137,7 +145,9 @@ class RunMetadata:
     options: dict[str, Any]
     model_fingerprint: str = ""
     temperature: float = 1.0
-    validation: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
     format: int = FORMAT
@@ -172,6 +182,10 @@ class RunMetadata:
         if version not in READABLE:
             known = " and ".join(map(str, READABLE))
             raise StoreError(f"{path}: run format {version!r}, this wsivit reads {known}: use the wsivit that made it")
+        if version < 3:
+            measured = values.pop("validation", {})
+            costs = {name: measured.pop(name) for name in ("seconds_per_epoch", "memory_mb") if name in measured}
+            values |= {"figures": {"tune": measured, "costs": costs} if measured else {}, "probe": {}, "encoder": {}}
         missing = {f.name for f in fields(cls)} ^ set(values)
         if missing:
             raise StoreError(f"{path}: damaged: {', '.join(sorted(missing))} missing or unknown")
@@ -185,7 +199,7 @@ class RunMetadata:
     def differences(self, other: RunMetadata) -> list[str]:
         """Name what makes another run of it: model, data, split or options; not what comes out."""
         ours, theirs = (asdict(replace(c, versions={}, command=[])) for c in (self, other))
-        outcome = {"model_fingerprint", "temperature", "validation"}
+        outcome = {"model_fingerprint", "temperature", "figures", "probe"}
         return [
             f"{name}: {shorten(ours[name])} there, {shorten(theirs[name])} asked for"
             for name in ours
@@ -264,10 +278,13 @@ class Model:
     spec : ModelSpec
     load : callable
         Returns the network, on the CPU.
+    head : LinearHead, optional
+        Where that is all that was trained: it takes features that a store has.
     """
 
     spec: ModelSpec
     load: Callable[[], Network]
+    head: LinearHead | None = None
 
 
 def finished_run(folder: PathLike) -> RunMetadata:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -113,6 +114,15 @@ def timm_weights(
 
     with hub_errors(name, scratch=scratch):
         return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
+
+
+def weights_fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Return ``sha256:<hex>`` of the weights in a folder; StoreError where there are none."""
+    try:
+        with (Path(folder) / WEIGHTS).open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{folder}: its {WEIGHTS} cannot be read: {error}") from error
 
 
 def non_finite(network: nn.Module) -> str:

@@ -26,9 +26,9 @@ COLUMNS = {
     "step": "step",
     "loss": "train_loss",
     "learning_rate": "learning_rate",
-    "eval_loss": "validation_loss",
-    "eval_accuracy": "validation_accuracy",
-    "eval_balanced_accuracy": "validation_balanced_accuracy",
+    "eval_loss": "tune_loss",
+    "eval_accuracy": "tune_accuracy",
+    "eval_balanced_accuracy": "tune_balanced_accuracy",
 }
 """The Trainer's names and ours."""
 AVERAGE = "average.safetensors"
@@ -60,7 +60,7 @@ class Progress(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Show the newest metrics."""
         metrics: dict[str, float] = more["metrics"]
-        self.bar.set_postfix_str(f"held out: accuracy {metrics['eval_accuracy']:.3f}, loss {metrics['eval_loss']:.3f}")
+        self.bar.set_postfix_str(f"tune part: accuracy {metrics['eval_accuracy']:.3f}, loss {metrics['eval_loss']:.3f}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         """Close the bar."""

@@ -57,6 +57,13 @@ def layer_depths(classifier: Classifier) -> dict[str, int]:
     return {name: numbers.get(name, 0 if "embeddings" in name else top) for name in names}
 
 
+def usual_layer_decay(classifier: Classifier) -> float:
+    """Return the layer decay to fine-tune with: weak for CNNs, off where their layers cannot be numbered."""
+    if has_attention(classifier.model):
+        return 0.75
+    return 0.9 if classifier.is_timm else 1.0
+
+
 def has_attention(model: nn.Module) -> bool:
     """Whether a model is a transformer."""
     return any("attention" in type(module).__name__.lower() for module in model.modules())

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, get_args
 
 from wsivit.data import By
 from wsivit.errors import UsageError
+
+Augment: TypeAlias = Literal["auto", "histology", "natural", "none"]
+Balance: TypeAlias = Literal["none", "weights", "sampling"]
+
+_RANGES: dict[str, tuple[int, int]] = {
+    "epochs": (1, 100_000),
+    "batch_size": (1, 65_536),
+    "accumulate": (1, 65_536),
+    "seed": (0, 2**32 - 1),
+    "workers": (0, 1024),
+    "image_size": (8, 8192),
+    "folds": (2, 1000),
+    "fold": (1, 1000),
+    "patience": (1, 100_000),
+    "weight_decay": (0, 10),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+}
+_WORDS = {"augment": get_args(Augment), "balance": get_args(Balance), "split_by": get_args(By)}
+_OF_PROBE = ("seed", "weights", "holdout", "split_by", "split", "folds", "fold", "balance", "allow_leakage", "device")
+"""What a linear head on stored features is affected by; the device it runs on is never wrong."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,7 @@ class TrainOptions:
         Peak learning rate, reached after a tenth of the steps, then falling as a cosine. Default: 1e-4 to fine-tune,
         1e-3 from scratch or for the head alone.
     freeze : bool
-        Train the head only (a linear probe).
+        Train the head only.
     seed : int
         Of the split, the order, the augmentation and the new weights.
     workers : int, optional
@@ -34,19 +55,20 @@ class TrainOptions:
     pretrained : bool
         Start from the weights that go with the model's name, not from scratch.
     weights : path, optional
-        A ``.safetensors`` file of weights for the named architecture.
+        A ``.safetensors`` file of weights for the named architecture; or the file or folder of the encoder's weights.
     image_size : int, optional
         Side of the model's input, in pixels; tiles are resized to it. Default: what the model was made for.
     augment : {"auto", "histology", "natural", "none"}
         Changes made to training pictures: ``auto`` takes ``histology`` for tiles of slides (flips, quarter turns, stain
         jitter, slight scale and blur), ``natural`` for pictures (crops, flips left to right, colour).
     holdout : float
-        Part of the tiles that is held out to measure on, above 0 to 0.5.
+        Part of the tiles that is held out to measure on, above 0 to 0.5. A fifth of the rest, the tune part, chooses
+        the epoch and the temperature.
     split_by : {"auto", "patient", "slide", "site", "region"}
         What stays whole: ``auto`` takes patients where every class is in two of them, else regions of the slides.
     split : path, optional
         A split to use again: CSV with the columns source, item (``col/row`` of a tile; empty: the whole source), split
-        (train, validation, test, left out).
+        (train, tune, test, left out).
     folds : int, optional
         Cross-validation: cut the data in so many parts, and hold out part ``fold``.
     fold : int
@@ -56,8 +78,8 @@ class TrainOptions:
     label_smoothing : float
         Share of the target spread over all classes, in training.
     layer_decay : float, optional
-        Each layer of a transformer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune, 1 (off)
-        from scratch.
+        Each layer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune a transformer, 0.9 a CNN,
+        1 (off) from scratch.
     mixup : float
         Blend each training picture with another; the parameter of the beta distribution of their shares, 0 is off.
     cutmix : float
@@ -67,7 +89,7 @@ class TrainOptions:
     balance : {"none", "weights", "sampling"}
         Make rare classes count as much as common ones, by weights in the loss or by drawing them more often.
     patience : int, optional
-        Stop after so many epochs without a better held-out loss.
+        Stop after so many epochs without a lower loss on the tune part.
     accumulate : int
         Batches per step of the optimizer.
     compile : bool
@@ -88,7 +110,7 @@ class TrainOptions:
     pretrained: bool = True
     weights: str | None = None
     image_size: int | None = None
-    augment: Literal["auto", "histology", "natural", "none"] = "auto"
+    augment: Augment = "auto"
     holdout: float = 0.2
     split_by: By = "auto"
     split: str | None = None
@@ -100,7 +122,7 @@ class TrainOptions:
     mixup: float = 0.0
     cutmix: float = 0.0
     ema: float = 0.0
-    balance: Literal["none", "weights", "sampling"] = "none"
+    balance: Balance = "none"
     patience: int | None = None
     accumulate: int = 1
     compile: bool = False
@@ -108,18 +130,38 @@ class TrainOptions:
     allow_leakage: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "fold"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            # Written so that NaN, which compares with nothing, is refused as well.
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"{name} must be from {low} to {high:,}, not {value}")
         if self.lr is not None and not 0 < self.lr < 10:
             raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
+        if not 0 < self.holdout <= 0.5:
+            raise UsageError(f"holdout must be above 0 and at most 0.5, not {self.holdout}")
         for name in ("label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise UsageError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
-        if self.folds is not None and not 2 <= self.folds >= self.fold:
+        if self.folds is not None and self.folds < self.fold:
             raise UsageError(f"there is no part {self.fold} of {self.folds}")
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                raise UsageError(f"{name} must be one of {', '.join(words)}, not {getattr(self, name)!r}")
+
+    def require_for_probe(self) -> None:
+        """Refuse what was set and has no meaning for a linear head on stored features."""
+        unused = [
+            f"--{f.name.replace('_', '-')}"
+            for f in fields(self)
+            if f.name not in _OF_PROBE and getattr(self, f.name) != f.default
+        ]
+        if unused:
+            raise UsageError(
+                f"{', '.join(unused)}: for fine-tuning (--model); a linear head on stored features (--encoder) is "
+                "fitted at once, and takes the options of the split, --balance and --weights"
+            )
 
     @property
     def from_scratch(self) -> bool:
@@ -132,13 +174,13 @@ class TrainOptions:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return min(8, cores - 1) if self.workers is None else self.workers
 
-    def resolved(self, *, of_slides: bool) -> TrainOptions:
+    def resolved(self, *, of_slides: bool, layer_decay: float) -> TrainOptions:
         """Choose by rule what was left open: learning rate, layer decay, augmentation."""
         chosen: dict[str, Any] = {}
         if self.lr is None:
             chosen["lr"] = 1e-3 if self.freeze or self.from_scratch else 1e-4
         if self.layer_decay is None:
-            chosen["layer_decay"] = 1.0 if self.from_scratch else 0.75
+            chosen["layer_decay"] = 1.0 if self.from_scratch else layer_decay
         if self.augment == "auto":
             chosen["augment"] = "histology" if of_slides else "natural"
         return replace(self, **chosen)

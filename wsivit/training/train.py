@@ -1,4 +1,4 @@
-"""Fine-tune a classifier on labelled tiles, or pictures."""
+"""Train a classifier on labelled tiles, or pictures: fine-tune a network, or fit a linear head on stored features."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import numpy as np
 from wsivit.data import (
     PICTURE_SIDE,
     SIDES,
+    TEST,
     TRAIN,
-    VALIDATION,
+    TUNE,
     IndexedSource,
     Samples,
     SlideOptions,
@@ -30,17 +31,19 @@ from wsivit.data import (
     read_split,
     split_samples,
     warnings_of,
+    with_tune_part,
     write_split,
 )
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation import fit_temperature
+from wsivit.inference import ModelRunner, score_samples, stored_logits
 from wsivit.io import LEARNING, TEMPORARY, LocalFiles, require_main_guard, scrub, versions
-from wsivit.models import CONTRACT, RunMetadata
+from wsivit.models import CONTRACT, Model, ModelSpec, Preprocessing, RunMetadata, find_encoder, open_run
+from wsivit.training.model_card import model_card
 from wsivit.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
 
-COSTS = ("seconds_per_epoch", "memory_mb")
 CHECKPOINTS, SPLIT, TILES = "checkpoints", "split.csv", "tiles"
 
 
@@ -53,51 +56,91 @@ class RunResult:
     folder : Path
         The run folder.
     contract : RunMetadata
-    validation : dict of str to float
-        Validation ``accuracy``, ``balanced_accuracy`` and ``loss`` of the epoch that was kept, and which that was; and
-        what the training cost: ``seconds_per_epoch`` and, at most, ``memory_mb``.
     counts : dict of str to dict
         Tiles per class, per side of the split.
     """
 
     folder: Path
     contract: RunMetadata
-    validation: dict[str, float]
     counts: dict[str, dict[str, int]]
 
     @property
-    def held_out(self) -> dict[str, float]:
-        """The metrics of the validation part alone, without what the training cost."""
-        return {name: value for name, value in self.validation.items() if name not in COSTS}
+    def test(self) -> dict[str, float]:
+        """Figures of the test part, which chose nothing: ``accuracy``, ``balanced_accuracy``, ``log_loss``, ``ece``."""
+        return self.contract.figures["test"]
+
+    @property
+    def tune(self) -> dict[str, float]:
+        """Figures of the part that chose the epoch and the temperature: too good, and not to be reported."""
+        return self.contract.figures["tune"]
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """What the training cost: ``seconds_per_epoch`` and, at most, ``memory_mb``."""
+        return self.contract.figures.get("costs", {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """The data and their split. What learns is given `learned` and `tune`, and cannot reach `test`."""
+
+    samples: Samples
+    split: Split
+    leaks: list[str]
+    warnings: list[str]
+
+    @property
+    def learned(self) -> Samples:
+        return self.samples.take(self.split.of(TRAIN))
+
+    @property
+    def tune(self) -> Samples:
+        return self.samples.take(self.split.of(TUNE))
+
+    @property
+    def test(self) -> Samples:
+        return self.samples.take(self.split.of(TEST))
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Count the pictures of each class, on each side that has any."""
+        present = [side for side in SIDES if (self.split.side == side).any()]
+        return {SIDES[side]: self.samples.take(self.split.of(side)).counts() for side in present}
 
 
 def train(
     data: Sequence[str | os.PathLike[str]],
     *,
-    model: str,
     output: str | os.PathLike[str],
+    model: str | None = None,
+    encoder: str | None = None,
     label: str | None = None,
     options: TrainOptions = TrainOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
 ) -> RunResult:
-    """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.
+    """Train a classifier on labelled tiles of slides, or on folders of pictures.
 
-    A part is held out to measure on, chosen so that no patient (within one slide: no overlapping or neighbouring tile)
-    is on both sides; data that come with a split keep it. The epoch with the least validation loss is kept. An
-    interrupted run resumes after its last complete epoch, and ends with the weights of an uninterrupted one.
+    With `model` a ViT or CNN is fine-tuned, from the best linear head on its features; with `encoder` a linear head is
+    fitted on features that the stores have, in seconds.
+
+    A test part is held out, chosen so that no patient (within one slide: no overlapping or neighbouring tile) is on
+    both sides; data that come with a split keep it. A tune part, chosen alike from the rest, decides which epoch is
+    kept and the temperature; the test part decides nothing, and gives the figures that are reported. An interrupted run
+    resumes after its last complete epoch, and ends with the weights of an uninterrupted one.
 
     Parameters
     ----------
     data : sequence of path
         Tile stores, slides with annotations next to them, folders of either, or a cohort table (``.csv``: slide_id,
         path, patient, site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or
-        ``hf:<id>``.
-    model : str
-        A timm name (``vit_small_patch16_224.augreg_in21k``, ``resnet50.a1_in1k``), a hub id
-        (``google/vit-base-patch16-224-in21k``, ``microsoft/resnet-50``), or a model folder.
+        ``hf:<id>``. With `encoder`: stores, with features.
     output : path
         The run folder to write.
+    model : str, optional
+        A timm name (``vit_small_patch16_224.augreg_in21k``, ``resnet50.a1_in1k``), a hub id
+        (``google/vit-base-patch16-224-in21k``, ``microsoft/resnet-50``), or a model folder.
+    encoder : str, optional
+        Whose features, kept by ``wsivit features``, a linear head learns from (``uni2-h``).
     label : str, optional
         Label column of the stores or the table. Default: of slides ``region`` (their annotations), of a table its
         column ``label``; folders of pictures need none.
@@ -115,23 +158,46 @@ def train(
     Raises
     ------
     UsageError
-        Unknown label or model, no such device, one class only, no possible split, or a split that leaks.
+        Unknown label or model, no such device, one class only, no possible split, or a split that leaks; stores without
+        the encoder's features.
     StoreError
         A store is damaged, empty, or of another scale or tile size than the first.
     OutputExistsError
         The run folder exists and is not this run, interrupted.
     """
     folder = Path(output)
+    if encoder is not None and model is None:
+        options.require_for_probe()
+        _check_output(folder)
+        return _fit_on_features(data, encoder, folder, label, options, slides)
+    if model is None or encoder is not None:
+        raise UsageError(
+            "give either a model to fine-tune (--model), or an encoder of which the stores have features (--encoder)"
+        )
     _check_output(folder)
     # Forked workers, Linux's default before Python 3.14, do not import the caller's script.
     if options.worker_count and multiprocessing.get_start_method() != "fork":
         require_main_guard()
+    return _fine_tune(data, model, folder, label, options, slides, progress)
+
+
+def _fine_tune(
+    data: Sequence[str | os.PathLike[str]],
+    model: str,
+    folder: Path,
+    label: str | None,
+    options: TrainOptions,
+    slides: SlideOptions,
+    progress: bool,
+) -> RunResult:
     # Loading torch takes seconds, which commands of other verbs that import this module can do without.
     from transformers import set_seed
 
     from wsivit.data import TileDataset
     from wsivit.models import create_classifier, require_image_size, save_classifier
     from wsivit.training.arguments import check_machine, make_arguments
+    from wsivit.training.linear_probe import figures_of, start_from_probe
+    from wsivit.training.optimizer import usual_layer_decay
     from wsivit.training.trainer import TileTrainer, run_training
 
     # What can be refused is refused before slides are tiled for hours.
@@ -141,13 +207,7 @@ def train(
     # Pictures of folders are loaded a little larger than the model's input, so that there is something to crop.
     side = PICTURE_SIDE if options.image_size is None else -(-options.image_size * 8 // 7)
     samples = load_samples(data, label, side=side, tiler=SlideTiler(folder / TILES, slides))
-    _log_unlabelled(samples)
-    options = options.resolved(of_slides=any(source.patient for source in samples.sources))
-    split = _split(samples, options)
-    leaks = check_leakage(samples, split, allow=options.allow_leakage)
-    warnings = warnings_of(samples, split)
-    for warning in warnings:
-        log.warning("%s", warning)
+    parts = _split(samples, options)
 
     set_seed(options.seed)
     classifier = create_classifier(
@@ -157,55 +217,154 @@ def train(
         image_size=options.image_size,
         weights=options.weights,
     )
-    contract = RunMetadata(
+    of_slides = any(source.patient for source in samples.sources)
+    options = options.resolved(of_slides=of_slides, layer_decay=usual_layer_decay(classifier))
+    contract = _contract(model, parts, classifier.preprocessing, options)
+    arguments = make_arguments(folder / CHECKPOINTS, options, len(parts.split.of(TRAIN)), samples.size)
+    # Of several processes (torchrun) the first alone writes; the others read what it wrote.
+    with arguments.main_process_first(local=False):
+        checkpoint = _begin_or_resume(folder, contract)
+    is_first = arguments.process_index == 0
+    if is_first:
+        write_split(folder / SPLIT, samples, parts.split)
+
+    learned, tune = parts.learned, parts.tune
+    counted = ", ".join(f"{n} {name}" for name, n in learned.counts().items())
+    log.info("training on %s in %s", device, "bfloat16, weights in float32" if arguments.bf16 else "float32")
+    start = None if options.from_scratch else start_from_probe(classifier, learned, tune, options)
+    # Kept until it is known whether the steps made the model better.
+    before = {} if start is None else {k: v.detach().clone() for k, v in classifier.model.state_dict().items()}
+    trainer = TileTrainer(classifier, options, arguments, TileDataset(learned), TileDataset(tune))
+    log.info("learning from %s; %s", counted, trainer.balance)
+    outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint, warnings=parts.warnings)
+
+    if is_first:
+        temperature = fit_temperature(outcome.logits, outcome.codes)
+        chosen = figures_of(outcome.logits, outcome.codes, temperature) | {"epoch": outcome.epoch}
+        probe: dict[str, Any] = {}
+        if start is not None:
+            probe = start.recorded()
+            probe["kept"] = probe["tune"]["log_loss"] <= chosen["log_loss"]
+            after = {key: value.detach().clone() for key, value in classifier.model.state_dict().items()}
+            classifier.model.load_state_dict(before)
+            spec = ModelSpec("the linear probe", model, samples.classes, classifier.preprocessing, "")
+            network = classifier.network
+            probe["test"] = _measure(Model(spec, lambda: network), parts.test, probe["temperature"], options)
+            if probe["kept"]:
+                log.warning(
+                    "fine-tuning did not help on the tune part (log loss %.4f; a linear head on the features as they "
+                    "were %.4f): the run keeps that head",
+                    chosen["log_loss"],
+                    probe["tune"]["log_loss"],
+                )
+                temperature, chosen = probe["temperature"], probe["tune"] | {"epoch": 0.0}
+            else:
+                classifier.model.load_state_dict(after)
+        figures = {"tune": chosen, "costs": outcome.costs}
+        saved = replace(contract, model_fingerprint=save_classifier(classifier, folder), temperature=temperature)
+        _finish(folder, replace(saved, figures=figures, probe=probe), parts, options)
+    with arguments.main_process_first(local=False):
+        return RunResult(folder, RunMetadata.read(folder), parts.counts())
+
+
+def _fit_on_features(
+    data: Sequence[str | os.PathLike[str]],
+    encoder: str,
+    folder: Path,
+    label: str | None,
+    options: TrainOptions,
+    slides: SlideOptions,
+) -> RunResult:
+    from wsivit.models import weights_fingerprint
+    from wsivit.training.linear_probe import figures_of, find_column, fit_head, read_features
+
+    samples = load_samples(data, label, tiler=SlideTiler(None, slides))
+    column, about = find_column(samples, encoder)
+    known = find_encoder(encoder)
+    if "preprocessing" in about:
+        preprocessing = Preprocessing.from_dict(about["preprocessing"])
+    elif known is not None:
+        preprocessing = known.preprocessing
+    else:
+        raise UsageError(f"the features {column!r} do not say how the input of {encoder} is made: extract them again")
+    parts = _split(samples, options)
+    learned = read_features(parts.learned, column)
+    counted = [f"{n} {name}" for name, n in zip(samples.classes, np.bincount(learned[1]), strict=True)]
+    log.info("learning a linear head from the features %s of %s", column, ", ".join(counted))
+    fitted = fit_head(learned, read_features(parts.tune, column), balanced=options.balance != "none")
+
+    contract = replace(
+        _contract(known.name if known else encoder, parts, preprocessing, options),
+        encoder={
+            "name": known.name if known else encoder,
+            "column": column,
+            "fingerprint": about["model_fingerprint"],
+            "pooling": about.get("pooling", ""),
+            "weights": options.weights,
+        },
+    )
+    _begin_or_resume(folder, contract)
+    write_split(folder / SPLIT, samples, parts.split)
+    fitted.head.save(folder)
+    probe = fitted.recorded()
+    done = replace(
+        contract,
+        model_fingerprint=weights_fingerprint(folder),
+        temperature=fitted.temperature,
+        figures={"tune": figures_of(fitted.logits, fitted.codes, fitted.temperature)},
+        probe={name: probe[name] for name in ("c", "standardised")},
+    )
+    return RunResult(folder, _finish(folder, done, parts, options), parts.counts())
+
+
+def _finish(folder: Path, contract: RunMetadata, parts: _Parts, options: TrainOptions) -> RunMetadata:
+    """Measure the saved model on the part that nothing was chosen on, and write card and contract."""
+    test = _measure(open_run(folder, contract), parts.test, contract.temperature, options)
+    contract = replace(contract, figures={"test": test, **contract.figures})
+    counts = parts.counts()
+    _warn_if_below_baseline(test, counts[SIDES[TEST]])
+    LocalFiles(folder).write("README.md", [model_card(folder.name, contract, counts).encode()])
+    contract.write(folder)  # last: with its fingerprint the run counts as finished
+    return contract
+
+
+def _measure(model: Model, samples: Samples, temperature: float, options: TrainOptions) -> dict[str, float]:
+    """Return the figures of a model on samples, without those that cannot be read."""
+    from wsivit.training.linear_probe import figures_of, scoring_options
+
+    if model.head is not None:
+        logits = stored_logits(model, samples)
+    else:
+        logits = score_samples(ModelRunner(model, scoring_options(options)), samples)
+    scored = ~np.isnan(logits).any(axis=1)
+    if not scored.any():
+        raise UsageError("no tile of the test part can be read; wsivit verify checks their stores")
+    return figures_of(logits[scored], samples.code[scored], temperature)
+
+
+def _contract(model: str, parts: _Parts, preprocessing: Preprocessing, options: TrainOptions) -> RunMetadata:
+    """Describe a run that is about to begin."""
+    samples, split = parts.samples, parts.split
+    return RunMetadata(
         model=model,
         classes=samples.classes,
         label=samples.label,
         mpp=samples.mpp,
         tile_size=samples.size,
-        preprocessing=classifier.preprocessing,
+        preprocessing=preprocessing,
         data=_provenance(samples, split),
         split={
             "how": split.how,
             "by": split.by,
             "other_regions": [SIDES[side] for side in split.by_region],
-            "leaks": leaks,
-            "warnings": warnings,
+            "leaks": parts.leaks,
+            "warnings": parts.warnings,
             "file": SPLIT,
         },
         options=options.recorded(),
         versions=versions(LEARNING),
         command=[Path(sys.argv[0]).name, *map(scrub, sys.argv[1:])],
     )
-
-    arguments = make_arguments(folder / CHECKPOINTS, options, len(split.of(TRAIN)), samples.size)
-    # Of several processes (torchrun) the first alone writes; the others read what it wrote.
-    with arguments.main_process_first(local=False):
-        checkpoint = _begin_or_resume(folder, contract)
-    is_first = arguments.process_index == 0
-    if is_first:
-        write_split(folder / SPLIT, samples, split)
-    train_set, validation_set = (TileDataset(samples.take(split.of(side))) for side in (TRAIN, VALIDATION))
-    trainer = TileTrainer(classifier, options, arguments, train_set, validation_set)
-    counted = ", ".join(f"{n} {name}" for name, n in train_set.samples.counts().items())
-    log.info("learning from %s; %s", counted, trainer.balance)
-    log.info("training on %s in %s", device, "bfloat16, weights in float32" if arguments.bf16 else "float32")
-    outcome = run_training(trainer, folder, progress=progress, checkpoint=checkpoint, warnings=warnings)
-
-    present = [side for side in SIDES if (split.side == side).any()]
-    counts = {SIDES[side]: samples.take(split.of(side)).counts() for side in present}
-    _warn_if_below_baseline(outcome.validation, counts[SIDES[VALIDATION]])
-    if is_first:
-        contract = replace(
-            contract,
-            model_fingerprint=save_classifier(classifier, folder),
-            temperature=fit_temperature(outcome.logits, outcome.codes),
-            validation=outcome.validation,
-        )
-        card = model_card(RunResult(folder, contract, outcome.validation, counts))
-        LocalFiles(folder).write("README.md", [card.encode()])
-        contract.write(folder)  # last: with its fingerprint the run counts as finished
-    return RunResult(folder, contract, outcome.validation, counts)
 
 
 def _check_output(folder: Path) -> None:
@@ -239,30 +398,30 @@ def _begin_or_resume(folder: Path, contract: RunMetadata) -> str | None:
     return None
 
 
-def _log_unlabelled(samples: Samples) -> None:
+def _split(samples: Samples, options: TrainOptions) -> _Parts:
+    """Split by the file that is given, as the data come, or by the options; check that all three parts can be used."""
     # An index has labelled tiles only, and to count the others would open every store of it.
     stores = [s for s in samples.sources if isinstance(s, StoreSource) and not isinstance(s, IndexedSource)]
     readable = sum(len(source.store.readable) for source in stores)
     if readable > len(samples):
         log.info("%d of %d tiles have no label and are left out", readable - len(samples), readable)
-
-
-def _split(samples: Samples, options: TrainOptions) -> Split:
-    """Split by the file that is given, as the data come, or by the options; check that both sides can be used."""
     if options.split is not None:
         split = read_split(options.split, samples, options.split_by)
     elif samples.side is not None:
-        split = official_split(samples, options.holdout, by=options.split_by, seed=options.seed)
+        split = official_split(samples)
     else:
         fold = None if options.folds is None else (options.fold, options.folds)
         split = split_samples(samples, options.holdout, by=options.split_by, seed=options.seed, fold=fold)
-    if not len(split.of(VALIDATION)):
-        raise UsageError(f"{split.how}: nothing is held out to measure on")
     learned = set(samples.code[split.of(TRAIN)].tolist())
     missing = [name for code, name in enumerate(samples.classes) if code not in learned]
     if missing:
         raise UsageError(f"{split.how}: no training picture is {' or '.join(missing)}, but held-out ones are")
-    return split
+    split = with_tune_part(samples, split, by=options.split_by, seed=options.seed)
+    leaks = check_leakage(samples, split, allow=options.allow_leakage)
+    warnings = warnings_of(samples, split)
+    for warning in warnings:
+        log.warning("%s", warning)
+    return _Parts(samples, split, leaks, warnings)
 
 
 def _provenance(samples: Samples, split: Split) -> list[dict[str, Any]]:
@@ -283,43 +442,9 @@ def _warn_if_below_baseline(measured: Mapping[str, float], held_out: Mapping[str
     share, chance = held_out[commonest] / sum(held_out.values()), 1 / len(held_out)
     if measured["accuracy"] <= share and measured["balanced_accuracy"] <= chance + 0.02:
         log.warning(
-            "on the validation part the model is no better (accuracy %.3f) than always answering %s (%.3f): "
+            "on the test part the model is no better (accuracy %.3f) than always answering %s (%.3f): "
             "more epochs, pretrained weights or more slides may help",
             measured["accuracy"],
             commonest,
             share,
         )
-
-
-def model_card(result: RunResult) -> str:
-    """Describe in Markdown what the model is, what it is for, and how well it did."""
-    run = result.contract
-    rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
-    figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.held_out.items())
-    scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
-    leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
-    leaks += "".join(f"\n- **Warning:** {warning}" for warning in run.split["warnings"])
-    return f"""---
-library_name: {"timm" if "/" not in run.model else "transformers"}
-pipeline_tag: image-classification
-tags: [histopathology, whole-slide-imaging, wsivit]
----
-# {result.folder.name}
-
-`{run.model}`, trained by wsivit {run.versions["wsivit"]} to tell {", ".join(run.classes)} (label `{run.label}`).
-
-- **Input:** tiles of {run.tile_size} x {run.tile_size} px at {scale}, resized to {run.preprocessing.image_size} px.
-- **Held out:** {figures}. {run.split["how"].capitalize()}.{leaks}
-- **Sources:** {len(run.data)} ({", ".join(source["id"] for source in run.data[:10])}).
-
-| tiles | {" | ".join(run.classes)} |
-|---|{"---|" * len(run.classes)}
-{chr(10).join(rows)}
-
-Figures on held-out parts of the slides trained on say little about slides of other patients, scanners and stains.
-Not a medical device.
-
-```
-wsivit predict {result.folder.name} slide.svs
-```
-"""

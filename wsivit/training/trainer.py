@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -28,7 +29,7 @@ from wsivit.io import writing
 from wsivit.models import Classifier, fit_tiles, normalise_pictures, quiet_transformers
 from wsivit.training.callbacks import Average, Curves, Health, Progress, epoch_table
 from wsivit.training.checkpoints import WRITE_ERRORS, CheckpointMarker, checkpoint_read_errors
-from wsivit.training.optimizer import has_attention, make_optimizer
+from wsivit.training.optimizer import make_optimizer
 from wsivit.training.options import TrainOptions
 
 
@@ -41,7 +42,8 @@ class TileTrainer(Trainer):
     options : TrainOptions
         With nothing left open (`TrainOptions.resolved`).
     arguments : transformers.TrainingArguments
-    train, validation : TileDataset
+    train, tune : TileDataset
+        What it learns from, and what chooses the epoch. It knows no other data: what is reported is measured elsewhere.
     """
 
     def __init__(
@@ -50,28 +52,37 @@ class TileTrainer(Trainer):
         options: TrainOptions,
         arguments: TrainingArguments,
         train: TileDataset,
-        validation: TileDataset,
+        tune: TileDataset,
     ) -> None:
         if options.freeze:
             head = {id(parameter) for parameter in classifier.head}
             for parameter in classifier.model.parameters():
                 parameter.requires_grad_(id(parameter) in head)
-        decay = options.layer_decay if options.layer_decay and has_attention(classifier.model) else 1.0
+        decay = options.layer_decay or 1.0
+        optimizer = make_optimizer(classifier, arguments.learning_rate, arguments.weight_decay, decay)
         super().__init__(
             model=classifier.model,
             args=arguments,
             train_dataset=train,
-            eval_dataset=validation,
+            eval_dataset=tune,
             data_collator=collate,
             compute_metrics=self._compute_metrics,
-            optimizers=(make_optimizer(classifier, arguments.learning_rate, arguments.weight_decay, decay), None),
+            optimizers=(optimizer, None),
         )
         self.loss_is_scaled_for_ga = False
         self.network, self.preprocessing, self.options = classifier.model, classifier.preprocessing, options
-        self.training_set, self.validation_set = train, validation
+        self.training_set, self.tune_set = train, tune
         self.augment = augmentation(options.augment)
         self.average: Average | None = None
         self.health = Health(arguments.learning_rate)
+        # Frozen layers stay as they are: no dropout, no new batch statistics. Those that came with pretrained weights
+        # are of more pictures than a batch has, and the head that the training starts from was fitted to them.
+        self._resting = [
+            module
+            for module in classifier.model.modules()
+            if (isinstance(module, _BatchNorm) and not options.from_scratch)
+            or (any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters()))
+        ]
         self._step, self._batch = -1, 0
         frequency = train.samples.frequency()
         self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if options.balance == "weights" else None
@@ -127,17 +138,13 @@ class TileTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Cross entropy; smoothed and weighted in training only, so that the validation loss is the plain one."""
+        """Cross entropy; smoothed and weighted in training only, so that the loss on the tune part is the plain one."""
         if not model.training:
             logits = model(pixel_values=inputs["pixel_values"]).logits
             loss = F.cross_entropy(logits.float(), inputs["labels"])
             return (loss, {"loss": loss, "logits": logits}) if return_outputs else loss
-        if self.options.freeze:
-            # Frozen layers stay as they are: no dropout, no new batch statistics.
-            for module in model.modules():
-                parameters = list(module.parameters())
-                if parameters and not any(parameter.requires_grad for parameter in parameters):
-                    module.eval()
+        for module in self._resting:
+            module.eval()
         logits = model(pixel_values=inputs["pixel_values"]).logits.float()
         weights = None if self.class_weights is None else self.class_weights.to(logits)
         smoothing = self.options.label_smoothing
@@ -153,7 +160,7 @@ class TileTrainer(Trainer):
         return {"accuracy": float(correct.mean()), "balanced_accuracy": float(np.mean(recalls))}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Measure on the validation part, with the averaged weights where they are kept."""
+        """Measure on the tune part, with the averaged weights where they are kept."""
         self.health.check_losses(self.state)
         if self.average is None:
             return super().evaluate(*args, **kwargs)
@@ -258,13 +265,16 @@ class TrainingResult:
 
     Attributes
     ----------
-    validation : dict of str to float
-        Metrics of the epoch that was kept, which that was, and what the training cost.
+    epoch : float
+        Which epoch was kept: the one with the least loss on the tune part.
+    costs : dict of str to float
+        ``seconds_per_epoch`` and, at most, ``memory_mb``.
     logits, codes : ndarray (n, classes), (n,)
-        Scores and true classes of the validation part.
+        Scores and true classes of the tune part.
     """
 
-    validation: dict[str, float]
+    epoch: float
+    costs: dict[str, float]
     logits: NDArray[np.float32]
     codes: NDArray[np.int64]
 
@@ -297,16 +307,14 @@ def run_training(
         output = trainer.train(resume_from_checkpoint=checkpoint)
         if trainer.average is not None:
             trainer.average.load_into_model(str(trainer.state.best_model_checkpoint))
-        predicted = trainer.predict(trainer.validation_set)
-    metrics = predicted.metrics or {}
-    validation = {key: float(metrics[f"test_{key}"]) for key in ("accuracy", "balanced_accuracy", "loss")}
-    validation["memory_mb"] = _peak_memory_mb(device)
+        predicted = trainer.predict(trainer.tune_set)
+    costs = {"memory_mb": _peak_memory_mb(device)}
     if checkpoint is None:  # of a resumed training only the last part was timed
-        validation["seconds_per_epoch"] = output.metrics["train_runtime"] / float(output.metrics["epoch"])
-    rows = [row for row in epoch_table(trainer.state.log_history) if "validation_loss" in row]
-    validation["epoch"] = min(rows, key=lambda row: row["validation_loss"])["epoch"]
+        costs["seconds_per_epoch"] = output.metrics["train_runtime"] / float(output.metrics["epoch"])
+    rows = [row for row in epoch_table(trainer.state.log_history) if "tune_loss" in row]
+    epoch = min(rows, key=lambda row: row["tune_loss"])["epoch"]
     logits, codes = np.asarray(predicted.predictions, np.float32), np.asarray(predicted.label_ids, np.int64)
-    return TrainingResult(validation, logits, codes)
+    return TrainingResult(epoch, costs, logits, codes)
 
 
 @contextmanager
