@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification
 from wsivit.errors import OutputExistsError, StoreError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference.predict import predict
-from wsivit.models.classifier import load_classifier, weights_fingerprint
+from wsivit.models.classifier import create_classifier, load_classifier, save_classifier, weights_fingerprint
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
 from wsivit.training import TileTrainer
@@ -160,7 +160,9 @@ def test_every_option_at_once_resumes_exactly_as_well(
     options = replace(
         QUICK, epochs=2, mixup=0.2, cutmix=0.5, ema=0.9, balance="sampling", accumulate=2, layer_decay=0.8, workers=1
     )
-    arguments = {"label": "region", "model": "test_vit", "options": options}
+    options = replace(options, pretrained=True, lr=1e-4)  # so that it starts from a linear probe as well
+    save_classifier(create_classifier("test_resnet", ("x", "y"), pretrained=False, image_size=48), tmp_path / "start")
+    arguments = {"label": "region", "model": str(tmp_path / "start"), "options": options}
     whole = train([slides[1].path], output=tmp_path / "whole", **arguments)
     with monkeypatch.context() as patch:
         patch.setattr("wsivit.training.callbacks.Average.on_epoch_begin", killed_at(1), raising=False)
@@ -169,6 +171,7 @@ def test_every_option_at_once_resumes_exactly_as_well(
     again = train([slides[1].path], output=tmp_path / "broken", **arguments)
     assert (tmp_path / "broken" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
     assert again.contract.model_fingerprint == whole.contract.model_fingerprint
+    assert again.contract.probe == whole.contract.probe and again.contract.probe["test"]["accuracy"] > 0.5
 
 
 def test_what_was_chosen_is_said_recorded_and_logged(
@@ -222,8 +225,6 @@ def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_the_backbone_rests_in_a_linear_probe(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
-    from wsivit.models.classifier import create_classifier, save_classifier
-
     start = create_classifier("test_resnet", ("x", "y", "z"), pretrained=False, image_size=48)
     save_classifier(start, tmp_path / "start")
     options = TrainOptions(freeze=True, epochs=1, image_size=48, workers=0, device="cpu")

@@ -49,7 +49,7 @@ class Split:
     by : str
         What was kept whole: ``patient``, ``slide``, ``site``, ``region``; or whose split it is: ``official``, ``file``.
     by_region : tuple of int
-        Sides that are other regions of the slides trained on, on purpose.
+        Sides that are other regions of the slides trained on (of the patients, other slides), on purpose.
     warnings : tuple of str
         What had to be done otherwise than asked for.
     """
@@ -174,7 +174,7 @@ def with_tune_part(samples: Samples, split: Split, *, by: By = "auto", seed: int
             f"other {chosen.by}s of {wanted}s that are trained on choose them; the test part shares no {wanted} with "
             "them and chose nothing",
         )
-    by_region += (TUNE,) if chosen.by == "region" else ()
+    by_region += (TUNE,) if chosen.by == "region" or chosen.by != wanted else ()
     return replace(split, side=side, how=f"{split.how}; tune part {chosen.how}", by_region=by_region, warnings=warnings)
 
 

@@ -6,7 +6,8 @@ import copy
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,14 +114,16 @@ def fit_head(
     assert best is not None
     _, standardised, c = best
     scale = scales[standardised]
-    weight, bias = _logistic_regression(((features - mean) / scale).astype(np.float32), codes, c, balanced)
+    weight, bias = _logistic_regression(
+        (features - mean) / scale, codes, c, balanced
+    )  # in double precision, to its end
     weight = weight / scale
     head = LinearHead(weight.astype(np.float32), (bias - weight @ mean).astype(np.float32))
     return FittedHead(head, c, standardised, head(others), truth)
 
 
 def _logistic_regression(
-    features: Floats,
+    features: NDArray[np.floating],
     codes: NDArray[np.int64],
     c: float,
     balanced: bool,
@@ -132,7 +135,8 @@ def _logistic_regression(
 
     model = LogisticRegression(
         C=c,
-        max_iter=200 if start else 1000,
+        max_iter=200 if start else 2000,
+        tol=1e-4 if start else 1e-6,
         warm_start=start is not None,
         class_weight="balanced" if balanced else None,
     )
@@ -168,7 +172,8 @@ def find_column(samples: Samples, encoder: str) -> tuple[str, dict[str, Any]]:
         A store has none, or others than the first, or nothing says what made them.
     """
     known = find_encoder(encoder)
-    names = (encoder, known.name if known else encoder, encoder.rstrip("/").rpartition("/")[2])
+    folder = Path(encoder)
+    names = (encoder, known.name if known else encoder, folder.resolve().name if folder.is_dir() else folder.name)
     first: tuple[str, dict[str, Any]] | None = None
     for source in samples.sources:
         if not isinstance(source, StoreSource):
@@ -284,8 +289,3 @@ def _evenly(samples: Samples, most: int) -> Samples:
     firsts = np.unique(samples.code[order], return_index=True)[1]
     _log.info("the linear head learns from %d of %d tiles, drawn at random", most, len(samples))
     return samples.take(np.sort(np.unique(np.concatenate([order[firsts], order[:most]]))))
-
-
-def as_stored(fitted: FittedHead, encoder: str, column: str) -> LinearHead:
-    """Return the head for the features of a column."""
-    return replace(fitted.head, encoder=encoder, column=column)
