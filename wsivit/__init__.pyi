@@ -11,6 +11,7 @@ from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
+from .evaluation import predict_pictures as predict_pictures
 from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate

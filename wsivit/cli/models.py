@@ -8,13 +8,14 @@ from typing import Annotated
 from wsivit import compare as _compare
 from wsivit import evaluate as _evaluate
 from wsivit import predict as _predict
+from wsivit import predict_pictures
 from wsivit import train as _train
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
-from wsivit.evaluation import CompareOptions, EvaluateOptions
+from wsivit.evaluation import CompareOptions, EvaluateOptions, learned_from_pictures
 from wsivit.inference import Agreement, PredictOptions, Predictor
 from wsivit.store import TileStore
 from wsivit.training import TrainOptions
@@ -95,6 +96,10 @@ def predict(
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
+    # A run that learned from pictures takes pictures, unless it is said at what scale it should take slides.
+    if options.mpp is None and options.tile_size is None and learned_from_pictures(model):
+        if not any(map(TileStore.is_store, source)):
+            return _predict_pictures(model, source, output, options, many.force, quiet)
     if cohort := many_slides(source, output, many, quiet=quiet):
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
@@ -106,6 +111,17 @@ def predict(
         lines.append(f"int8     {Agreement(**about['agreement'])}")
     lines += [f"mismatch {difference}" for difference in about["mismatch"]]
     return Report("\n".join(lines))
+
+
+def _predict_pictures(
+    run: str, pictures: list[str], output: str | None, options: PredictOptions, force: bool, quiet: bool
+) -> Report:
+    made = predict_pictures(run, pictures, output=output, options=options, force=force, progress=not quiet)
+    counted = ", ".join(f"{n} {name}" for name, n in made.counts.items())
+    lines = [f"{sum(made.counts.values())} pictures: {counted}", f"wrote    {made.table}, {made.sheet}"]
+    if made.damaged:
+        lines.insert(1, f"{made.damaged} more cannot be read; their rows are empty")
+    return Report("\n".join(lines), 4 if made.damaged else 0)
 
 
 def _format_metrics(metrics: dict[str, float]) -> str:

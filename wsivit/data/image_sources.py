@@ -184,6 +184,31 @@ def labelled_folder(folder: Path, size: int) -> LabelledTiles:
     return _labelled_pictures(folder, pictures, size)
 
 
+def unlabelled_pictures(items: Sequence[str | os.PathLike[str]], size: int) -> tuple[list[ImageSource], list[str]]:
+    """Find pictures and those in folders, at any depth; return them as sources, and the paths of damaged ones.
+
+    Raises
+    ------
+    UsageError
+        Something is neither, or a folder has no pictures.
+    """
+    sources, damaged = [], []
+    for item in map(Path, items):
+        if item.is_dir():
+            root, found = item, sorted(path for path in item.rglob("*") if _is_picture(path.relative_to(item)))
+        else:
+            root, found = item.parent, [item] if item.is_file() else []
+        if not found:
+            raise UsageError(f"{item}: there is no picture ({', '.join(sorted(SUFFIXES))})")
+        sound = [path for path in found if not image_defect(path)]
+        damaged += [str(path) for path in found if path not in set(sound)]
+        if sound:
+            sources.append(ImageSource(root, [str(path.relative_to(root)) for path in sound], size))
+    if not sources:
+        raise UsageError(f"none of the {len(damaged)} pictures can be read; the first is {damaged[0]}")
+    return sources, damaged
+
+
 def _class_folders(folder: Path) -> Iterator[tuple[Path, int | None]]:
     """Yield each class's folder and the side of the split it is on."""
     children = _subfolders(folder)

@@ -47,6 +47,8 @@ def predict(
 ) -> TileStore:
     """Run a model over the tiles of a store, or straight over a slide.
 
+    (Over pictures that are not of slides: `predict_pictures`, and on the command line the same verb.)
+
     Probabilities go to ``predictions/<name>`` of the store, NaN for tiles that cannot be read. A slide is tiled first,
     into a store of coordinates at the run's scale and tile size, and its pixels are read from the slide as they are
     needed. Interrupted runs resume after the last complete block of tiles; existing predictions are kept.
