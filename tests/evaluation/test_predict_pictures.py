@@ -32,11 +32,15 @@ def pictures(tmp_path: Path) -> Path:
 def test_the_table_says_what_the_network_says(pictures: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", mpp=None, temperature=2)
     done = wsivit.predict_pictures(run, pictures, output=tmp_path / "out", options=wsivit.PredictOptions(device="cpu"))
-    rows = list(csv.DictReader(done.table.open()))
+    with done.table.open() as file:
+        rows = list(csv.DictReader(file))
     names = [str(Path(row["picture"]).relative_to(pictures)) for row in rows]
     assert names == ["3.png", "a/0.png", "a/1.png", "b/c/2.png", "b/torn.jpg"] and done.damaged == 1
     assert set(rows[-1].values()) == {str(pictures / "b" / "torn.jpg"), ""}
-    pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(row["picture"]))) for row in rows[:4]])
+    pixels = torch.empty((4, 48, 48, 3), dtype=torch.uint8)
+    for place, row in zip(pixels, rows[:4], strict=True):
+        with Image.open(row["picture"]) as picture:
+            place.copy_(torch.from_numpy(np.array(picture)))
     made = load_classifier(run)
     with torch.no_grad():
         given = normalise(resize(pixels.permute(0, 3, 1, 2), 32), made.preprocessing.mean, made.preprocessing.std)

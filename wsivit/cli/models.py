@@ -97,9 +97,9 @@ def predict(
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     # A run that learned from pictures takes pictures, unless it is said at what scale it should take slides.
-    if options.mpp is None and options.tile_size is None and learned_from_pictures(model):
-        if not any(map(TileStore.is_store, source)):
-            return _predict_pictures(model, source, output, options, many.force, quiet)
+    as_pictures = options.mpp is None and options.tile_size is None and not any(map(TileStore.is_store, source))
+    if as_pictures and learned_from_pictures(model):
+        return _predict_pictures(model, source, output, options, many.force, quiet)
     if cohort := many_slides(source, output, many, quiet=quiet):
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
