@@ -140,7 +140,11 @@ def time_steps(store: TileStore, model: str, options: argparse.Namespace, *, cac
     )  # fmt: skip
     classifier = create_classifier(model, samples.classes, pretrained=False, image_size=options.image_size)
     trainer = TileTrainer(
-        classifier, TrainOptions(augment="histology", label_smoothing=0.0), arguments, dataset, dataset
+        classifier,
+        TrainOptions(pretrained=False, augment="histology", label_smoothing=0.0),
+        arguments,
+        dataset,
+        dataset,
     )
     if cuda:
         torch.cuda.reset_peak_memory_stats()

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 from support.train_helpers import CLASSES, make_run, write_store
 
 from wsivit.data.labelled_tiles import Samples, samples_from_stores
-from wsivit.data.splits import split_samples, write_split
+from wsivit.data.splits import TEST, split_samples, write_split
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference import PredictOptions, predict
@@ -66,7 +66,7 @@ def test_tiles_that_were_trained_on_are_left_out(stores: list[TileStore], tmp_pa
     replace(RunMetadata.read(run), data=data, split={"file": "split.csv"}).write(run)
     both = [stores[0].path, stores[1].path]
     unseen = evaluate(run, both, output=tmp_path / "unseen", options=CPU)
-    assert unseen.n == 46 + (split.side == 1).sum()
+    assert unseen.n == 46 + len(split.of(TEST))
     every = evaluate(run, both, output=tmp_path / "all", options=replace(CPU, subset="all"))
     assert every.n == 92
     write_split(run / "split.csv", samples, replace(split, side=np.zeros_like(split.side)))

@@ -15,7 +15,7 @@ from support.train_helpers import CLASSES, make_run, tissue
 import wsivit
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.models.classifier import load_classifier
-from wsivit.models.model_input import normalise, resize
+from wsivit.models.model_input import normalise
 
 
 @pytest.fixture
@@ -24,26 +24,26 @@ def pictures(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     for i, place in enumerate(("a", "a", "b/c", ".")):
         (folder / place).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tissue(i % 2, 48, rng)).save(folder / place / f"{i}.png")
+        Image.fromarray(tissue(i % 2, 32, rng)).save(folder / place / f"{i}.png")
     (folder / "b" / "torn.jpg").write_bytes(b"no picture")
     return folder
 
 
 def test_the_table_says_what_the_network_says(pictures: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", mpp=None, temperature=2)
+    run = make_run(tmp_path / "run", mpp=None, tile_size=32, temperature=2)  # the input's own size
     done = wsivit.predict_pictures(run, pictures, output=tmp_path / "out", options=wsivit.PredictOptions(device="cpu"))
     with done.table.open() as file:
         rows = list(csv.DictReader(file))
     names = [str(Path(row["picture"]).relative_to(pictures)) for row in rows]
     assert names == ["3.png", "a/0.png", "a/1.png", "b/c/2.png", "b/torn.jpg"] and done.damaged == 1
     assert set(rows[-1].values()) == {str(pictures / "b" / "torn.jpg"), ""}
-    pixels = torch.empty((4, 48, 48, 3), dtype=torch.uint8)
+    pixels = torch.empty((4, 32, 32, 3), dtype=torch.uint8)
     for place, row in zip(pixels, rows[:4], strict=True):
         with Image.open(row["picture"]) as picture:
             place.copy_(torch.from_numpy(np.array(picture)))
     made = load_classifier(run)
     with torch.no_grad():
-        given = normalise(resize(pixels.permute(0, 3, 1, 2), 32), made.preprocessing.mean, made.preprocessing.std)
+        given = normalise(pixels.permute(0, 3, 1, 2).float() / 255, made.preprocessing.mean, made.preprocessing.std)
         wanted = torch.softmax(made.model(pixel_values=given).logits / 2, 1).numpy()
     np.testing.assert_allclose([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows[:4]], wanted, atol=1e-5)
     assert [row["predicted"] for row in rows[:4]] == [CLASSES[k] for k in wanted.argmax(1)]

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsivit.data.image_sources import HubSource, ImageSource, image_defect
+from wsivit.data.hub_sets import HubSource
+from wsivit.data.image_sources import ImageSource, image_defect
 from wsivit.errors import SlideError, UnreadableTilesError, UsageError
 from wsivit.io.images import FORMATS, open_picture
 from wsivit.slide import open_slide

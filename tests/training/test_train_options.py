@@ -16,7 +16,8 @@ from wsivit.models.run_folder import Preprocessing
 from wsivit.training import TrainOptions, arguments, train
 from wsivit.training.callbacks import Average, epoch_table
 from wsivit.training.optimizer import has_attention, layer_depths, make_optimizer
-from wsivit.training.trainer import BalancedSampler, mix_pictures
+from wsivit.training.samplers import BalancedSampler
+from wsivit.training.trainer import mix_pictures
 
 
 def hub_vit() -> Classifier:

@@ -7,7 +7,6 @@ from .index import IndexedSource as IndexedSource
 from .index import index as index
 from .index import shards_of as shards_of
 from .labelled_tiles import Samples as Samples
-from .labelled_tiles import StoreSource as StoreSource
 from .labelled_tiles import read_skipping_unreadable as read_skipping_unreadable
 from .labelled_tiles import same_scale as same_scale
 from .leakage import check_leakage as check_leakage
@@ -19,6 +18,7 @@ from .loading import SlideTiler as SlideTiler
 from .loading import load_samples as load_samples
 from .shard_shuffle import OrderOptions as OrderOptions
 from .shard_shuffle import epoch_order as epoch_order
+from .sources import StoreSource as StoreSource
 from .splits import SIDES as SIDES
 from .splits import TEST as TEST
 from .splits import TRAIN as TRAIN

@@ -1,4 +1,4 @@
-"""Pictures with a class as sources: image folders, food-101 in torchvision's layout, sets of the hub. No torch."""
+"""Picture files as sources: image folders, food-101 in torchvision's layout. No torch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 
 from wsivit.data.labelled_tiles import LabelledTiles
-from wsivit.data.splits import SIDE_NAMES, TEST, TRAIN, TUNE
+from wsivit.data.splits import SIDE_NAMES, TEST, TRAIN
 from wsivit.errors import LimitError, UnreadableTilesError, UsageError
 from wsivit.io import PICTURE_ERRORS, open_picture
 
@@ -28,14 +26,10 @@ MAX_DAMAGED = 0.01
 """Share of pictures that may be damaged; they are left out. A folder with more is rejected."""
 _NOT_PICTURES = {"__MACOSX", "@eaDir"}
 """Folders in which macOS and Synology keep files of their own, named like the pictures that they are about."""
-_EXAMINED = 64
+EXAMINED = 64
 """Pictures that are decoded to see which range 16 bits use."""
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PN"
 _ENDS = {_JPEG: b"\xff\xd9", _PNG: b"IEND\xaeB`\x82"}
-
-ALIASES = {"food101": "ethz/food101"}
-_OFFICIAL_TEST = {"ethz/food101": "validation"}
-"""Where the hub calls the official test part by another name."""
 
 # Pictures --------------------------------------------------------------------------------------------
 
@@ -68,9 +62,10 @@ def to_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR), np.uint8)
 
 
-def _read_squares(
+def read_squares(
     read: Callable[[int], NDArray[np.uint8]], indices: ArrayLike, size: int, threads: int | None
 ) -> NDArray[np.uint8]:
+    """Read pictures by their place with `read`, in threads; uint8 (k, size, size, 3)."""
     wanted = np.asarray(indices).tolist()
     if threads == 1 or len(wanted) < 2:
         return np.array([read(i) for i in wanted], np.uint8).reshape(-1, size, size, 3)
@@ -78,7 +73,7 @@ def _read_squares(
         return np.array(list(pool.map(read, wanted)), np.uint8)
 
 
-def _require_full_range(name: str, pictures: Iterable[Image.Image]) -> None:
+def require_full_range(name: str, pictures: Iterable[Image.Image]) -> None:
     """Reject 16-bit pictures none of which uses more than 12 bits: which of their values is white is not known."""
     peaks = []
     for picture in pictures:
@@ -137,7 +132,7 @@ class ImageSource:
             except PICTURE_ERRORS as error:
                 raise UnreadableTilesError(f"{path}: cannot be read: {error}; remove it, or repair it") from error
 
-        return _read_squares(read, indices, self.size, threads)
+        return read_squares(read, indices, self.size, threads)
 
     def items(self, indices: NDArray[np.int64]) -> list[str]:
         """Name pictures by their path in the folder."""
@@ -250,8 +245,8 @@ def _labelled_pictures(folder: Path, pictures: Sequence[tuple[str, str, int | No
     if damaged:
         _log.warning("%s: left out %d damaged: %s", folder, len(damaged), "; ".join(damaged))
     sound = [entry for entry, why in zip(pictures, defects, strict=True) if not why]
-    some = sound[:: -(-len(sound) // _EXAMINED) or 1]
-    _require_full_range(str(folder), (open_picture(folder / path) for path, _, _ in some))
+    some = sound[:: -(-len(sound) // EXAMINED) or 1]
+    require_full_range(str(folder), (open_picture(folder / path) for path, _, _ in some))
     classes = tuple(sorted({name for _, name, _ in sound}))
     code = {name: number for number, name in enumerate(classes)}
     sides = [side for _, _, side in sound if side is not None]
@@ -297,129 +292,3 @@ def _start_of_scan(jpeg: bytes) -> int:
     while offset + 4 <= len(jpeg) and jpeg[offset] == 0xFF and jpeg[offset + 1] != 0xDA:
         offset += 2 + int.from_bytes(jpeg[offset + 2 : offset + 4], "big")
     return offset
-
-
-# Sets of the hub -------------------------------------------------------------------------------------
-
-
-class HubSource:
-    """One part of a set of the hub.
-
-    Parameters
-    ----------
-    name : str
-        ``owner/set``, or a folder.
-    part : str
-        ``train``, ``test``, …
-    dataset : datasets.Dataset
-    image : str
-        Column with the pictures.
-    size : int
-        Side that they are brought to, in pixels.
-    """
-
-    patient = site = scanner = ""
-    mpp: float | None = None
-    downscale = ""
-
-    def __init__(self, name: str, part: str, dataset: Any, image: str, size: int) -> None:
-        from datasets import Image as StoredImage
-
-        self.id = f"{name.rstrip('/').rpartition('/')[2]}/{part}"
-        facts = json.dumps([name if "/" in name else self.id, part, len(dataset), str(dataset.features)])
-        self.fingerprint = "sha256:" + hashlib.sha256(facts.encode()).hexdigest()
-        # As they are stored: datasets would open them in any format that Pillow knows.
-        self.dataset, self.image, self.size = dataset.cast_column(image, StoredImage(decode=False)), image, size
-
-    def read(self, indices: ArrayLike, threads: int | None = None) -> NDArray[np.uint8]:
-        """Read pictures, uint8 (k, size, size, 3)."""
-
-        def read(i: int) -> NDArray[np.uint8]:
-            try:
-                with self.open(i) as picture:
-                    return to_square(picture, self.size)
-            except PICTURE_ERRORS as error:
-                raise UnreadableTilesError(f"{self.id}: picture {i} cannot be read: {error}") from error
-
-        return _read_squares(read, indices, self.size, threads)
-
-    def open(self, index: int) -> Image.Image:
-        """Open a picture; one of `wsivit.io.PICTURE_ERRORS` where it is damaged."""
-        stored = self.dataset[index][self.image]
-        return open_picture(stored["path"] if stored["bytes"] is None else BytesIO(stored["bytes"]))
-
-    def items(self, indices: NDArray[np.int64]) -> list[str]:
-        """Name pictures by their number."""
-        return [str(i) for i in indices]
-
-
-def labelled_hub(name: str, label: str | None, size: int) -> list[LabelledTiles]:
-    """Read every part of a set of the hub, with the split it came with.
-
-    Parameters
-    ----------
-    name : str
-        ``food101``, ``owner/set``, or a folder in the hub's format (parquet, or an image folder).
-    label : str, optional
-        The class column. Default: the only one there is.
-    size : int
-
-    Raises
-    ------
-    UsageError
-        The set cannot be loaded, holds no pictures with classes, or 16-bit pictures whose range is not known.
-    """
-    from datasets import load_dataset, logging
-
-    name = ALIASES.get(name, name)
-    logging.set_verbosity_error()
-    try:
-        parts: Any = load_dataset(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UsageError(
-            f"data set {name}: cannot be loaded ({first}). Run once with a network, the hub's cache (HF_HOME) then "
-            "serves offline; or give a local copy: food-101 in torchvision's layout, an image folder, or hf:FOLDER"
-        ) from error
-    labelled = []
-    for part, dataset in parts.items():
-        image, column = _columns(name, dataset.features, label)
-        side = None if len(parts) == 1 else _hub_side(name, part)
-        codes = np.asarray(dataset[column], np.int64)
-        index = np.flatnonzero(codes >= 0).astype(np.int64)  # the hub marks a hidden label by -1
-        if not len(index):
-            continue
-        source = HubSource(name, part, dataset.select_columns([image]), image, size)
-        _require_full_range(source.id, _openable(source, index[:: -(-len(index) // _EXAMINED)]))
-        sides = None if side is None else np.full(len(index), side, np.int8)
-        labelled.append(LabelledTiles(source, index, codes[index], tuple(dataset.features[column].names), sides))
-    return labelled
-
-
-def _openable(source: HubSource, indices: NDArray[np.int64]) -> Iterator[Image.Image]:
-    for i in indices.tolist():
-        try:
-            yield source.open(i)
-        except PICTURE_ERRORS:
-            continue  # reading it reports it
-
-
-def _columns(name: str, features: Any, label: str | None) -> tuple[str, str]:
-    """Return the columns of the pictures and of the classes."""
-    kinds = {column: type(feature).__name__ for column, feature in features.items()}
-    images = [column for column, kind in kinds.items() if kind == "Image"]
-    classes = [column for column, kind in kinds.items() if kind == "ClassLabel"]
-    wanted = [label] if label in classes else classes
-    if not images or len(wanted) != 1:
-        raise UsageError(
-            f"data set {name}: needs a column of pictures and one of classes; it has "
-            + ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
-            + ("; choose one with --label" if len(classes) > 1 else "")
-        )
-    return images[0], str(wanted[0])
-
-
-def _hub_side(name: str, part: str) -> int:
-    if _OFFICIAL_TEST.get(name) == part:
-        return TEST
-    return SIDE_NAMES.get(part.lower(), TUNE if "val" in part.lower() else TEST)

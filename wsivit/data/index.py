@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.labelled_tiles import LabelledTiles, Samples, StoreSource, require_one_scale
+from wsivit.data.labelled_tiles import LabelledTiles, Samples, require_one_scale
+from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDE_NAMES, SIDES
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.io import (

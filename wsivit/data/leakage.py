@@ -7,7 +7,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.labelled_tiles import Samples, StoreSource
+from wsivit.data.labelled_tiles import Samples
+from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDES, TEST, TRAIN, TUNE, Split
 from wsivit.errors import UsageError
 

@@ -10,23 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
+from wsivit.data.hub_sets import labelled_hub
 from wsivit.data.image_sources import (
     is_food101,
     is_image_folder,
     labelled_folder,
     labelled_food101,
-    labelled_hub,
 )
 from wsivit.data.index import is_index, labelled_index
 from wsivit.data.labelled_tiles import (
     LabelledTiles,
     Samples,
-    StoreSource,
     combine,
     label_from_store,
     readable_tiles,
     same_scale,
 )
+from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDE_NAMES
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join

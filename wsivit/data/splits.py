@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.data.labelled_tiles import Samples, StoreSource
+from wsivit.data.labelled_tiles import Samples
+from wsivit.data.sources import StoreSource
 from wsivit.errors import UsageError
 
 Sides: TypeAlias = NDArray[np.int8]

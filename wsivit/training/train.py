@@ -18,20 +18,10 @@ from wsivit.data import (
     SIDES,
     TEST,
     TRAIN,
-    TUNE,
-    IndexedSource,
     Samples,
     SlideOptions,
     SlideTiler,
-    Split,
-    StoreSource,
-    check_leakage,
     load_samples,
-    official_split,
-    read_split,
-    split_samples,
-    warnings_of,
-    with_tune_part,
     write_split,
 )
 from wsivit.errors import OutputExistsError, UsageError
@@ -41,6 +31,7 @@ from wsivit.io import LEARNING, TEMPORARY, LocalFiles, require_main_guard, scrub
 from wsivit.models import CONTRACT, Model, ModelSpec, Preprocessing, RunMetadata, find_encoder, open_run
 from wsivit.training.model_card import model_card
 from wsivit.training.options import TrainOptions
+from wsivit.training.parts import Parts, divide
 
 log = logging.getLogger(__name__)
 
@@ -78,33 +69,6 @@ class RunResult:
     def costs(self) -> dict[str, float]:
         """What the training cost: ``seconds_per_epoch`` and, at most, ``memory_mb``."""
         return self.contract.figures.get("costs", {})
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """The data and their split. What learns is given `learned` and `tune`, and cannot reach `test`."""
-
-    samples: Samples
-    split: Split
-    leaks: list[str]
-    warnings: list[str]
-
-    @property
-    def learned(self) -> Samples:
-        return self.samples.take(self.split.of(TRAIN))
-
-    @property
-    def tune(self) -> Samples:
-        return self.samples.take(self.split.of(TUNE))
-
-    @property
-    def test(self) -> Samples:
-        return self.samples.take(self.split.of(TEST))
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Count the pictures of each class, on each side that has any."""
-        present = [side for side in SIDES if (self.split.side == side).any()]
-        return {SIDES[side]: self.samples.take(self.split.of(side)).counts() for side in present}
 
 
 def train(
@@ -207,7 +171,7 @@ def _fine_tune(
     # Pictures of folders are loaded a little larger than the model's input, so that there is something to crop.
     side = PICTURE_SIDE if options.image_size is None else -(-options.image_size * 8 // 7)
     samples = load_samples(data, label, side=side, tiler=SlideTiler(folder / TILES, slides))
-    parts = _split(samples, options)
+    parts = divide(samples, options)
 
     set_seed(options.seed)
     classifier = create_classifier(
@@ -287,7 +251,7 @@ def _fit_on_features(
         preprocessing = known.preprocessing
     else:
         raise UsageError(f"the features {column!r} do not say how the input of {encoder} is made: extract them again")
-    parts = _split(samples, options)
+    parts = divide(samples, options)
     learned = read_features(parts.learned, column)
     counted = [f"{n} {name}" for name, n in zip(samples.classes, np.bincount(learned[1]), strict=True)]
     log.info("learning a linear head from the features %s of %s", column, ", ".join(counted))
@@ -317,7 +281,7 @@ def _fit_on_features(
     return RunResult(folder, _finish(folder, done, parts, options), parts.counts())
 
 
-def _finish(folder: Path, contract: RunMetadata, parts: _Parts, options: TrainOptions) -> RunMetadata:
+def _finish(folder: Path, contract: RunMetadata, parts: Parts, options: TrainOptions) -> RunMetadata:
     """Measure the saved model on the part that nothing was chosen on, and write card and contract."""
     test = _measure(open_run(folder, contract), parts.test, contract.temperature, options)
     contract = replace(contract, figures={"test": test, **contract.figures})
@@ -342,7 +306,7 @@ def _measure(model: Model, samples: Samples, temperature: float, options: TrainO
     return figures_of(logits[scored], samples.code[scored], temperature)
 
 
-def _contract(model: str, parts: _Parts, preprocessing: Preprocessing, options: TrainOptions) -> RunMetadata:
+def _contract(model: str, parts: Parts, preprocessing: Preprocessing, options: TrainOptions) -> RunMetadata:
     """Describe a run that is about to begin."""
     samples, split = parts.samples, parts.split
     return RunMetadata(
@@ -352,7 +316,7 @@ def _contract(model: str, parts: _Parts, preprocessing: Preprocessing, options: 
         mpp=samples.mpp,
         tile_size=samples.size,
         preprocessing=preprocessing,
-        data=_provenance(samples, split),
+        data=parts.provenance(),
         split={
             "how": split.how,
             "by": split.by,
@@ -396,44 +360,6 @@ def _begin_or_resume(folder: Path, contract: RunMetadata) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     contract.write(folder)
     return None
-
-
-def _split(samples: Samples, options: TrainOptions) -> _Parts:
-    """Split by the file that is given, as the data come, or by the options; check that all three parts can be used."""
-    # An index has labelled tiles only, and to count the others would open every store of it.
-    stores = [s for s in samples.sources if isinstance(s, StoreSource) and not isinstance(s, IndexedSource)]
-    readable = sum(len(source.store.readable) for source in stores)
-    if readable > len(samples):
-        log.info("%d of %d tiles have no label and are left out", readable - len(samples), readable)
-    if options.split is not None:
-        split = read_split(options.split, samples, options.split_by)
-    elif samples.side is not None:
-        split = official_split(samples)
-    else:
-        fold = None if options.folds is None else (options.fold, options.folds)
-        split = split_samples(samples, options.holdout, by=options.split_by, seed=options.seed, fold=fold)
-    learned = set(samples.code[split.of(TRAIN)].tolist())
-    missing = [name for code, name in enumerate(samples.classes) if code not in learned]
-    if missing:
-        raise UsageError(f"{split.how}: no training picture is {' or '.join(missing)}, but held-out ones are")
-    split = with_tune_part(samples, split, by=options.split_by, seed=options.seed)
-    leaks = check_leakage(samples, split, allow=options.allow_leakage)
-    warnings = warnings_of(samples, split)
-    for warning in warnings:
-        log.warning("%s", warning)
-    return _Parts(samples, split, leaks, warnings)
-
-
-def _provenance(samples: Samples, split: Split) -> list[dict[str, Any]]:
-    """Count what each source gives to which side; names and fingerprints, no folders of this machine."""
-    provenance: list[dict[str, Any]] = []
-    first = min(SIDES)
-    counts = samples.count_per_source(split.side.astype(np.int64) - first, len(SIDES))
-    for source, per_side in zip(samples.sources, counts.tolist(), strict=True):
-        sides = {SIDES[first + place]: count for place, count in enumerate(per_side) if count}
-        about = {"id": source.id, "fingerprint": source.fingerprint, "mpp": source.mpp, "downscale": source.downscale}
-        provenance.append({**about, **sides})
-    return provenance
 
 
 def _warn_if_below_baseline(measured: Mapping[str, float], held_out: Mapping[str, int]) -> None:

@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, Trainin
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_callback import PrinterCallback
 
-from wsivit.data import IndexedSource, OrderOptions, Samples, TileDataset, augmentation, collate, epoch_order, shards_of
+from wsivit.data import IndexedSource, OrderOptions, TileDataset, augmentation, collate
 from wsivit.errors import LimitError, WsivitError
 from wsivit.evaluation import draw_augmented
 from wsivit.inference import keep_freed_memory
@@ -31,6 +31,7 @@ from wsivit.training.callbacks import Average, Curves, Health, Progress, epoch_t
 from wsivit.training.checkpoints import WRITE_ERRORS, CheckpointMarker, checkpoint_read_errors
 from wsivit.training.optimizer import make_optimizer
 from wsivit.training.options import TrainOptions
+from wsivit.training.samplers import BalancedSampler, ShardSampler
 
 
 class TileTrainer(Trainer):
@@ -205,58 +206,6 @@ def mix_pictures(mixup: Mixup, pictures: Tensor, labels: Tensor) -> tuple[Tensor
         pictures, labels = torch.cat([pictures, pictures[:1]]), torch.cat([labels, labels[:1]])
     mixed, targets = mixup(pictures, labels)
     return mixed[:n], targets[:n]
-
-
-class ShardSampler(Sampler[int]):
-    """Visits the tiles of indexed stores shard by shard, shuffled; see `wsivit.data.epoch_order`.
-
-    Parameters
-    ----------
-    samples : Samples
-        In the order of their index.
-    seed : int
-    options : OrderOptions
-    """
-
-    def __init__(self, samples: Samples, seed: int, options: OrderOptions) -> None:
-        self.shard, self.code = shards_of(samples), samples.code
-        self.seed, self.options, self.epoch = seed, options, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, so that a resumed training visits what an uninterrupted one would."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    def __iter__(self) -> Iterator[int]:
-        order = epoch_order(self.shard, self.code, self.seed, self.epoch, self.options)
-        yield from map(int, order)
-
-
-class BalancedSampler(Sampler[int]):
-    """Draws each class as often as the others, with replacement; an epoch is as long as the data.
-
-    Parameters
-    ----------
-    codes : ndarray of int (n,)
-    seed : int
-    """
-
-    def __init__(self, codes: NDArray[np.int64], seed: int) -> None:
-        self.weights = torch.from_numpy(1 / np.bincount(codes)[codes])
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, so that a resumed training draws what an uninterrupted one would."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
 
 
 @dataclass(frozen=True)
