@@ -58,10 +58,8 @@ def layer_depths(classifier: Classifier) -> dict[str, int]:
 
 
 def usual_layer_decay(classifier: Classifier) -> float:
-    """Return the layer decay to fine-tune with: weak for CNNs, off where their layers cannot be numbered."""
-    if has_attention(classifier.model):
-        return 0.75
-    return 0.9 if classifier.is_timm else 1.0
+    """Return the layer decay to fine-tune with: off for CNNs."""
+    return 0.75 if has_attention(classifier.model) else 1.0
 
 
 def has_attention(model: nn.Module) -> bool:

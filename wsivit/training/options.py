@@ -78,8 +78,8 @@ class TrainOptions:
     label_smoothing : float
         Share of the target spread over all classes, in training.
     layer_decay : float, optional
-        Each layer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune a transformer, 0.9 a CNN,
-        1 (off) from scratch.
+        Each layer learns at this fraction of the rate of the next. Default: 0.75 to fine-tune a transformer, 1 (off)
+        for CNNs and from scratch.
     mixup : float
         Blend each training picture with another; the parameter of the beta distribution of their shares, 0 is off.
     cutmix : float
