@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsivit.io import ByteSource
 from wsivit.slide.backend import Backend, Pixels, TileFailure, TileMask, UnreadableBlockError, area_mean
+from wsivit.slide.dicom import read_frames, series_files
 from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.preflight import stored_tiles
 from wsivit.slide.read_plan import Level, ReadPlan, plan_downsample
@@ -118,6 +120,24 @@ def tiff_holes(source: ByteSource, levels: Sequence[Level]) -> Holes:
                     tiles.setdefault((page.imagewidth, page.imagelength), mask)
     except TIFF_ERRORS:
         pass  # no TIFF, or damaged from there on: its reader has opened it
+    return Holes(levels, [tiles.get((level.width, level.height)) for level in levels])
+
+
+def dicom_holes(path: Path, levels: Sequence[Level]) -> Holes:
+    """Find the holes of a DICOM slide, whose levels may be tiled sparsely; `path` is any file of its series."""
+    parts: dict[tuple[tuple[int, int], str], TileMask] = {}
+    for file in series_files(path):
+        frames = read_frames(file)
+        key = frames.size, frames.concatenation or str(file)
+        stored = frames.stored
+        if key in parts and parts[key].where.shape == stored.shape:
+            stored = stored | parts[key].where
+        parts[key] = TileMask(*frames.tile, stored)
+    tiles: dict[tuple[int, int], TileMask] = {}
+    for (size, _), mask in parts.items():
+        # Which of several files of one size is read is not known here: a hole in one may be a hole of the level.
+        other = tiles.get(size, mask)
+        tiles[size] = mask._replace(where=mask.where & other.where) if mask.where.shape == other.where.shape else mask
     return Holes(levels, [tiles.get((level.width, level.height)) for level in levels])
 
 

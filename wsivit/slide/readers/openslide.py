@@ -22,7 +22,7 @@ from wsivit.slide.backend import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.holes import Holes, read_finer, tiff_holes
+from wsivit.slide.holes import Holes, dicom_holes, read_finer, tiff_holes
 from wsivit.slide.readers.handle import LibraryHandle
 
 _CACHE = PerProcess(lambda: openslide.OpenSlideCache(32 << 20))  # one for all slides: memory does not grow with them
@@ -99,6 +99,8 @@ class OpenSlideBackend:
 
     @cached_property
     def _holes(self) -> Holes:
+        if self.facts.format == "dicom":
+            return dicom_holes(self.path, self.facts.levels)
         return tiff_holes(LocalFile(self.path), self.facts.levels)
 
     def filled(self, level: int) -> TileMask | None:
