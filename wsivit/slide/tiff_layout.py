@@ -13,7 +13,7 @@ from wsivit.io import ByteSource, LocalFile
 from wsivit.slide.backend import JpegColor, OtherPicture, SlideFacts
 from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
 from wsivit.slide.series import Planes, Series
-from wsivit.slide.tiff_level import PlanarTiles, TiledLevel, is_planar, tiled_level
+from wsivit.slide.tiff_level import PlanarTiles, TiledLevel, is_planar, strip_level, tiled_level
 
 # What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -67,6 +67,8 @@ class Layout:
     def contradicts(self, theirs: SlideFacts) -> str:
         """Why what another reader shows is not the slide; empty where it is."""
         sizes = [(level.width, level.height) for level in theirs.levels]
+        if any(tiled.compression == "none" and tiled.in_header() for tiled in self.tiled):
+            return "takes the file's header for tiles that are left out"
         if len(self.directories[0]) > 1:
             return "shows one of its colour planes only"
         if sizes[0] != self.sizes[0]:
@@ -180,10 +182,12 @@ def file_version(source: ByteSource) -> tuple[int, int]:
 
 
 def _open_level(source: ByteSource, color: JpegColor, planes: Planes, size0: _Size, number: int) -> TiledLevel:
-    if not planes[0].is_tiled:
-        raise SlideError("its first picture is not stored in tiles")
     level: TiledLevel
-    if is_planar(planes):
+    if not planes[0].is_tiled:
+        if number == 0:
+            raise SlideError("its first picture is not stored in tiles")
+        level = strip_level(planes[0], size0, source, number)
+    elif is_planar(planes):
         level = PlanarTiles(planes, size0, source, number)
     else:
         level = tiled_level(planes[0], size0, source, number, color)

@@ -59,6 +59,8 @@ class TiledLevel(ABC):
     n_cols, n_rows : int
     counts : ndarray of int64
         Compressed bytes of each tile, in reading order; 0 for a blank one, -1 where the index falsely says 0.
+    weights : ndarray of int64 or None
+        Compressed bytes of each block; None where pixels need not tell what the level is (NDPI states it).
     max_bytes : int
         A tile of more bytes is not read.
     directories : tuple of int
@@ -73,9 +75,9 @@ class TiledLevel(ABC):
     def __init__(self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> None:
         self.source, self.number = source, number
         self.size = page.imagewidth, page.imagelength
-        self.block_width, self.block_height = page.tilewidth, page.tilelength
-        self.n_cols = -(-page.imagewidth // page.tilewidth)
-        self.n_rows = -(-page.imagelength // page.tilelength)
+        self.block_width, self.block_height = tile_size(page)
+        self.n_cols = -(-page.imagewidth // self.block_width)
+        self.n_rows = -(-page.imagelength // self.block_height)
         self.offsets = np.array(page.dataoffsets, np.int64)
         self.counts = np.array(page.databytecounts, np.int64)
         self.max_bytes = max_tile_bytes(self.block_width, self.block_height)
@@ -89,13 +91,19 @@ class TiledLevel(ABC):
             for tile in np.flatnonzero(zero).tolist():
                 if source.read(self.offsets.item(tile), len(self.start_marker)) == self.start_marker:
                     self.counts[tile] = -1
-        (width, height), tile_size = self.size, (page.tilewidth, page.tilelength)
-        self.level = Level(width, height, size0[0] / width, size0[1] / height, *tile_size, self.compression)
+        (width, height), sides = self.size, (self.block_width, self.block_height)
+        self.level = Level(width, height, size0[0] / width, size0[1] / height, *sides, self.compression)
+        self.weights: NDArray[np.int64] | None = self.counts
 
     def stored(self) -> NDArray[np.bool_]:
         """Which blocks have all their bytes in the file; (rows, columns)."""
         stored = stored_tiles(self.offsets, self.counts, self.source.size)[: self.n_cols * self.n_rows]
         return stored.reshape(self.n_rows, self.n_cols)
+
+    def in_header(self) -> bool:
+        """Whether some tiles have bytes, but their place is the file's header."""
+        counts = self.counts[: len(self.offsets)]
+        return bool(((counts > 0) & (self.offsets[: len(counts)] < HEADER)).any())
 
     def block(self, col: int, row: int, reduce: int) -> Pixels | None:
         """Decode one block at ``1 / reduce``; None where it is blank.
@@ -208,6 +216,7 @@ class NdpiStripeLevel(TiledLevel):
         self.stripes = max(1, _BLOCK_ROWS // self.stripe_height)
         self.block_height = self.stripes * self.stripe_height
         self.n_rows = -(-self.n_stripes // self.stripes)
+        self.weights = None
         self.header = Normaliser(None, rgb, page.tilewidth, page.tilelength).header(page.jpegheader or b"")
         self.level = reducible(self.level, self.block_width, self.block_height)
 
@@ -248,6 +257,41 @@ class CodecTiles(TiledLevel):
         if pixels is None:
             raise ValueError("the tile is empty")
         shown = scanned(pixels[0], self.background) if pixels.shape[3] == 4 else pixels[0]
+        return None if shown is None else area_mean(shown, reduce)
+
+
+class StripLevel(CodecTiles):
+    """A level in strips, which some writers give SubIFDs: a block is many of them, one below the other."""
+
+    def __init__(
+        self, page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int, background: Color
+    ) -> None:
+        super().__init__(page, size0, source, number, background)
+        self.strip_height, self.n_strips = self.block_height, self.n_rows
+        self.strips = max(1, _BLOCK_ROWS // self.strip_height)
+        self.block_height = self.strips * self.strip_height
+        self.n_rows = -(-self.n_strips // self.strips)
+        self.firsts = np.arange(0, self.n_strips, self.strips)
+        self.weights = np.add.reduceat(self.counts[: self.n_strips], self.firsts)
+        self.level = reducible(self.level, self.block_width, self.block_height)
+
+    def stored(self) -> NDArray[np.bool_]:
+        """See `TiledLevel.stored`: a block that lacks a strip is not."""
+        strips = stored_tiles(self.offsets, self.counts, self.source.size)[: self.n_strips]
+        return np.logical_and.reduceat(strips, self.firsts)[:, None]
+
+    def decode(self, col: int, row: int, reduce: int) -> Pixels | None:
+        """See `TiledLevel.decode`; one that lacks a strip is to be read from a finer level."""
+        strips = range(row * self.strips, min((row + 1) * self.strips, self.n_strips))
+        stored = [(strip, self.compressed(strip)) for strip in strips]
+        if not any(data for _, data in stored):
+            return None
+        decoded = [self.page.decode(data, strip)[0] if data is not None else None for strip, data in stored]
+        found = [pixels[0] for pixels in decoded if pixels is not None]
+        if len(found) < len(decoded):
+            raise ValueError(f"{len(decoded) - len(found)} of its {len(decoded)} strips are left out")
+        pixels = np.concatenate(found)
+        shown = scanned(pixels, self.background) if pixels.shape[2] == 4 else pixels
         return None if shown is None else area_mean(shown, reduce)
 
 
@@ -337,6 +381,7 @@ class PlanarTiles(TiledLevel):
         self.compression = self.planes[0].compression
         super().__init__(pages[0], size0, source, number)
         self.counts = np.sum([plane.counts for plane in self.planes], axis=0)
+        self.weights = self.counts
         self.max_bytes *= len(self.planes)
         self.level = reducible(self.level, self.block_width, self.block_height)
 
@@ -363,6 +408,21 @@ def is_planar(pages: Sequence[tifffile.TiffPage]) -> bool:
     separate = (page.photometric, page.samplesperpixel, page.planarconfig) == (_RGB, 3, _SEPARATE)
     known = all(other.compression == _JPEG or other.compression in _CODECS for other in pages)
     return known and ((grey and len(pages) in (1, 3)) or (separate and len(pages) == 1))
+
+
+def tile_size(page: tifffile.TiffPage) -> tuple[int, int]:
+    """Width and height of a page's tiles; a strip is a tile as wide as the page."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
+
+
+def strip_level(page: tifffile.TiffPage, size0: tuple[int, int], source: ByteSource, number: int) -> StripLevel:
+    """Make the reader for a level in strips; `SlideError` if there is none."""
+    plain = page.photometric in _PHOTOMETRIC and page.planarconfig == 1
+    if page.compression not in _CODECS or page.compression in _JPEG2000 or not plain:
+        raise SlideError("its strips are of another kind")
+    return StripLevel(page, size0, source, number, WHITE)
 
 
 def tiled_level(

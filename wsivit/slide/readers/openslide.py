@@ -86,6 +86,10 @@ class OpenSlideBackend:
                 with openslide.OpenSlide(self.path) as handle:
                     rgba = np.asarray(handle.read_region(place, level, size))
             except openslide.OpenSlideError as error:
+                # Of Ventana slides it takes a tile that is left out for a damaged one.
+                holes = self._holes.left_out(level, x, y, *size) if level else None
+                if holes is not None and holes[1]:
+                    return read_finer(self, level, (x, y, *size))
                 raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
         pixels = scanned(rgba, self.facts.background)
         if self._convert and pixels is not None:
