@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import tifffile
 from support.odd_tiff import shrink
 from support.slide_helpers import texture
-from support.small_slides import SHARED
 from support.vendor_tiff import TILE, write_leica, write_philips, write_ventana
 
 import wsivit
@@ -62,9 +62,9 @@ def test_leica_tiles_that_are_left_out_are_unreadable(tmp_path: Path) -> None:
     assert 0 < np.count_nonzero(done.store.status == Status.UNREADABLE) < 20
 
 
-def test_ndpi_stripes_that_are_left_out(tmp_path: Path) -> None:
-    path = tmp_path / "n.ndpi"
-    shutil.copyfile(SHARED / "slides" / "test3-TRITC-2-560.ndpi", path)
+def test_ndpi_stripes_that_are_left_out(tmp_path: Path, real_slide: Callable[[str], Path]) -> None:
+    path, sound = tmp_path / "n.ndpi", real_slide("test3-TRITC-2-560.ndpi")
+    shutil.copyfile(sound, path)
     with tifffile.TiffFile(path) as tiff:
         tag = tiff.pages[1].tags[65426]  # type: ignore[union-attr]  # where each stripe begins
     with path.open("r+b") as file:
@@ -74,7 +74,7 @@ def test_ndpi_stripes_that_are_left_out(tmp_path: Path) -> None:
         file.seek(tag.valueoffset)
         file.write(struct.pack(f"<{tag.count}I", *starts))
     region = (0, 800, 1984, 320)
-    with open_slide(SHARED / "slides" / "test3-TRITC-2-560.ndpi") as slide:
+    with open_slide(sound) as slide:
         whole = slide.read(slide.plan(slide.scale.mpp_x * 2), *region).astype(int)
     with open_slide(path, reader="native") as slide:
         assert slide.info().filled_tiles[1] == 2

@@ -152,8 +152,10 @@ def _check_tissue(slide: Slide, truth: Truth, folder: Path) -> None:
     cells = list(zip(store.col.tolist(), store.row.tolist(), strict=True))
     plain = _plain_cells(odd.seed, odd.size, odd.mpp)
     stored = {(c, r) for c, r in plain if known[r * TILE : (r + 1) * TILE, c * TILE : (c + 1) * TILE].all()}
-    lost = stored - set(cells)
-    assert len(lost) <= max(1, 0.1 * len(plain)), f"{len(lost)} of {len(plain)} tiles of tissue are lost"
+    green = truth.levels[0].pixels[..., 1]  # a tile on the outline of tissue may come and go with the threshold
+    inner = {(c, r) for c, r in stored if (green[r * TILE :, c * TILE :][:TILE, :TILE] < 215).mean() > 0.5}
+    lost = inner - set(cells)
+    assert len(lost) <= max(1, 0.05 * len(plain)), f"{len(lost)} of {len(plain)} tiles of tissue are lost"
     for index, (col, row) in enumerate(cells):
         place = np.s_[row * TILE : (row + 1) * TILE, col * TILE : (col + 1) * TILE]
         if store.status[index] in (Status.MISSING, Status.UNREADABLE):
