@@ -34,9 +34,7 @@ def test_levels_and_regions_are_those_of_openslide(real_slide: Find) -> None:
             inside = np.asarray(expected)[..., 3] == 255
             np.testing.assert_array_equal(np.asarray(seen)[inside], np.asarray(expected)[..., :3][inside])
             assert (np.asarray(seen)[~inside] == 255).all()
-        mine, other = (
-            np.asarray(slide.get_thumbnail((300, 500)).convert("RGB")).astype(int) for slide in (ours, theirs)
-        )
+        thumbnails = [slide.get_thumbnail((300, 500)).convert("RGB") for slide in (ours, theirs)]
     mine, other = (np.asarray(thumbnail).astype(int) for thumbnail in thumbnails)
     assert mine.shape == other.shape and np.abs(mine - other).mean() < 3
 
