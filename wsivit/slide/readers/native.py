@@ -13,8 +13,8 @@ from wsivit.io import ByteSource
 from wsivit.slide.backend import JpegColor, Pixels, TileMask, UnreadableBlockError
 from wsivit.slide.holes import Holes, Mask, read_finer
 from wsivit.slide.jpeg import EOI, SplitJpeg
+from wsivit.slide.jpeg_levels import JpegTiles
 from wsivit.slide.tiff_layout import Layout, read_layout
-from wsivit.slide.tiff_level import JpegTiles
 
 
 class JpegStreams(Protocol):
