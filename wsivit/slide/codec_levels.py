@@ -45,6 +45,7 @@ class CodecTiles(TiledLevel):
         stored = self.compressed(index)
         if stored is None:
             return None
+        # The page undoes predictors and puts colours in order, and knows tiles at the end that are cut.
         pixels, _, _ = self.page.decode(stored, index)
         if pixels is None:
             raise ValueError("the tile is empty")

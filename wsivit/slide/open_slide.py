@@ -72,6 +72,7 @@ def open_slide(
     if jpeg_color not in get_args(JpegColor):
         raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
     path = series_path(local_path(path))
+    # Before any reader: on a bad file their native code crashes, hangs or invents pixels.
     source, anomalies = check_slide(path, max_pixels)
     backend: Backend
     layout = None
@@ -81,7 +82,7 @@ def open_slide(
     else:
         backend, reason, layout = open_backend(source, reader, jpeg_color, scene)
     slide = Slide(path, backend, reason, mpp, jpeg_color, layout)
-    try:
+    try:  # once more: only now is it known which picture is the slide
         check_pixel_limit(math.prod(slide.dimensions), max_pixels)
     except LimitError as error:
         slide.close()

@@ -228,7 +228,7 @@ class Slide:
         try:
             return plan_read(mpp, self.scale, self.levels, tolerance=tolerance, downscale=downscale)
         except ScaleError as error:
-            text = str(error)
+            text = str(error)  # that of `scale` names the file already
             raise ScaleError(text if text.startswith(self.path) else f"{self.path}: {text}") from None
 
     def read(self, plan: ReadPlan, x: int, y: int, width: int, height: int) -> Pixels:
@@ -284,7 +284,7 @@ class Slide:
         if not 0 <= level < len(self.levels):
             raise UsageError(f"{self.path}: there is no level {level}: it has levels 0 to {len(self.levels) - 1}")
         downsample = self.levels[level].downsample_x, self.levels[level].downsample_y
-        plan = plan_downsample(downsample, self.levels, tolerance=0)
+        plan = plan_downsample(downsample, self.levels, tolerance=0)  # that level, as it is
         x, y = (round(at / factor) for at, factor in zip(location, downsample, strict=True))
         return Image.fromarray(self.read(plan, x, y, *size))
 
@@ -354,6 +354,7 @@ class Slide:
         at = self.levels[level]
         if at.width >= view.shape[1]:
             return find_disagreement(self._backend, view, level=level)
+        # The level is coarser than the view: its own pixels are the finest that can be compared.
         coarse = read_overview(self._backend, (at.width, at.height), self.threads, level + 1)
         return find_disagreement(self._backend, coarse.pixels, coarse.unreadable)
 

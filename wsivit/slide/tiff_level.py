@@ -121,7 +121,7 @@ class TiledLevel(ABC):
             return None
         if count < 0:
             raise ValueError("the index says that it has no bytes, but one begins at its place")
-        if offset < HEADER:
+        if offset < HEADER:  # uncompressed, the header itself would pass for pixels
             raise ValueError(f"its place, {offset}, lies in the header of the file")
         if offset + count > self.source.size:
             raise ValueError(f"bytes {offset} to {offset + count} lie beyond the end of the file ({self.source.size})")
