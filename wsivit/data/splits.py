@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -167,16 +168,16 @@ def with_tune_part(samples: Samples, split: Split, *, by: By = "auto", seed: int
     if chosen is None:
         raise UsageError(f"{split.how}: no part is left to choose the epoch on: {failure}")
     side[train] = np.where(chosen.side == TEST, TUNE, chosen.side)
-    warnings = split.warnings
+    notes = split.warnings
     wanted = "patient" if unit == "auto" else unit
     if chosen.by != wanted:
-        warnings += (
+        notes += (
             f"too few {wanted}s to set whole ones aside, with every class, that choose the epoch and the temperature: "
             f"other {chosen.by}s of {wanted}s that are trained on choose them; the test part shares no {wanted} with "
             "them and chose nothing",
         )
     by_region += (TUNE,) if chosen.by == "region" or chosen.by != wanted else ()
-    return replace(split, side=side, how=f"{split.how}; tune part {chosen.how}", by_region=by_region, warnings=warnings)
+    return replace(split, side=side, how=f"{split.how}; tune part {chosen.how}", by_region=by_region, warnings=notes)
 
 
 def write_split(path: str | os.PathLike[str], samples: Samples, split: Split) -> None:
@@ -251,7 +252,9 @@ class _Choice:
         n = min(self.parts, len(np.unique(groups)), int(total.max()))
         if n < (self.fold[1] if self.fold else 2):
             return [np.zeros(len(code), bool)]
-        found = StratifiedGroupKFold(n, shuffle=True, random_state=self.seed).split(code, code, groups)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # whether both sides have rare classes is checked after
+            found = list(StratifiedGroupKFold(n, shuffle=True, random_state=self.seed).split(code, code, groups))
         masks = [np.isin(np.arange(len(code)), fold) for _, fold in found]
         if self.fold:
             first = self.fold[0] - 1

@@ -31,8 +31,8 @@ def learning_curves(epochs: Sequence[Mapping[str, float]]) -> Picture:
     figure, (left, right) = _figure(7.5, 2.8, 2)
     x = [row["epoch"] for row in epochs]
     for axis, lines in (
-        (left, {"train_loss": "loss, training", "validation_loss": "loss, validation"}),
-        (right, {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}),
+        (left, {"train_loss": "loss, training", "tune_loss": "loss, tune part"}),
+        (right, {"tune_accuracy": "accuracy", "tune_balanced_accuracy": "balanced accuracy"}),
     ):
         for key, text in lines.items():
             axis.plot(x, [row.get(key, np.nan) for row in epochs], marker="o", markersize=3, label=text)

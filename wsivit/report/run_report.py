@@ -91,11 +91,13 @@ def run_page(run: Path, names: Names) -> Page:
 
 def _verdict(run: Path, metadata: RunMetadata, evaluated: Evaluated | None) -> str:
     if evaluated is None:
-        accuracy = number(metadata.validation.get("accuracy"))
-        return (
-            f"Not evaluated yet. On the validation part the accuracy is {accuracy}, which is too good: that part chose "
-            f"the epoch. Run wsivit evaluate {run_name(run)} on other patients."
-        )
+        if "test" in metadata.figures:
+            accuracy = number(metadata.figures["test"].get("accuracy"))
+            measured = f"On the test part, which chose nothing, the accuracy is {accuracy}"
+        else:  # a run of an earlier version
+            accuracy = number(metadata.figures.get("tune", {}).get("accuracy"))
+            measured = f"On the tune part the accuracy is {accuracy}, which is too good: that part chose the epoch"
+        return f"Not evaluated on other slides yet. {measured}. Run wsivit evaluate {run_name(run)} on other patients."
     values, patients = evaluated.metrics["metrics"], evaluated.metrics["patients"]
     interval = evaluated.metrics.get("intervals_95", {}).get("accuracy")
     spread = (
@@ -149,14 +151,15 @@ def _split(metadata: RunMetadata) -> Section:
 def _curves(run: Path) -> Section | None:
     try:
         with (run / "metrics.csv").open(newline="") as file:
-            epochs = [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
+            epochs = [
+                {key.replace("validation_", "tune_"): float(value or "nan") for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
     except (OSError, ValueError):
         return None
     if not epochs:
         return None
-    text = [
-        "The validation part chooses the epoch. Training loss is measured on augmented tiles, while they are learned."
-    ]
+    text = ["The tune part chooses the epoch. Training loss is measured on augmented tiles, while they are learned."]
     return Section("Training", text, pictures=[charts.learning_curves(epochs)])
 
 
