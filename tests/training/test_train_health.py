@@ -242,8 +242,8 @@ def test_white_pictures_and_lost_classes_are_warned_of(tmp_path: Path, caplog: p
     with Image.open(tmp_path / "run" / "augmented.png") as drawn:  # in red above the pictures
         red, green, blue = np.asarray(drawn.convert("RGB"), np.int16)[: drawn.height // 3].transpose(2, 0, 1)
     assert ((red > green + 80) & (red > blue + 80)).sum() > 100
-    codes = write_store(tmp_path, "two", columns=6, rows=4).label("region").codes.copy()
-    lost = write_store(tmp_path, "lost", columns=6, rows=4)
+    codes = write_store(tmp_path, "two", columns=12, rows=8).label("region").codes.copy()
+    lost = write_store(tmp_path, "lost", columns=12, rows=8)
     codes[:] = np.arange(len(codes)) % 2
     lost.write_labels("kind", codes, ("a", "b", "necrosis"))
     done = train([lost.path], label="kind", model="test_vit", output=tmp_path / "three", options=SCRATCH)
