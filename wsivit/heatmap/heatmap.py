@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wsivit.heatmap.aggregate import SlideScore, score_slide
 from wsivit.heatmap.export import check_formats, file_name, folder_of, write
 from wsivit.heatmap.heatmap_data import read_heatmap_data
-from wsivit.heatmap.options import Format, HeatmapOptions
+from wsivit.heatmap.options import Format, HeatmapOptions, with_keywords
 from wsivit.io import Output, join
 from wsivit.store import TileStore
 
@@ -56,6 +57,7 @@ def heatmap(
     output: str | os.PathLike[str] | None = None,
     formats: Sequence[Format] = DEFAULT_FORMATS,
     options: HeatmapOptions = HeatmapOptions(),
+    **keywords: Any,
 ) -> HeatmapOutputs:
     """Draw a run's predictions over the slide, and export them for QuPath and image tools.
 
@@ -74,9 +76,12 @@ def heatmap(
         Folder for all other files, named ``<slide_id>-<run>-…``. Default: the one that contains the store.
     formats : sequence of str
         What is written: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact`` (pictures), ``geojson``,
-        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
+        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``; features, with the
+        probabilities where there is room: ``h5``, ``parquet``, ``stamp``, ``pt``, ``h5ad``.
     options : HeatmapOptions
         Class, threshold, colours, blending; at least one of the formats must use each that is set.
+    **keywords
+        Fields of the options, instead of or besides them: ``heatmap(store, cmap="magma")``.
 
     Returns
     -------
@@ -91,6 +96,7 @@ def heatmap(
     OutputError
         If something cannot be written.
     """
+    options = with_keywords(options, keywords)
     written = formats if png is None else [*formats, "png"]
     check_formats(written, options)
     data = read_heatmap_data(store, run, options.window, options.smoothing)
@@ -98,7 +104,7 @@ def heatmap(
     folder = folder_of(data.store) if output is None else os.fspath(output)
     paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
     for format in formats:
-        paths.setdefault(format, join(folder, file_name(data, format, options)))
-    files = {format: write(data, format, path, options) for format, path in paths.items()}
+        paths.setdefault(format, join(folder, file_name(data.store, format, options, data)))
+    files = {format: write(data.store, format, path, options, data) for format, path in paths.items()}
     names = ", ".join(data.classes[k] for k in data.selected_classes(options.class_name))
     return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(score_slide(data, options.threshold)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from wsivit.errors import UsageError
 from wsivit.heatmap.colors import CMAP
@@ -22,9 +23,15 @@ Format: TypeAlias = Literal[
     "ome-zarr",
     "csv",
     "h5",
+    "stamp",
+    "pt",
+    "parquet",
+    "h5ad",
     "tissue",
 ]
 """Export formats; `wsivit.heatmap.export.export_formats` has one entry for each."""
+
+_Options = TypeVar("_Options", bound="StitchOptions")
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,9 @@ class HeatmapOptions(StitchOptions):
     interpolation : {"linear", "nearest"}
         Interpolate between tile centres, or draw each tile in one colour.
     encoder : str, optional
-        Encoder whose features ``h5`` contains; required only if the store has features of several.
+        Encoder whose features are exported; required only if the store has features of several.
+    hatch_trained : bool
+        Hatch the tiles that the model learned from.
     """
 
     cmap: str = CMAP
@@ -82,6 +91,7 @@ class HeatmapOptions(StitchOptions):
     size: int = 1800
     interpolation: Literal["linear", "nearest"] = "linear"
     encoder: str | None = None
+    hatch_trained: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,3 +109,11 @@ def check_threshold(threshold: float) -> None:
     """Raise UsageError unless `threshold` is a probability."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")
+
+
+def with_keywords(options: _Options, keywords: Mapping[str, Any]) -> _Options:
+    """Return the options with some fields replaced; UsageError names those that there are."""
+    known = [field.name for field in fields(options)]
+    if unknown := [name for name in keywords if name not in known]:
+        raise UsageError(f"there is no option {', '.join(unknown)}; the options are {', '.join(known)}")
+    return replace(options, **keywords)
