@@ -138,7 +138,6 @@ def test_anndata_opens_it(tmp_path: Path) -> None:
     assert data.obs["label_region"].cat.categories.tolist() == ["stroma", "tumor"]
     assert data.obs["label_region"].isna().any()
     assert data.uns["wsivit"]["encoder"] == "uni" and data.obsm["spatial"].shape == (len(features), 2)
-    data.copy().write_h5ad(tmp_path / "again.h5ad")
 
 
 def test_one_encoder_must_be_chosen_of_several(tmp_path: Path) -> None:
