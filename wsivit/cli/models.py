@@ -46,7 +46,7 @@ def evaluate(
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     result = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
-    patients = "one patient or slide: no intervals" if result.patients == 1 else f"{result.patients} patients or slides"
+    patients = "one patient or slide" if result.patients == 1 else f"{result.patients} patients or slides"
     lines = [f"{result.n} tiles of {patients}"]
     if result.tiles_of_training_slides:
         lines.append(f"{result.tiles_of_training_slides} of them are from slides that other tiles were trained on")
@@ -56,6 +56,7 @@ def evaluate(
         lines.append(f"{result.scores['unreadable']} more are unreadable and left out")
     lines.append(f"measured {_format_metrics(result.metrics)}")
     lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in result.intervals.items()]
+    lines += [result.missing_intervals] if result.missing_intervals else []
     return Report("\n".join([*lines, f"wrote    {result.folder}"]))
 
 
