@@ -305,30 +305,43 @@ def model_card(result: RunResult) -> str:
     run = result.contract
     rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.held_out.items())
-    scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
+    if run.mpp is None:  # pictures, which are of no slide
+        what, tags, also = "pictures", "wsivit", f"wsivit evaluate {result.folder.name} folder-of-pictures"
+        given = f"pictures, cropped to their middle square and brought to {run.tile_size} px"
+        caution = "Figures on held-out pictures say little about pictures of other origin."
+    else:
+        what, tags, also = (
+            "tiles",
+            "histopathology, whole-slide-imaging, wsivit",
+            f"wsivit predict {result.folder.name} slide.svs",
+        )
+        given = f"tiles of {run.tile_size} x {run.tile_size} px at {run.mpp:.4g} microns per pixel"
+        caution = (
+            "Figures on held-out parts of the slides trained on say little about slides of other patients, scanners "
+            "and stains.\nNot a medical device."
+        )
     leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
     leaks += "".join(f"\n- **Warning:** {warning}" for warning in run.split["warnings"])
     return f"""---
 library_name: {"timm" if "/" not in run.model else "transformers"}
 pipeline_tag: image-classification
-tags: [histopathology, whole-slide-imaging, wsivit]
+tags: [{tags}]
 ---
 # {result.folder.name}
 
 `{run.model}`, trained by wsivit {run.versions["wsivit"]} to tell {", ".join(run.classes)} (label `{run.label}`).
 
-- **Input:** tiles of {run.tile_size} x {run.tile_size} px at {scale}, resized to {run.preprocessing.image_size} px.
+- **Input:** {given}, resized to {run.preprocessing.image_size} px.
 - **Held out:** {figures}. {run.split["how"].capitalize()}.{leaks}
 - **Sources:** {len(run.data)} ({", ".join(source["id"] for source in run.data[:10])}).
 
-| tiles | {" | ".join(run.classes)} |
+| {what} | {" | ".join(run.classes)} |
 |---|{"---|" * len(run.classes)}
 {chr(10).join(rows)}
 
-Figures on held-out parts of the slides trained on say little about slides of other patients, scanners and stains.
-Not a medical device.
+{caution}
 
 ```
-wsivit predict {result.folder.name} slide.svs
+{also}
 ```
 """
