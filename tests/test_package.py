@@ -25,6 +25,7 @@ ORDER = [
     "slide_list",
     "tiling",
     "heatmap",
+    "explore",
     "models",
     "data",
     "inference",

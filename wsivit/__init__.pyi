@@ -11,6 +11,8 @@ from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
+from .explore import ExploreOptions as ExploreOptions
+from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
