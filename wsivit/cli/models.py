@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated
 
 from wsivit import compare as _compare
@@ -15,7 +15,14 @@ from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented
 from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
 from wsivit.evaluation import CompareOptions, EvaluateOptions
-from wsivit.inference import Agreement, PredictOptions, Predictor
+from wsivit.inference import (
+    Agreement,
+    PredictOptions,
+    Predictor,
+    ScoringOptions,
+    is_of_pictures,
+    predict_pictures,
+)
 from wsivit.store import TileStore
 from wsivit.training import TrainOptions
 
@@ -88,6 +95,12 @@ def predict(
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
+    if is_of_pictures(model):
+        scoring = {field.name: getattr(options, field.name) for field in fields(ScoringOptions)}
+        found = predict_pictures(
+            model, source, output=output or ".", options=ScoringOptions(**scoring), progress=not quiet
+        )
+        return Report(f"{len(found.names)} pictures predicted\nwrote    {found.table}\nwrote    {found.sheet}")
     if cohort := many_slides(source, output, many, quiet=quiet):
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
