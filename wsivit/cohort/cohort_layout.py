@@ -22,10 +22,9 @@ from typing import Any
 
 from wsivit.errors import UsageError
 from wsivit.io import files_at, public
-from wsivit.slide_list import SlideRow, read_slides
+from wsivit.slide_list import COHORT, SlideRow, read_slides
 from wsivit.tiling import TilingTarget
 
-COHORT = "cohort.csv"
 _COLUMNS = ("slide_id", "store", "path", "patient", "site", "split", "slide_mpp", "annotations")
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
+from wsivit.slide_list import Sources, takes_many
 from wsivit.store import StoreWriter, TileStore, recorded_paths
-from wsivit.tiling.annotations import label_tiles, read_annotations
+from wsivit.tiling.annotations import Annotation, find_annotations, label_tiles, read_annotations
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
 from wsivit.tiling.shard_writer import OnUnreadableTile, TileSource, write_shards
@@ -72,16 +74,19 @@ class TilingTarget:
         return cls(join(folder, f"{slide.id}.zarr"), join(folder, f"{slide.id}-preview.png"), slide.id)
 
 
+@takes_many("slide")
+@options_as_keywords
 def tile(
-    slide: str | os.PathLike[str] | Slide,
+    slide: Sources,
     output: str | os.PathLike[str] = ".",
     options: TileOptions = TileOptions(),
     *,
     slide_mpp: float | None = None,
-    annotations: str | os.PathLike[str] | None = None,
+    annotations: str | os.PathLike[str] | None = "auto",
     on_unreadable_tile: OnUnreadableTile = "skip",
     force: bool = False,
     progress: bool = False,
+    **keywords: Any,
 ) -> TilingResult:
     """Tile a slide into a zarr store at an exact scale, where there is tissue.
 
@@ -90,17 +95,19 @@ def tile(
 
     Parameters
     ----------
-    slide : path or Slide
-        A whole-slide image.
+    slide : path or Slide, or several
+        A whole-slide image. Several (a list, a folder, a glob, a table) are a `Cohort` in `output`, and give its
+        `CohortResult`.
     output : path or URL
         Folder for ``<slide_id>.zarr`` and ``<slide_id>-preview.png``.
     options : TileOptions
         Scale, tile size, tissue, codec.
     slide_mpp : float, optional
-        Microns per pixel of the slide itself, where its file has no scale or a wrong one.
+        Microns per pixel of the slide itself, where its file has no scale or a wrong one; of several slides only where
+        a file has none.
     annotations : path, optional
         QuPath GeoJSON, XML of ASAP or Aperio ImageScope, or HALO ``.annotations``; becomes the label column
-        ``region``.
+        ``region``. Default, ``auto``: the file next to the slide that has its name, if there is one; ``none``: none.
     on_unreadable_tile : {"skip", "skip-all", "fail"}
         ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
@@ -108,6 +115,8 @@ def tile(
         Tile the slide again and replace the store, also one with other parameters or of another slide.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options`, in its place: ``tile(slide, mpp=1.0)``.
 
     Returns
     -------
@@ -150,9 +159,7 @@ def tile_into(
 ) -> TilingResult:
     """Tile an open slide to any target, by options or by a plan of another origin; see `tile`."""
     # Read first: an annotation file that cannot be used should fail in a second, not after an hour.
-    regions = None
-    if annotations is not None:
-        regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
+    regions, unusable = _read_regions(slide, annotations)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
     slide_path, relative = recorded_paths(slide.path, target.store)
     parameters = replace(plan.parameters, slide_id=target.slide_id, slide_path=slide_path, slide_relative_path=relative)
@@ -176,7 +183,7 @@ def tile_into(
     store = TileStore(target.store)
     if regions is not None:
         store.write_labels(LABEL, *label_tiles(regions, store.grid.boxes0(store.col, store.row)))
-    warnings = store_warnings(store)
+    warnings = [*unusable, *store_warnings(store)]
     for warning in warnings:
         _log.warning("%s: %s", slide.path, warning)
     with local_output(target.preview) as path:
@@ -195,6 +202,22 @@ def tile_into(
     return TilingResult(store, display_path(target.preview), failures, resumed, origins, tuple(warnings))
 
 
+def _read_regions(
+    slide: Slide, annotations: str | os.PathLike[str] | None
+) -> tuple[list[Annotation] | None, list[str]]:
+    """Return the annotations of a slide, and why a file next to it that nobody named is not used."""
+    named = None if annotations in (None, "none") else annotations
+    path = find_annotations(slide.path) if named == "auto" else named
+    if path is None:
+        return None, []
+    try:
+        return read_annotations(path, view_origin=slide.bounds[:2], slide_size=slide.dimensions), []
+    except UsageError as error:
+        if named != "auto":
+            raise
+        return None, [f"ANNOTATIONS NOT USED: {error}"]
+
+
 def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> None:
     """Write what is known at low power: quality control, tissue mask, thumbnail."""
     for name, values in plan.qc.items():
@@ -211,10 +234,12 @@ def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> Non
     writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
 
-def ensure_open(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
+def ensure_open(slide: Sources, slide_mpp: float | None) -> Slide:
     """Open a slide, unless it is open."""
-    if not isinstance(slide, Slide):
+    if isinstance(slide, str | os.PathLike):
         return open_slide(slide, mpp=slide_mpp)
+    if not isinstance(slide, Slide):
+        raise UsageError(f"{slide!r} is no slide")
     if slide_mpp is not None:
         raise UsageError(f"{slide.path} is open already: give its scale to open_slide(…, mpp={slide_mpp:g})")
     return slide
