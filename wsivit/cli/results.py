@@ -37,7 +37,7 @@ def heatmap(
 
 @documented_by(_export)
 def export(
-    store: str,
+    store: Annotated[list[str], MANY],
     format: Format,
     *,
     output: Annotated[str | None, OUTPUT] = None,

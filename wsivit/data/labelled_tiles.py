@@ -26,6 +26,14 @@ MPP_TOLERANCE = 0.04
 """Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
 
 
+class NoLabelError(UsageError):
+    """A slide has no labels of the name asked for."""
+
+
+class EmptyStoreError(StoreError):
+    """A store has no tiles."""
+
+
 class Source(Protocol):
     """Where pictures come from: one slide's store, one image folder.
 
@@ -378,7 +386,7 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
     names = source.store.labels
     if label not in names:
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
-        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
+        raise NoLabelError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
     column = source.store.label(label)
     readable = readable_tiles(source)
     index = readable[column.codes[readable] >= 0]
@@ -388,7 +396,7 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
 def readable_tiles(source: StoreSource) -> IntArray:
     """Return the tiles that can be read; StoreError for a store without any tile."""
     if not len(source.store):
-        raise StoreError(f"{source.store.url}: the store holds no tiles")
+        raise EmptyStoreError(f"{source.store.url}: the store holds no tiles")
     return np.asarray(source.store.readable, np.int64)
 
 

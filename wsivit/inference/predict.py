@@ -258,9 +258,10 @@ def open_tiles(
     """Return the store that is given; of a slide, one of coordinates only, made as the options say."""
     if isinstance(source, TileStore):
         return source
-    if isinstance(source, str | os.PathLike):
-        if TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr"):
-            return TileStore(source)
+    if isinstance(source, str | os.PathLike) and (
+        TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")
+    ):
+        return TileStore(source)
     from wsivit.tiling import TilingTarget, ensure_open, tile_into
 
     with ensure_open(source, None) as slide:

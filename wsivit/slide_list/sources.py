@@ -35,7 +35,7 @@ def each_source(sources: Sources) -> list[Source]:
     except TypeError:
         listed = [sources]  # type: ignore[list-item]
     if not listed:
-        raise UsageError("no slides, stores or data were given")
+        raise UsageError("no data were given: slides, stores, folders or tables")
     for source in listed:
         if not isinstance(source, _ONE) or (isinstance(source, str) and not source):
             raise UsageError(f"a path, URL, open slide or tile store is wanted, not {source!r}")

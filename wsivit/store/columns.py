@@ -266,6 +266,11 @@ class TileColumns:
         attrs = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key)).get("attrs", {})
         return Features(zarr_metadata.read_array(self.files, key), attrs)
 
+    def features_shape(self, encoder: str) -> tuple[int, ...]:
+        """Shape of each tile's features, (d,) or (tokens, d), without reading them."""
+        document = zarr_metadata.read_document(self.files, self._existing(_FEATURES, encoder))
+        return tuple(document["shape"][1:])
+
     def features_writer(self, encoder: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> FeaturesWriter:
         """Start the features of an encoder, or resume interrupted ones of the same attributes.
 
