@@ -123,7 +123,7 @@ def store_info(store: TileStore | str | os.PathLike[str]) -> StoreInfo:
         overlap=opened.grid.overlap,
         mpp=parameters.mpp,
         slide_mpp=parameters.slide_mpp,
-        scale_source=parameters.scale["source"],
+        scale_source=str(parameters.scale.get("source", "unknown")),
         codec=parameters.codec,
         tissue=str(parameters.tissue.get("method", "")),
         bytes=sum(entry.bytes for entry in read_journal(opened.files).values()),

@@ -71,7 +71,10 @@ class TilingTarget:
     @classmethod
     def in_folder(cls, folder: str | os.PathLike[str], slide: Slide) -> Self:
         """Return where `tile` writes a slide."""
-        return cls(join(folder, f"{slide.id}.zarr"), join(folder, f"{slide.id}-preview.png"), slide.id)
+        # Of a file of several slides each has a store of its own.
+        scene = slide.open_options.get("scene")
+        name = slide.id if scene is None else f"{slide.id}-scene{scene}"
+        return cls(join(folder, f"{name}.zarr"), join(folder, f"{name}-preview.png"), name)
 
 
 @takes_many("slide")
@@ -99,7 +102,8 @@ def tile(
         A whole-slide image. Several (a list, a folder, a glob, a table) are a `Cohort` in `output`, and give its
         `CohortResult`.
     output : path or URL
-        Folder for ``<slide_id>.zarr`` and ``<slide_id>-preview.png``.
+        Folder for ``<slide_id>.zarr`` and ``<slide_id>-preview.png``; of a file of several slides
+        ``<slide_id>-scene<n>.zarr``.
     options : TileOptions
         Scale, tile size, tissue, codec.
     slide_mpp : float, optional
@@ -196,6 +200,8 @@ def tile_into(
             store.row,
             slide_size=parameters.slide_size,
             mpp=parameters.slide_mpp,
+            title=parameters.slide_id,
+            annotations=regions or (),
             warnings=warnings,
         )
     origins = count_tile_origins(store, slide)
