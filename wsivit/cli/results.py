@@ -37,14 +37,16 @@ def heatmap(
 
 @documented_by(_export)
 def export(
-    store: Annotated[list[str], MANY],
+    store: str,
     format: Format,
     *,
     output: Annotated[str | None, OUTPUT] = None,
     run: str | None = None,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
 ) -> Report:
-    return Report(f"wrote    {_export(store, format, output, run=run, options=options)}")
+    written = _export(store, format, output, run=run, options=options)
+    each = written if isinstance(written, tuple) else (written,)
+    return Report("\n".join(f"wrote    {path}" for path in each))
 
 
 @documented_by(_aggregate)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
@@ -87,7 +87,7 @@ def export(
     run: str | None = None,
     options: HeatmapOptions = HeatmapOptions(),
     **keywords: Any,
-) -> Output:
+) -> Output | tuple[Output, ...]:
     """Write a run's predictions in the format of another tool.
 
     An existing output is replaced. Only a contact sheet needs the slide, and only if the store has no pixels.
@@ -138,7 +138,7 @@ def export(
             Path(local_path(output)).mkdir(parents=True, exist_ok=True)
     folder = None if output is None else join(output, "")
     written = [_export_one(opened, format, folder, run, options) for opened in stores]
-    return cast(Output, tuple(written))  # of several stores, which the type of the usual call leaves out
+    return tuple(written)
 
 
 def one_store(source: Sources) -> TileStore:

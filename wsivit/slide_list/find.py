@@ -222,7 +222,8 @@ def _safe_id(given: str) -> str:
 
 
 def _check_exist(rows: Sequence[SlideRow]) -> None:
-    named = [path for row in rows for path in (row.path, row.annotations) if path and "://" not in path]
+    each = (path for row in rows for path in (row.path or row.store, row.annotations))
+    named = [path for path in each if path and "://" not in path]
     missing = [path for path in named if not Path(path).exists()]
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
