@@ -137,12 +137,8 @@ def test_commands_load_no_torch_until_it_is_needed() -> None:
 def test_a_small_command_loads_what_it_needs(verb: str, most: int, packages: set[str]) -> None:
     ours = {name for name in loaded_by(verb) if name.partition(".")[0] == "wsivit"}
     assert len(ours) <= most
-    assert {name.split(".")[1] for name in ours if name.count(".")} - {
-        "_face",
-        "_keywords",
-        "errors",
-        "cli",
-    } <= packages
+    beside = {"_face", "_keywords", "errors", "cli"}
+    assert {name.split(".")[1] for name in ours if name.count(".")} - beside <= packages
     of_cohorts = {name for name in ours if name.startswith("wsivit.cohort.")}
     assert of_cohorts <= {"wsivit.cohort.options", "wsivit.cohort.info"}
 

@@ -89,14 +89,14 @@ def test_a_model_that_cannot_be_used_stops_a_cohort_before_it_starts(slides: Pat
     cohort = Cohort(slides, tmp_path / "out")
     with pytest.raises(UsageError, match="uni3"):
         cohort.features("uni3")
-    with pytest.raises(UsageError, match="scale"):
-        cohort.features("resnet18", tile_size=64)  # nobody says its scale
     run = make_run(tmp_path / "run")
     with pytest.raises(UsageError, match="cuda"):
         cohort.predict(run, device="cuda:7")
     pictures = make_run(tmp_path / "pictures", mpp=None)
     with pytest.raises(UsageError, match="--mpp"):
         cohort.predict(pictures)
+    with pytest.raises(UsageError, match="nobody says the scale"):
+        cohort.features(pictures)
     assert not (tmp_path / "out").exists()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from html import escape
 from typing import Any
 
 from wsivit._keywords import options_as_keywords
@@ -84,6 +85,9 @@ class CohortResult:
 
     def __str__(self) -> str:
         return self.report()
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(self.report())}</pre>"
 
 
 class Cohort:

@@ -87,7 +87,7 @@ class TileTask(Task):
         return {
             **asdict(self.options),
             "tissue_file": signature(str(tissue[0])) if tissue else "",
-            "annotations": signature(str(slide.annotations or (_beside(slide) or ""))),
+            "annotations": signature(slide.annotations or str((slide.path and find_annotations(slide.path)) or "")),
             **self.opening(slide),
             "on_unreadable_tile": self.on_unreadable_tile,
         }
@@ -309,11 +309,6 @@ class VerifyTask(Task):
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
             return JobOutcome("failed", problems[0] + more, StoreError.exit_code)
         return replace(describe_store(TileStore(location), layout), state="done", exit_code=0, outputs=())
-
-
-def _beside(slide: SlideRow) -> Path | None:
-    """Return the annotations next to a slide."""
-    return find_annotations(slide.path) if slide.path else None
 
 
 def _open_store(slide: SlideRow, layout: CohortLayout) -> TileStore:

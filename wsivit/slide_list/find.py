@@ -99,7 +99,11 @@ def read_slides(table: str) -> list[SlideRow]:
     UsageError
         If the table cannot be used, or names a slide without a path or twice; the text names the line.
     """
-    rows = [replace(row, id=_safe_id(row.id) if row.id else "") for row in read_table(table)]
+    rows = read_table(table)
+    # A safe id stays, dots included: cohort.csv holds ids that `assign_ids` made.
+    rows = [
+        row if _SAFE.fullmatch(row.id or "x") else replace(row, id=assign_ids([(row.id, "")], {})[0]) for row in rows
+    ]
     first: dict[tuple[str, str], int] = {}
     for row in rows:
         if not row.source:
@@ -214,11 +218,6 @@ def _matches(folder: str, pattern: str) -> Iterator[str]:
     else:
         below = [path.relative_to(folder).as_posix() for path in Path(folder).glob(pattern)]
     yield from (path for path in below if not any(part.startswith(".") for part in path.split("/")))
-
-
-def _safe_id(given: str) -> str:
-    """Keep an id that is safe in file names, dots included: cohort.csv holds ids that `assign_ids` made."""
-    return given if _SAFE.fullmatch(given) else assign_ids([(given, "")], {})[0]
 
 
 def _check_exist(rows: Sequence[SlideRow]) -> None:

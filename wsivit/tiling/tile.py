@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -58,6 +59,10 @@ class TilingResult:
     resumed: int = 0
     origins: TileOrigins = TileOrigins()
     warnings: tuple[str, ...] = ()
+
+    def _repr_png_(self) -> bytes | None:
+        """Show the preview in a notebook."""
+        return self.preview.read_bytes() if isinstance(self.preview, Path) and self.preview.is_file() else None
 
 
 @dataclass(frozen=True)
