@@ -21,7 +21,7 @@ def options_as_keywords(verb: Callable[P, R]) -> Callable[P, R]:
     The verb has a parameter with an instance as default for each options class, and ``**keywords: Any``, which stand
     for the fields in its type; its signature at run time lists them, so that a notebook completes them.
     """
-    declared = signature(verb)
+    declared, title = signature(verb), verb.__qualname__.removesuffix(".__init__")
     own = {p.name: p for p in declared.parameters.values() if p.kind is not Parameter.VAR_KEYWORD}
     defaults: dict[str, Any] = {name: p.default for name, p in own.items() if is_dataclass(p.default)}
     # A field that two classes have (a scale, a batch size) is meant for the first.
@@ -35,7 +35,7 @@ def options_as_keywords(verb: Callable[P, R]) -> Callable[P, R]:
             if keyword not in owner:
                 close = get_close_matches(keyword, [*own, *owner], 1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise TypeError(f"{verb.__name__}() has no option {keyword!r}{hint}")
+                raise TypeError(f"{title}() has no option {keyword!r}{hint}")
             options.setdefault(owner[keyword], {})[keyword] = given.pop(keyword)
         if not options:
             return verb(*args, **given)
@@ -44,8 +44,7 @@ def options_as_keywords(verb: Callable[P, R]) -> Callable[P, R]:
             default = defaults[name]
             if bound.arguments.get(name, default) != default:
                 raise UsageError(
-                    f"{verb.__name__}: give {', '.join(values)} in {name}={type(default).__name__}(…) or as keywords, "
-                    "not both"
+                    f"{title}: give {', '.join(values)} in {name}={type(default).__name__}(…) or as keywords, not both"
                 )
             bound.arguments[name] = replace(default, **values)
         return verb(*bound.args, **bound.kwargs)
