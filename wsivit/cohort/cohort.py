@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from html import escape
+from itertools import islice
 from typing import Any
 
 from wsivit._keywords import options_as_keywords
@@ -93,7 +94,7 @@ class CohortResult:
 class Cohort:
     """Many slides, and one folder for all results.
 
-    Each verb processes only slides that are new or changed, records the status of each in ``ledger.csv``, and goes on
+    Each verb processes only slides that are new or changed, records the status of each in ``ledger.csv``, and continues
     where one fails.
 
     Parameters
@@ -256,11 +257,12 @@ class Cohort:
         options, log = self.options, JobLog(self.layout.files)
         runner = JobRunner(task, self.layout, options.dry_run)
         slides, records = self._selected() if selected is None else selected, log.read(task.verb, task.run)
+        # Lazily: with `max_slides` the inputs of the others are not looked at.
         decisions = (
             runner.decide(slide, records.get(slide.id), force=options.force, retry_failed=options.retry_failed)
             for slide in slides
         )
-        jobs = [job for job in decisions if job is not None][: options.max_slides]
+        jobs = list(islice((job for job in decisions if job is not None), options.max_slides))
         result = CohortResult(task.verb, self.layout.root, len(slides), tuple(jobs), ())
         if options.dry_run:
             return replace(result, estimate=self._estimate(task, jobs))
@@ -271,6 +273,7 @@ class Cohort:
                 records[record.slide_id] = record
                 tiles += record.tiles
                 advance(1, f"{tiles:,} tiles")
+        # Of all slides, not of those selected: other tasks of a job array write the same table.
         log.write_table([slide.id for slide in self.layout.slides()])
         return replace(result, records=tuple(records[slide.id] for slide in slides if slide.id in records))
 

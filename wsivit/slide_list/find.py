@@ -70,7 +70,7 @@ def find_slides(
         If slides that the sources name do not exist. A broken link in a folder is left to the verb to report.
     """
     named_sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    found = [slide for source in named_sources for slide in _expand(_beside(local_path(source)), kind)]
+    found = [slide for source in named_sources for slide in _expand(_folder_of_dicomdir(local_path(source)), kind)]
     _check_exist([slide.row for slide in found if slide.named])
     unique: dict[str, _Found] = {}
     for slide in found:
@@ -116,7 +116,7 @@ def read_slides(table: str) -> list[SlideRow]:
 
 def is_one_file(source: str) -> bool:
     """Whether a source is one slide or store, not a folder, glob, table or list of them."""
-    source = _beside(local_path(source))
+    source = _folder_of_dicomdir(local_path(source))
     if source.lower().endswith(TABLES + LISTS):
         return False
     if _is_folder(source):
@@ -203,7 +203,7 @@ def _from_glob(pattern: str, kind: Kind) -> Iterator[_Found]:
     if not matches:
         raise UsageError(f"{pattern}: nothing matches")
     for match in matches:
-        folder = _beside(resolve(fixed, match))
+        folder = _folder_of_dicomdir(resolve(fixed, match))
         if _is_folder(folder):
             for slide in _from_folder(folder, kind):
                 yield slide._replace(relative=_relative(slide.row.source, fixed))
@@ -238,7 +238,7 @@ def _from_path(path: str) -> SlideRow:
     return SlideRow(store=path) if path.endswith(".zarr") else SlideRow(path=series_path(path))
 
 
-def _beside(source: str) -> str:
+def _folder_of_dicomdir(source: str) -> str:
     """Return the folder of a DICOMDIR: it means all the slides below it; any other source as it is."""
     return parent(source) if "://" not in source and is_dicomdir(Path(source)) else source
 

@@ -41,7 +41,7 @@ def slides_below(root: str, *, inside_cohorts: bool = False) -> Iterator[str]:
     remote = "://" in root
     for folder, folders, files in _walk_remote(root) if remote else _walk_local(root):
         if LEDGER in folders and folder and not inside_cohorts:
-            folders.clear()
+            folders.clear()  # prunes the walk
             continue
         files = sorted(name for name in files if not name.startswith("."))
         hidden = {name for name in folders if name.startswith(".") or name.endswith(".zarr")}

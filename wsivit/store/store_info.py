@@ -110,7 +110,7 @@ def store_info(store: TileStore | str | os.PathLike[str]) -> StoreInfo:
     opened = store if isinstance(store, TileStore) else TileStore(store, allow_incomplete=True)
     parameters = opened.parameters
     status = {}
-    if opened.complete:
+    if opened.complete:  # the columns are written last
         status = {known.name.lower(): int(np.count_nonzero(opened.status == known)) for known in Status}
     return StoreInfo(
         path=opened.url,

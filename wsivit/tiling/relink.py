@@ -99,4 +99,5 @@ def _slides(root: str, names: set[str]) -> Iterator[str]:
     else:
         raise InputNotFoundError(f"{root}: there is no such slide or folder")
     slides = [path for path in found if not path.endswith(".zarr")]
+    # Fingerprints cost reads of each slide: those of a matching name are most likely enough.
     yield from sorted(slides, key=lambda path: posixpath.basename(path) not in names)

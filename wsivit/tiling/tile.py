@@ -118,7 +118,7 @@ def tile(
         QuPath GeoJSON, XML of ASAP or Aperio ImageScope, or HALO ``.annotations``; becomes the label column
         ``region``. Default, ``auto``: the file next to the slide that has its name, if there is one; ``none``: none.
     on_unreadable_tile : {"skip", "skip-all", "fail"}
-        ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
+        ``skip`` marks an unreadable tile in the store and continues, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
     force : bool
         Tile the slide again and replace the store, also one with other parameters or of another slide.
@@ -190,7 +190,7 @@ def tile_into(
             writer.finish()
         resumed = len(writer.shards) - len(todo)
     store = TileStore(target.store)
-    if regions is not None:
+    if regions is not None:  # also on a finished store: labels can be drawn later
         store.write_labels(LABEL, *label_tiles(regions, store.grid.boxes0(store.col, store.row)))
     warnings = [*unusable, *store_warnings(store)]
     for warning in warnings:
