@@ -57,7 +57,7 @@ class CohortInfo(Described):
             "cohort": self.path,
             "slides": f"{self.slides}{patients}",
             "tiles": f"{self.tiles:,}{unreadable}, {format_bytes(self.bytes)}",
-            "scale": "\n".join(f"{count} slides at {scale}" for scale, count in self.scales.items()),
+            "scale": "\n".join(f"{count} slide{'s' * (count > 1)} at {scale}" for scale, count in self.scales.items()),
             "verbs": "\n".join(
                 f"{verb}: {', '.join(f'{count} {state}' for state, count in states.items())}"
                 for verb, states in self.verbs.items()

@@ -147,7 +147,7 @@ def index(
             with writer:
                 for entry, rows in read:
                     if notes:
-                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")])
+                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")], selectable=False)
                     notes.append(entry)
                     words = [_dictionary(values, entry.tiles) for values in rows.values()]
                     writer.write_table(pa.table(words, schema=schema))

@@ -400,8 +400,8 @@ def readable_tiles(source: StoreSource) -> IntArray:
     return np.asarray(source.store.readable, np.int64)
 
 
-def require_one_scale(sources: Sequence[Source]) -> None:
-    """Reject sources of different scale or tile size.
+def require_one_scale(sources: Sequence[Source], *, selectable: bool = True) -> None:
+    """Reject sources of different scale or tile size; where it is `selectable`, the advice is to select one.
 
     Raises
     ------
@@ -412,13 +412,13 @@ def require_one_scale(sources: Sequence[Source]) -> None:
     for other in sources[1:]:
         if other.size != first.size:
             raise StoreMismatchError(
-                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike, "
-                "or say which to take (--tile-size)"
+                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike"
+                + ", or say which to take (--tile-size)" * selectable
             )
         if not same_scale(first.mpp, other.mpp):
             raise StoreMismatchError(
                 f"{other.id} is at {other.mpp:.4g} microns per pixel, {first.id} at {first.mpp:.4g}: "
-                "tile all slides at one scale, or say which to take (--mpp)"
+                "tile all slides at one scale" + ", or say which to take (--mpp)" * selectable
             )
 
 

@@ -226,7 +226,8 @@ def _read_regions(
     except UsageError as error:
         if named != "auto":
             raise
-        return None, [f"ANNOTATIONS NOT USED: {error}"]
+        # Its name alone: the warning is drawn into the preview, where folders are nobody's business.
+        return None, [f"ANNOTATIONS NOT USED: {str(error).replace(str(path), Path(path).name)}"]
 
 
 def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> None:
