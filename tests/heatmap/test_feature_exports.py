@@ -227,7 +227,7 @@ def test_the_picture_says_it_in_words_and_hatches_on_request(
     assert said[0] == "S" and said[1].startswith("probability of tumor")
     assert "Caution: the model learned from 25 % of these tiles" in said
     assert "Caution: mismatch allowed: scale: 0.5 there, 0.25 here" in said
-    lined = heatmap(marked, png=tmp_path / "b.png", formats=[], options=options, hatch_trained=True).png
+    lined = heatmap(marked, png=tmp_path / "b.png", formats=[], options=replace(options, hatch_trained=True)).png
     with Image.open(plain) as one, Image.open(lined) as two:
         frame = json.loads(one.text["wsivit"])
         changed = (np.asarray(one) != np.asarray(two)).any(axis=2)

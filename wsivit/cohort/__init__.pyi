@@ -2,6 +2,9 @@ from .cohort import Cohort as Cohort
 from .cohort import CohortResult as CohortResult
 from .cohort import status as status
 from .cohort import summary as summary
+from .cohort_info import CohortInfo as CohortInfo
+from .cohort_info import cohort_info as cohort_info
 from .cohort_layout import CohortLayout as CohortLayout
+from .info import info as info
 from .job_log import Record as Record
 from .options import CohortOptions as CohortOptions

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.explore.explore_figure import draw_exploration
 from wsivit.explore.stain_maps import MAX_MPP, FloatArray, cluster, describe, rim, spots, unmix
@@ -92,6 +93,7 @@ class Exploration:
     warnings: tuple[str, ...] = ()
 
 
+@options_as_keywords
 def explore(
     source: str | os.PathLike[str] | Slide | TileStore,
     output: str | os.PathLike[str] = ".",
@@ -99,6 +101,7 @@ def explore(
     options: ExploreOptions = ExploreOptions(),
     slide_mpp: float | None = None,
     progress: bool = False,
+    **keywords: Any,
 ) -> Exploration:
     """Map the stain, the nuclei and the texture of an H&E slide: no labels, no trained model, some seconds.
 
@@ -118,6 +121,8 @@ def explore(
         Microns per pixel of the slide, where its file does not say.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------

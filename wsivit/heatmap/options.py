@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from wsivit.errors import UsageError
 from wsivit.heatmap.colors import CMAP
@@ -30,8 +29,6 @@ Format: TypeAlias = Literal[
     "tissue",
 ]
 """Export formats; `wsivit.heatmap.export.export_formats` has one entry for each."""
-
-_Options = TypeVar("_Options", bound="StitchOptions")
 
 
 @dataclass(frozen=True)
@@ -109,11 +106,3 @@ def check_threshold(threshold: float) -> None:
     """Raise UsageError unless `threshold` is a probability."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")
-
-
-def with_keywords(options: _Options, keywords: Mapping[str, Any]) -> _Options:
-    """Return the options with some fields replaced; UsageError names those that there are."""
-    known = [field.name for field in fields(options)]
-    if unknown := [name for name in keywords if name not in known]:
-        raise UsageError(f"there is no option {', '.join(unknown)}; the options are {', '.join(known)}")
-    return replace(options, **keywords)
