@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsivit import explore as _explore
 from wsivit import import_tiles as _import_tiles
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
@@ -16,7 +15,6 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.explore import ExploreOptions
 from wsivit.slide import MICRONS_AT_1X
 from wsivit.store import Status, TileStore
 from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
@@ -132,22 +130,3 @@ def _describe_label(store: TileStore, name: str) -> str:
     tiles = Counter(column.codes.tolist())
     counts = ", ".join(f"{title} {tiles[code]}" for code, title in enumerate(column.classes))
     return f"label    {name}: {counts}, none {tiles[-1]}"
-
-
-@documented_by(_explore)
-def explore(
-    source: str,
-    *,
-    output: Annotated[str, OUTPUT] = ".",
-    options: Annotated[ExploreOptions, FLAT] = ExploreOptions(),  # noqa: B008 - frozen
-    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    quiet: Annotated[bool, QUIET] = False,
-) -> Report:
-    opened = TileStore(source) if TileStore.is_store(source) else open_options.open(source)
-    found = _explore(opened, output, options=options, progress=not quiet)
-    lines = [
-        f"{len(found.x0)} tiles, {found.cluster.max()} clusters of colour and texture (no kinds of tissue)",
-        f"hematoxylin {found.hematoxylin.mean():.3f}, eosin {found.eosin.mean():.3f}, in optical density",
-        *([f"{found.nuclei_per_mm2.mean():,.0f} nuclei per mm² (estimate)"] if not found.warnings else found.warnings),
-    ]
-    return Report("\n".join([*lines, f"wrote    {found.picture}", f"wrote    {found.table}"]))
