@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -18,7 +19,7 @@ from PIL import Image
 from support.heatmap_helpers import make_store
 
 from wsivit.errors import OutputExistsError, StoreError, UsageError
-from wsivit.heatmap import HeatmapOptions, export, heatmap, read_heatmap_data
+from wsivit.heatmap import HeatmapOptions, aggregate, export, heatmap, read_heatmap_data
 from wsivit.store import TileStore
 
 h5py = pytest.importorskip("h5py")
@@ -212,6 +213,10 @@ def test_every_form_says_what_the_model_learned_from(marked: TileStore, tmp_path
     records.append(dict(zarr.open_group(outputs.files["ome-zarr"], mode="r").attrs["wsivit"]))
     with h5py.File(outputs.files["h5"]) as file:
         records.append(dict(file["probabilities"].attrs))
+    with aggregate([marked], tmp_path / "scores.csv").open() as file:
+        assert {(row["trained_on_slide"], row["trained_on_share"]) for row in csv.DictReader(file)} == {
+            ("True", "0.25")
+        }
     for record in records:
         assert record["trained_on_share"] == 0.25
         assert list(record["mismatch"]) == ["scale: 0.5 there, 0.25 here"]
