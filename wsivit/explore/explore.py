@@ -136,7 +136,8 @@ def explore(
     if isinstance(source, TileStore) or (not isinstance(source, Slide) and TileStore.is_store(source)):
         store = source if isinstance(source, TileStore) else TileStore(source)
         return _explore_store(store, Path(local_path(os.fspath(output))), options, progress)
-    tiles = TileOptions(mpp=options.mpp, tile_size=options.tile_size, tissue=options.tissue, codec="none")
+    # Padding would count as pale tissue.
+    tiles = TileOptions(mpp=options.mpp, tile_size=options.tile_size, tissue=options.tissue, edge="drop", codec="none")
     # A store of coordinates of its own, which is not kept: one in the output would look like that of `wsivit tile`.
     with TemporaryDirectory(prefix="wsivit-explore-") as folder:
         store = tile(source, folder, tiles, slide_mpp=slide_mpp).store
