@@ -33,6 +33,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "report",
     "demo",
     "doctor",
     "cli",
