@@ -203,7 +203,7 @@ class Cohort:
         predictor = Predictor(model, name=name, options=options)
         slides = TileTask(open_options=open_options)
         self._check_model(predictor, options.device, slides)
-        return self._run(PredictTask(model, options, slides, run=predictor.name))
+        return self._run(PredictTask(model=model, options=options, slides=slides, run=predictor.name))
 
     @options_as_keywords
     def features(
@@ -222,7 +222,8 @@ class Cohort:
         slides = TileTask(open_options=open_options)
         self._check_model(extractor, options.device, slides)
         names = [os.fspath(name) for name in ([encoder] if isinstance(encoder, str | os.PathLike) else encoder)]
-        return self._run(FeaturesTask(tuple(names), options, slides, run="_and_".join(extractor.names)))
+        run = "_and_".join(extractor.names)
+        return self._run(FeaturesTask(encoders=tuple(names), options=options, slides=slides, run=run))
 
     def _check_model(self, model: Predictor | FeatureExtractor, device: str, slides: TileTask) -> None:
         """Raise what every slide would: a device that is not here, tiles that the model does not describe."""

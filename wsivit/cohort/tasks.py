@@ -7,7 +7,7 @@ import os
 import posixpath
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -154,46 +154,86 @@ class TileTask(Task):
                 raise UsageError(f"{name} must be one of {', '.join(known)}, not {given!r}")
 
 
-@dataclass(frozen=True)
-class PredictTask(Task):
-    """Run a model over the tiles of each slide; `slides` opens those that have none."""
+@dataclass(frozen=True, kw_only=True)
+class ModelTask(Task):
+    """Run a model over the tiles of each slide; `slides` opens those that have none, and are tiled for the model."""
 
-    verb = "predict"
-    model: str
-    options: PredictOptions = PredictOptions()
+    options: PredictOptions | FeaturesOptions
     slides: TileTask = TileTask()
+    column: ClassVar[str]
+
+    @abstractmethod
+    def load(self) -> Predictor | FeatureExtractor:
+        """Load the model once for all slides of this process, on a device of its own."""
+
+    @abstractmethod
+    def model_parameters(self) -> dict[str, Any]:
+        """What says which model it is."""
 
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         # What only changes how fast the same result is computed does not count.
         options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
-        run_folder = signature(posixpath.join(self.model, CONTRACT))
-        return {"model": f"{self.model} {run_folder}".rstrip(), **options, **self.slides.opening(slide)}
+        return {**self.model_parameters(), **options, **self.slides.opening(slide)}
 
     def unused(self, record: Record) -> set[str]:
         """See `Task`."""
-        return _opening_unused(self.slides, record)
+        # A store that exists is read as it was made; a slide that failed may have failed to open.
+        return set() if record.state == "failed" else set(self.slides.opening(SlideRow()))
 
     def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
-        predictor = _load_predictor(self.model, self.run, self.options)
+        model = self.load()
         if slide.path and not TileStore.is_store(layout.store(slide)):
             with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
-                tile_into(layout.target(slide), opened, predictor.tile_options)
-        store = predictor(_open_store(slide, layout), force=rebuild)
-        output = f"{layout.relative(store.url)}/predictions/{self.run}/zarr.json"
-        return replace(describe_store(store, layout), outputs=(output,))
+                tile_into(layout.target(slide), opened, model.tile_options)
+        store = model(_open_store(slide, layout), force=rebuild)
+        names = model.names if isinstance(model, FeatureExtractor) else [model.name]
+        outputs = tuple(f"{layout.relative(store.url)}/{self.column}/{name}/zarr.json" for name in names)
+        return replace(describe_store(store, layout), outputs=outputs)
 
 
-def _opening_unused(slides: TileTask, record: Record) -> set[str]:
-    # A store that exists is read as it was made; a slide that failed may have failed to open.
-    return set() if record.state == "failed" else set(slides.opening(SlideRow()))
+@dataclass(frozen=True, kw_only=True)
+class PredictTask(ModelTask):
+    """Run a model over the tiles of each slide."""
+
+    verb, column = "predict", "predictions"
+    model: str
+    options: PredictOptions
+
+    def load(self) -> Predictor:
+        """See `ModelTask`."""
+        predictor: Predictor = _load(Predictor, self.model, self.options, name=self.run)
+        return predictor
+
+    def model_parameters(self) -> dict[str, Any]:
+        """See `ModelTask`."""
+        run_folder = signature(posixpath.join(self.model, CONTRACT))
+        return {"model": f"{self.model} {run_folder}".rstrip()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesTask(ModelTask):
+    """Keep what encoders make of the tiles of each slide."""
+
+    verb = column = "features"
+    encoders: tuple[str, ...]
+    options: FeaturesOptions
+
+    def load(self) -> FeatureExtractor:
+        """See `ModelTask`."""
+        extractor: FeatureExtractor = _load(FeatureExtractor, self.encoders, self.options)
+        return extractor
+
+    def model_parameters(self) -> dict[str, Any]:
+        """See `ModelTask`."""
+        weights = signature(self.options.weights) if self.options.weights else ""
+        return {"encoders": list(self.encoders), "weights_file": weights}
 
 
 @lru_cache(maxsize=1)
-def _load_predictor(model: str, name: str, options: PredictOptions) -> Predictor:
-    """Load a model once for all slides of this process, on a device of its own."""
-    return Predictor(model, name=name, options=replace(options, device=claim_device(options.device)))
+def _load(kind: Callable[..., Any], model: Any, options: PredictOptions | FeaturesOptions, **more: str) -> Any:
+    return kind(model, options=replace(options, device=claim_device(options.device)), **more)
 
 
 @cache
@@ -222,42 +262,6 @@ def claim_device(devices: str) -> str:
                 continue
             return device
         turn += 1
-
-
-@dataclass(frozen=True)
-class FeaturesTask(Task):
-    """Keep what encoders make of the tiles of each slide; `slides` opens those that have none."""
-
-    verb = "features"
-    encoders: tuple[str, ...]
-    options: FeaturesOptions = FeaturesOptions()
-    slides: TileTask = TileTask()
-
-    def parameters(self, slide: SlideRow) -> dict[str, Any]:
-        """See `Task`."""
-        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
-        weights = signature(self.options.weights) if self.options.weights else ""
-        return {"encoders": list(self.encoders), "weights_file": weights, **options, **self.slides.opening(slide)}
-
-    def unused(self, record: Record) -> set[str]:
-        """See `Task`."""
-        return _opening_unused(self.slides, record)
-
-    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
-        """See `Task`."""
-        extractor = _load_extractor(self.encoders, self.options)
-        if slide.path and not TileStore.is_store(layout.store(slide)):
-            with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
-                tile_into(layout.target(slide), opened, extractor.tile_options)
-        store = extractor(_open_store(slide, layout), force=rebuild)
-        outputs = tuple(f"{layout.relative(store.url)}/features/{name}/zarr.json" for name in extractor.names)
-        return replace(describe_store(store, layout), outputs=outputs)
-
-
-@lru_cache(maxsize=1)
-def _load_extractor(encoders: tuple[str, ...], options: FeaturesOptions) -> FeatureExtractor:
-    """Load encoders once for all slides of this process, on a device of their own."""
-    return FeatureExtractor(encoders, options=replace(options, device=claim_device(options.device)))
 
 
 @dataclass(frozen=True)

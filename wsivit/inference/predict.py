@@ -273,8 +273,9 @@ def open_tiles(
         return TileStore(source)
     from wsivit.tiling import TilingTarget, ensure_open, tile_into
 
+    options = tile_options()  # may refuse: before the slide is opened
     with ensure_open(source, None) as slide:
-        target, options = TilingTarget.in_folder(output or ".", slide), tile_options()
+        target = TilingTarget.in_folder(output or ".", slide)
         # Tiles with pixels are someone's work: only coordinates are replaced.
         existing = TileStore(target.store, allow_incomplete=True) if TileStore.is_store(target.store) else None
         disposable = existing is not None and not existing.has_pixels
