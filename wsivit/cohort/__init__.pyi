@@ -4,7 +4,6 @@ from .cohort import status as status
 from .cohort import summary as summary
 from .cohort_info import CohortInfo as CohortInfo
 from .cohort_info import cohort_info as cohort_info
-from .cohort_layout import COHORT as COHORT
 from .cohort_layout import CohortLayout as CohortLayout
 from .dry_run import Estimate as Estimate
 from .dry_run import outliers as outliers
