@@ -1,6 +1,7 @@
 __version__: str
 from .cohort import Cohort as Cohort
 from .cohort import CohortOptions as CohortOptions
+from .cohort import info as info
 from .cohort import status as status
 from .data import SlideOptions as SlideOptions
 from .data import index as index
@@ -11,7 +12,8 @@ from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
-from .evaluation import predict_pictures as predict_pictures
+from .explore import ExploreOptions as ExploreOptions
+from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
@@ -23,6 +25,7 @@ from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
 from .inference import predict as predict
+from .inference import predict_pictures as predict_pictures
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders
@@ -30,7 +33,6 @@ from .report import ReportOptions as ReportOptions
 from .report import report as report
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
-from .slide import info as info
 from .slide import open_slide as open_slide
 from .store import TileStore as TileStore
 from .store import verify as verify

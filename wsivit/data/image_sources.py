@@ -139,6 +139,22 @@ class ImageSource:
         return [self.names[i] for i in indices]
 
 
+def picture_source(paths: Sequence[str | os.PathLike[str]], size: int) -> ImageSource:
+    """Collect picture files, and those below folders, without their classes; UsageError where there is none."""
+    pictures: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            pictures += sorted(file for file in path.rglob("*") if _is_picture(file.relative_to(path)))
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            pictures.append(path)
+        else:
+            raise UsageError(f"{path}: there is no such picture or folder; pictures are {', '.join(sorted(SUFFIXES))}")
+    if not pictures:
+        raise UsageError(f"{', '.join(map(str, paths))}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    root = Path(os.path.commonpath([picture.parent.absolute() for picture in pictures]))
+    return ImageSource(root, [str(picture.absolute().relative_to(root)) for picture in pictures], size)
+
+
 def is_food101(folder: Path) -> bool:
     """Whether a folder is food-101 in torchvision's layout."""
     return (folder / "images").is_dir() and any(
@@ -177,31 +193,6 @@ def labelled_folder(folder: Path, size: int) -> LabelledTiles:
         if _is_picture(path.relative_to(folder))
     ]
     return _labelled_pictures(folder, pictures, size)
-
-
-def unlabelled_pictures(items: Sequence[str | os.PathLike[str]], size: int) -> tuple[list[ImageSource], list[str]]:
-    """Find pictures and those in folders, at any depth; return them as sources, and the paths of damaged ones.
-
-    Raises
-    ------
-    UsageError
-        Something is neither, or a folder has no pictures.
-    """
-    sources, damaged = [], []
-    for item in map(Path, items):
-        if item.is_dir():
-            root, found = item, sorted(path for path in item.rglob("*") if _is_picture(path.relative_to(item)))
-        else:
-            root, found = item.parent, [item] if item.is_file() else []
-        if not found:
-            raise UsageError(f"{item}: there is no picture ({', '.join(sorted(SUFFIXES))})")
-        sound = [path for path in found if not image_defect(path)]
-        damaged += [str(path) for path in found if path not in set(sound)]
-        if sound:
-            sources.append(ImageSource(root, [str(path.relative_to(root)) for path in sound], size))
-    if not sources:
-        raise UsageError(f"none of the {len(damaged)} pictures can be read; the first is {damaged[0]}")
-    return sources, damaged
 
 
 def _class_folders(folder: Path) -> Iterator[tuple[Path, int | None]]:

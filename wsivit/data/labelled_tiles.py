@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,6 +23,14 @@ _NAMED_AT_ONCE = 1 << 16
 
 MPP_TOLERANCE = 0.04
 """Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
+
+
+class NoLabelError(UsageError):
+    """A slide has no labels of the name asked for."""
+
+
+class EmptyStoreError(StoreError):
+    """A store has no tiles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +163,18 @@ class Samples:
         chosen = np.asarray(chosen, np.int64)
         chosen = chosen[np.argsort(self.source[chosen], kind="stable")]
         return read_skipping_unreadable(lambda places: self.read(places, threads), chosen, self.size)
+
+    @property
+    def resizable(self) -> bool:
+        """Whether these are pictures of no scale, which are brought to any size as they are read."""
+        return not any(isinstance(source, StoreSource) or source.mpp is not None for source in self.sources)
+
+    def resized(self, side: int) -> Self:
+        """Return the same pictures at another size; they must be `resizable`."""
+        sources = tuple(map(copy, self.sources))
+        for source in sources:
+            source.size = side
+        return replace(self, sources=sources)
 
     def items(self) -> Iterator[str]:
         """Name each picture within its source, one after the other: all names at once would take more than the rest."""
@@ -298,7 +319,7 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
     names = source.store.labels
     if label not in names:
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
-        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
+        raise NoLabelError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
     column = source.store.label(label)
     readable = readable_tiles(source)
     index = readable[column.codes[readable] >= 0]
@@ -308,12 +329,12 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
 def readable_tiles(source: StoreSource) -> IntArray:
     """Return the tiles that can be read; StoreError for a store without any tile."""
     if not len(source.store):
-        raise StoreError(f"{source.store.url}: the store holds no tiles")
+        raise EmptyStoreError(f"{source.store.url}: the store holds no tiles")
     return np.asarray(source.store.readable, np.int64)
 
 
-def require_one_scale(sources: Sequence[Source]) -> None:
-    """Reject sources of different scale or tile size.
+def require_one_scale(sources: Sequence[Source], *, selectable: bool = True) -> None:
+    """Reject sources of different scale or tile size; where it is `selectable`, the advice is to select one.
 
     Raises
     ------
@@ -324,13 +345,13 @@ def require_one_scale(sources: Sequence[Source]) -> None:
     for other in sources[1:]:
         if other.size != first.size:
             raise StoreMismatchError(
-                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike, "
-                "or say which to take (--tile-size)"
+                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike"
+                + ", or say which to take (--tile-size)" * selectable
             )
         if not same_scale(first.mpp, other.mpp):
             raise StoreMismatchError(
                 f"{other.id} is at {other.mpp:.4g} microns per pixel, {first.id} at {first.mpp:.4g}: "
-                "tile all slides at one scale, or say which to take (--mpp)"
+                "tile all slides at one scale" + ", or say which to take (--mpp)" * selectable
             )
 
 

@@ -6,5 +6,3 @@ from .metrics import Measurement as Measurement
 from .metrics import fit_temperature as fit_temperature
 from .options import CompareOptions as CompareOptions
 from .options import EvaluateOptions as EvaluateOptions
-from .predict_pictures import learned_from_pictures as learned_from_pictures
-from .predict_pictures import predict_pictures as predict_pictures

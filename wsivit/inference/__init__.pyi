@@ -7,9 +7,13 @@ from .options import ScoringOptions as ScoringOptions
 from .predict import Predictor as Predictor
 from .predict import predict as predict
 from .predict import predict_each as predict_each
+from .predict_pictures import PicturePredictions as PicturePredictions
+from .predict_pictures import is_of_pictures as is_of_pictures
+from .predict_pictures import predict_pictures as predict_pictures
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner
+from .runner import choose_device as choose_device
 from .runner import score_samples as score_samples
 from .runner import softmax as softmax
 from .runner import stored_logits as stored_logits

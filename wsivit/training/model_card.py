@@ -62,7 +62,7 @@ tags: [{"histopathology, whole-slide-imaging, " if of_slides else ""}wsivit]
 Not a medical device.
 
 ```
-wsivit predict {name} {"slide.svs" if of_slides else "pictures"}
+wsivit predict {name} {"slide.svs" if of_slides else "folder-of-pictures"}
 ```
 """
 
@@ -74,6 +74,6 @@ def _format(figures: Mapping[str, float]) -> str:
 def _input(run: RunMetadata) -> str:
     size = run.preprocessing.image_size
     if run.mpp is None:
-        return f"pictures, resized to {size} x {size} px"
+        return f"pictures, cropped to their middle square and brought to {run.tile_size} px, resized to {size} px"
     tiles = f"tiles of {run.tile_size} x {run.tile_size} px at {run.mpp:.4g} microns per pixel"
     return f"{tiles}, resized to {size} px"

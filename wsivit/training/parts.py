@@ -66,12 +66,16 @@ class Parts:
         counts = self.samples.count_per_source(self.split.side.astype(np.int64) - first, len(SIDES))
         for source, per_side in zip(self.samples.sources, counts.tolist(), strict=True):
             sides = {SIDES[first + place]: count for place, count in enumerate(per_side) if count}
-            about = {
+            about: dict[str, Any] = {
                 "id": source.id,
                 "fingerprint": source.fingerprint,
                 "mpp": source.mpp,
                 "downscale": source.downscale,
             }
+            if isinstance(source, StoreSource):
+                # Where its tiles lie, so that predictions of the same tissue, tiled in any way, can say that it was seen.
+                side0 = [source.size * scale for scale in (source.grid.downsample_x, source.grid.downsample_y)]
+                about |= {"stride0": list(source.grid.stride0), "side0": side0}
             provenance.append({**about, **sides})
         return provenance
 

@@ -6,13 +6,14 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import (
     PICTURE_SIDE,
     SIDES,
@@ -29,6 +30,7 @@ from wsivit.evaluation import fit_temperature
 from wsivit.inference import ModelRunner, score_samples, stored_logits
 from wsivit.io import LEARNING, TEMPORARY, LocalFiles, require_main_guard, scrub, versions
 from wsivit.models import CONTRACT, Model, ModelSpec, Preprocessing, RunMetadata, find_encoder, open_run
+from wsivit.slide_list import Sources
 from wsivit.training.model_card import model_card
 from wsivit.training.options import TrainOptions
 from wsivit.training.parts import Parts, divide
@@ -71,8 +73,9 @@ class RunResult:
         return self.contract.figures.get("costs", {})
 
 
+@options_as_keywords
 def train(
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     *,
     output: str | os.PathLike[str],
     model: str | None = None,
@@ -81,6 +84,7 @@ def train(
     options: TrainOptions = TrainOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> RunResult:
     """Train a classifier on labelled tiles of slides, or on folders of pictures.
 
@@ -94,7 +98,7 @@ def train(
 
     Parameters
     ----------
-    data : sequence of path
+    data : path or TileStore, or several
         Tile stores, slides with annotations next to them, folders of either, or a cohort table (``.csv``: slide_id,
         path, patient, site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or
         ``hf:<id>``. With `encoder`: stores, with features.
@@ -114,6 +118,8 @@ def train(
         Scale and tile size where the data are slides, whose pixels are read when they are needed.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options` and `slides`, in their place.
 
     Returns
     -------
@@ -146,7 +152,7 @@ def train(
 
 
 def _fine_tune(
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     model: str,
     folder: Path,
     label: str | None,
@@ -232,7 +238,7 @@ def _fine_tune(
 
 
 def _fit_on_features(
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     encoder: str,
     folder: Path,
     label: str | None,

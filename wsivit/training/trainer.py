@@ -75,7 +75,7 @@ class TileTrainer(Trainer):
         self.training_set, self.tune_set = train, tune
         self.augment = augmentation(options.augment)
         self.average: Average | None = None
-        self.health = Health(arguments.learning_rate)
+        self.health = Health(arguments.learning_rate, options.pretrained)
         # Frozen layers stay as they are: no dropout, no new batch statistics. Those that came with pretrained weights
         # are of more pictures than a batch has, and the head that the training starts from was fitted to them.
         self._resting = [
