@@ -18,6 +18,7 @@ PACKAGE = Path(wsivit.__file__).parent
 ORDER = [
     "_face",
     "errors",
+    "ranges",
     "io",
     "slide",
     "tissue",

@@ -250,11 +250,11 @@ def test_a_finished_run_and_another_folder_are_left_alone(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 0}, "epochs must be from 1"),
         ({"lr": -1.0}, "lr must be above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0"),
-        ({"folds": 3, "fold": 4}, "no part 4 of 3"),
+        ({"folds": 3, "fold": 4}, "fold must be from 1 to 3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from cyclopts import Group, Parameter
 
 from wsivit.cli.app import Report
+from wsivit.ranges import Mpp, PixelLimit, check_options
 from wsivit.slide import MAX_PIXELS, JpegColor, Reader, Slide, open_slide
 
 Command = TypeVar("Command", bound=Callable[..., Report])
@@ -67,12 +68,15 @@ class OpenOptions:
         hangs takes nothing along. Done unasked where the slide's structure is odd.
     """
 
-    slide_mpp: float | None = None
+    slide_mpp: Mpp | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
-    max_pixels: int = MAX_PIXELS
+    max_pixels: PixelLimit = MAX_PIXELS
     subprocess: Annotated[bool, FLAG] = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     def open(self, path: str) -> Slide:
         """Open a slide in this way."""

@@ -30,6 +30,7 @@ from wsivit.data.labelled_tiles import (
 )
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
+from wsivit.ranges import Mpp, TileSize, check_options
 from wsivit.slide import JpegColor, Reader, open_slide, slide_stem
 from wsivit.slide_list import SlideRow, read_table, slides_below
 from wsivit.store import TileStore
@@ -66,18 +67,15 @@ class SlideOptions:
         largest that is a slide.
     """
 
-    mpp: float | None = None
-    tile_size: int | None = None
-    slide_mpp: float | None = None
+    mpp: Mpp | None = None
+    tile_size: TileSize | None = None
+    slide_mpp: Mpp | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mpp", "tile_size", "slide_mpp"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise UsageError(f"{name} must be above 0, not {value}")
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from wsivit.inference.predict import PathLike, Source, check_compatibility, open
 from wsivit.inference.runner import ModelRunner
 from wsivit.io import LEARNING, versions
 from wsivit.models import Model, Pooling, find_encoder, open_model
+from wsivit.ranges import BatchSize, Mpp, TileSize, check_options
 from wsivit.store import TileStore
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ class FeaturesOptions:
 
     weights: str | None = None
     pooling: Pooling | None = None
-    mpp: float | None = None
-    tile_size: int | None = None
-    batch_size: int = 64
+    mpp: Mpp | None = None
+    tile_size: TileSize | None = None
+    batch_size: BatchSize = 64
     device: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
@@ -63,7 +64,7 @@ class FeaturesOptions:
     allow_mismatch: bool = False
 
     def __post_init__(self) -> None:
-        self.scoring()  # which checks what the two have in common
+        check_options(self)
 
     def scoring(self) -> ScoringOptions:
         """Return how the networks are run."""

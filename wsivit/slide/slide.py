@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from wsivit.errors import LimitError, ScaleError, UnreadableTilesError, UsageError
 from wsivit.io import LocalFile, complete, is_url, local_path, public
+from wsivit.ranges import PixelLimit, check_option
 from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, SlideFacts, TileFailure, TileMask
 from wsivit.slide.dicom import series_path
 from wsivit.slide.identity import fingerprint, slide_id
@@ -371,10 +372,9 @@ def open_slide(
         If the reader is unknown, `jpeg_color` cannot be applied by it, there is no such scene, or a folder holds
         several DICOM series.
     """
-    if reader not in get_args(Reader):
-        raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
-    if jpeg_color not in get_args(JpegColor):
-        raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
+    check_option("reader", reader, Reader)
+    check_option("jpeg_color", jpeg_color, JpegColor)
+    check_option("max_pixels", max_pixels, PixelLimit)
     path = series_path(local_path(path))
     source, anomalies = check_slide(path, max_pixels)
     backend: Backend

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, WsivitError
 from wsivit.io import files_at
+from wsivit.ranges import CountOrZero, check_option
 from wsivit.store import zarr_metadata
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
@@ -57,6 +58,7 @@ def verify(
     StoreError
         When there is no tile store.
     """
+    check_option("sample", sample, CountOrZero)
     files = files_at(store)
     if files.size(zarr_metadata.DOCUMENT) is None:
         read_root(files)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import InputNotFoundError, ScaleError, UsageError
+from wsivit.ranges import Mpp, Overlap, TileSize, check_options
 from wsivit.slide import ReadPlan, Slide, TileGrid, plan_downsample
 from wsivit.store import TileTable
 from wsivit.tiling.options import TileOptions
@@ -46,10 +47,13 @@ class ImportOptions:
         Where tiles are on no lattice of the slide, take the nearest cells of the grid instead: up to half a tile away.
     """
 
-    tile_size: int | None = None
-    mpp: float | None = None
-    overlap: int | None = None
+    tile_size: TileSize | None = None
+    mpp: Mpp | None = None
+    overlap: Overlap | None = None
     snap: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def import_tiles(

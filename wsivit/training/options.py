@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from wsivit.data import By
 from wsivit.errors import UsageError
+from wsivit.ranges import (
+    BatchSize,
+    Count,
+    FractionBelowOne,
+    ImageSize,
+    NonNegative,
+    PositiveFraction,
+    Range,
+    Seed,
+    Workers,
+    check_options,
+)
 
 
 @dataclass(frozen=True)
@@ -78,48 +90,39 @@ class TrainOptions:
         Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
     """
 
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float | None = None
+    epochs: Count = 10
+    batch_size: BatchSize = 32
+    lr: Annotated[float, Range(0, 10, above=True)] | None = None
     freeze: bool = False
-    seed: int = 0
-    workers: int | None = None
+    seed: Seed = 0
+    workers: Workers | None = None
     device: str = "auto"
     pretrained: bool = True
     weights: str | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     augment: Literal["auto", "histology", "natural", "none"] = "auto"
-    holdout: float = 0.2
+    holdout: Annotated[float, Range(0, 0.5, above=True)] = 0.2
     split_by: By = "auto"
     split: str | None = None
-    folds: int | None = None
-    fold: int = 1
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    layer_decay: float | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float = 0.0
+    folds: Annotated[int, Range(2, 1_000)] | None = None
+    fold: Count = 1
+    weight_decay: NonNegative = 0.05
+    label_smoothing: FractionBelowOne = 0.1
+    layer_decay: PositiveFraction | None = None
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    ema: FractionBelowOne = 0.0
     balance: Literal["none", "weights", "sampling"] = "none"
-    patience: int | None = None
-    accumulate: int = 1
+    patience: Count | None = None
+    accumulate: Count = 1
     compile: bool = False
     report_to: str = "none"
     allow_leakage: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "fold"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
-        for name in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise UsageError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
-        if self.folds is not None and not 2 <= self.folds >= self.fold:
-            raise UsageError(f"there is no part {self.fold} of {self.folds}")
+        check_options(self)
+        if self.folds is not None and self.fold > self.folds:
+            raise UsageError(f"fold must be from 1 to {self.folds}, the number of folds, not {self.fold}")
 
     @property
     def from_scratch(self) -> bool:
