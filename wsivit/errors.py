@@ -75,9 +75,10 @@ class OptionError(UsageError):
 
     def __init__(self, option: str, problem: str) -> None:
         super().__init__(option, problem)
+        self.option, self.problem = self.args  # without secrets
 
     def __str__(self) -> str:
-        return " ".join(self.args)
+        return f"{self.option} {self.problem}"
 
 
 class InputNotFoundError(UsageError, FileNotFoundError):

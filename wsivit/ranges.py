@@ -66,6 +66,7 @@ FractionBelowOne: TypeAlias = Annotated[float, Range(0, 1, below=True)]
 PositiveFraction: TypeAlias = Annotated[float, Range(0, 1, above=True)]
 Mpp: TypeAlias = Annotated[float, Range(0, 1_000, above=True)]
 """Microns per pixel."""
+MAGNIFICATIONS = Range(0, 1_000, above=True)
 NonNegative: TypeAlias = Annotated[float, Range(0, 1_000_000)]
 Positive: TypeAlias = Annotated[float, Range(0, 1_000_000, above=True)]
 
@@ -99,6 +100,9 @@ def check_option(name: str, value: object, kind: Any) -> None:
     OptionError
         If it is of a wrong type, beyond its range, or none of the choices.
     """
+    # Others annotate unions as a whole: the command line, with the section of its help.
+    if hasattr(kind, "__metadata__") and get_origin(kind.__origin__) in (Union, UnionType):
+        kind = kind.__origin__
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     wanted = [text for k in kinds if (text := _unmet(value, k))]
     # A value is right where it is of one of the kinds.
@@ -127,7 +131,7 @@ def _unmet(value: object, kind: Any) -> str:
     if kind is str:
         # An empty text is what an unset variable of a shell leaves, and never meant.
         return "" if isinstance(value, str | os.PathLike) and os.fspath(value) else "text that is not empty"
-    if get_origin(kind) is Mapping:
+    if get_origin(kind) in (Mapping, dict):
         if not isinstance(value, Mapping):
             return "a table of values"
         wrong = [text for item in value.values() if (text := _unmet(item, get_args(kind)[1]))]

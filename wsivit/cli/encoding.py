@@ -11,7 +11,7 @@ from wsivit import encoders as _encoders
 from wsivit import features as _features
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAG, FLAT, JSON, MANY, OUTPUT, QUIET, OpenOptions, documented_by, in_sections
+from wsivit.cli.common import FLAG, FLAT, JSON, MANY, CommonOptions, OpenOptions, documented_by, in_sections
 from wsivit.cohort import CohortOptions
 from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.inference import FeatureExtractor, FeaturesOptions
@@ -109,17 +109,17 @@ def features(
     source: Annotated[list[str], MANY],
     *,
     encoder: Annotated[list[str], MANY],
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     options: Annotated[FeaturesOptions, FLAT] = FeaturesOptions(),
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    if cohort := many_slides(source, output, many, quiet=quiet):
+    if cohort := many_slides(source, output, many, progress=common.progress):
         return format_report(cohort.features(encoder, options=options, open_options=asdict(open_options)))
     extractor = FeatureExtractor(encoder, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
-    store = extractor(slide, output=output, force=many.force, progress=not quiet)
+    store = extractor(slide, output=output, force=many.force, progress=common.progress)
     lines = [
         f"{len(store)} tiles as {' x '.join(map(str, store.features(name).values.shape[1:]))} features each, by {name}"
         for name in extractor.names

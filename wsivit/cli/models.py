@@ -11,7 +11,7 @@ from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by
+from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
 from wsivit.evaluation import CompareOptions, EvaluateOptions
@@ -25,13 +25,15 @@ def train(
     data: Annotated[list[str], MANY],
     *,
     model: str,
-    output: Annotated[str, OUTPUT],
+    output: str,
     label: str | None = None,
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    done = _train(data, model=model, output=output, label=label, options=options, slides=slides, progress=not quiet)
+    done = _train(
+        data, model=model, output=output, label=label, options=options, slides=slides, progress=common.progress
+    )
     return Report(f"held out {_format_metrics(done.held_out)}\nrun      {done.folder}")
 
 
@@ -40,12 +42,12 @@ def evaluate(
     run: str,
     data: Annotated[list[str], MANY],
     *,
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     options: Annotated[EvaluateOptions, FLAT] = EvaluateOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    result = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
+    result = _evaluate(run, data, output=output, options=options, slides=slides, progress=common.progress)
     patients = "one patient or slide: no intervals" if result.patients == 1 else f"{result.patients} patients or slides"
     lines = [f"{result.n} tiles of {patients}"]
     if result.tiles_of_training_slides:
@@ -64,12 +66,12 @@ def compare(
     runs: Annotated[list[str], MANY],
     *,
     data: Annotated[list[str], MANY],
-    output: Annotated[str, OUTPUT] = "comparison",
+    output: str = "comparison",
     options: Annotated[CompareOptions, FLAT] = CompareOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    result = _compare(runs, data, output=output, options=options, slides=slides, progress=not quiet)
+    result = _compare(runs, data, output=output, options=options, slides=slides, progress=common.progress)
     return Report(
         (result.folder / "comparison.md").read_text(encoding="utf-8").rstrip() + f"\nwrote    {result.folder}"
     )
@@ -80,18 +82,18 @@ def predict(
     model: str,
     source: Annotated[list[str], MANY],
     *,
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     name: str | None = None,
     options: Annotated[PredictOptions, FLAT] = PredictOptions(),
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    if cohort := many_slides(source, output, many, quiet=quiet):
+    if cohort := many_slides(source, output, many, progress=common.progress):
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
-    store = predictor(slide, output=output, force=many.force, progress=not quiet)
+    store = predictor(slide, output=output, force=many.force, progress=common.progress)
     lines = [f"{len(store)} tiles predicted as {predictor.name}", f"store    {store.url}"]
     about = store.predictions(predictor.name).attrs
     if "agreement" in about:

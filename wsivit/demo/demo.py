@@ -16,7 +16,7 @@ from wsivit.errors import OutputExistsError
 from wsivit.heatmap import heatmap
 from wsivit.inference import predict
 from wsivit.io import Output
-from wsivit.ranges import SampleSize, check_option
+from wsivit.ranges import Mpp, SampleSize, check_option
 from wsivit.slide import info
 from wsivit.tiling import LABEL, TileOptions, tile
 from wsivit.training import TrainOptions, train
@@ -107,6 +107,7 @@ def demo(
         The folder is there and not empty.
     """
     check_option("size", size, SampleSize)
+    check_option("slide_mpp", slide_mpp, Mpp | None)
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()):
         raise OutputExistsError(f"{folder}: is there already; name another folder, or remove it")

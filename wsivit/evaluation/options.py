@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from wsivit.ranges import BatchSize, Count, Range, Seed, check_options
+from wsivit.ranges import BatchSize, Range, Seed, check_options
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CompareOptions:
     subset: Literal["unseen", "all"] = "unseen"
     batch_size: BatchSize = 64
     device: str = "auto"
-    bootstrap_samples: Count = 1000
+    bootstrap_samples: Annotated[int, Range(1, 100_000)] = 1000
     seed: Seed = 0
     allow_mismatch: bool = False
     force: bool = False

@@ -71,7 +71,7 @@ class AggregateOptions(StitchOptions):
         Number of the highest tiles in the top-k mean.
     """
 
-    thresholds: Mapping[str, Fraction] | None = None
+    thresholds: dict[str, Fraction] | None = None
     top_k: Count = 10
 
 

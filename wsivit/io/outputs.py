@@ -51,8 +51,9 @@ def local_output(location: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def progress_bar(total: int, what: str, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
-    """Yield a function that advances a bar on standard error; it draws nothing unless `show`."""
+    """Yield a function that advances a bar on standard error, where that is a terminal; it draws none unless `show`."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit=unit, disable=not show, dynamic_ncols=True, smoothing=0.1) as bar:
+    off = None if show else True  # None: tqdm looks whether there is a terminal
+    with tqdm(total=total, desc=what, unit=unit, disable=off, dynamic_ncols=True, smoothing=0.1) as bar:
         yield bar.update
