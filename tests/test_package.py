@@ -32,6 +32,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "study",
     "demo",
     "doctor",
     "cli",

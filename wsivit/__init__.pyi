@@ -31,6 +31,8 @@ from .slide import info as info
 from .slide import open_slide as open_slide
 from .store import TileStore as TileStore
 from .store import verify as verify
+from .study import StudyResult as StudyResult
+from .study import run_study as run_study
 from .tiling import ImportOptions as ImportOptions
 from .tiling import TileOptions as TileOptions
 from .tiling import import_tiles as import_tiles

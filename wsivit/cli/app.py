@@ -40,6 +40,7 @@ VERBS = {
     "heatmap": ("results:heatmap", "Draw a run's predictions over the slide, and export them."),
     "export": ("results:export", "Write a run's predictions in the format of another tool."),
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
+    "run": ("studies:run_study", "Run a whole study from one file: tile, features, train, predict, heatmap."),
     "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
     "relink": ("stores:relink", "Record where the slides of stores are, after either moved."),
     "verify": ("stores:verify", "Check stores against their journals and checksums."),

@@ -22,7 +22,8 @@ FLAG = Parameter(negative=())
 MANY = Parameter(negative=(), consume_multiple=True)
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "slide store stores root data source coordinates cohort run runs label annotations sample name check",
+    "Input": "study slide store stores root data source coordinates cohort run runs label annotations sample name "
+    "check",
     "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
@@ -34,7 +35,7 @@ GROUPS = {
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Hardware": "batch_size device precision engine compile workers gpu",
-    "Output": "output force name png pictures form forms format formats codec quality sha256 report_to "
+    "Output": "output force dry_run name png pictures form forms format formats codec quality sha256 report_to "
     "on_unreadable_tile as_json",
     "Many slides": "CohortOptions",
     "Every verb": "CommonOptions",
