@@ -32,6 +32,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "report",
     "study",
     "demo",
     "doctor",

@@ -36,6 +36,8 @@ batch_size = 32
 [heatmap]
 format = ["geojson", "png"]
 size = 300
+
+[report]
 """
 
 
@@ -55,7 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan = run_cli("run", "study.toml", "--dry-run")
         assert plan.code == 0, plan.err
         assert "2 slides, 2 to do: 64 px at 0.5 microns per pixel" in plan.out
-        assert [line.split()[0] for line in plan.out.splitlines()] == ["tile", "train", "predict", "heatmap"]
+        assert [line.split()[0] for line in plan.out.splitlines()] == ["tile", "train", "predict", "heatmap", "report"]
         assert not (folder / "study").exists()
         done = run_cli("run", "study.toml")
         assert done.code == 0, done.err
@@ -85,6 +87,7 @@ def test_each_step_leaves_its_results(finished: Path) -> None:
         assert (store.parameters.requested_mpp, store.grid.tile_size) == (0.5, 64)
         assert len(store.predictions("region").probabilities) == len(store) > 0
     assert (finished / "study" / "runs" / "region" / "README.md").is_file()
+    assert (finished / "study" / "report.html").is_file()
     assert len(list((finished / "study" / "heatmaps").glob("*.geojson"))) == 2
 
 

@@ -1,4 +1,4 @@
-"""A whole study from one file: tile, features, train, predict, heatmap, over the same slides."""
+"""A whole study from one file: tile, features, train, predict, heatmap, report, over the same slides."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from wsivit.inference import FeaturesOptions, PredictOptions
 from wsivit.io import read_toml, suggestion
 from wsivit.models import CONTRACT, RunMetadata
 from wsivit.ranges import MAGNIFICATIONS
+from wsivit.report import ReportOptions, report
 from wsivit.slide import MICRONS_AT_1X
 from wsivit.tiling import LABEL, TileOptions
 from wsivit.training import TrainOptions, train
@@ -33,8 +34,11 @@ _STEPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "train": (TrainOptions, ("model", "label", "output")),
     "predict": (PredictOptions, (*_OPEN, "model", "name")),
     "heatmap": (HeatmapOptions, ("run", "format")),
+    "report": (ReportOptions, ()),
 }
 """The steps in their order: the options of each, and what else its table may hold, under the names of its verb."""
+_OF_MANY = ("tile", "features", "predict", "heatmap")
+"""Steps that a cohort does slide by slide; the workers of a training read tiles."""
 _STUDY = ("slides", "output", "label")
 _ALIASES = {"mag": "mpp", "magnification": "mpp", "patch_size": "tile_size", "learning_rate": "lr", "formats": "format"}
 
@@ -86,7 +90,7 @@ class StudyResult:
 
 
 def run_study(study: PathLike, *, dry_run: bool = False, progress: bool = False) -> StudyResult:
-    """Run a whole study from one file: tile, features, train, predict, heatmap.
+    """Run a whole study from one file: tile, features, train, predict, heatmap, report.
 
     A step runs where the file has a table for it, with the options of its verb; options above the tables are for every
     step that has them. All of them are checked before the first step begins. Each step processes what is new or
@@ -143,7 +147,9 @@ class _Study:
                 continue
             for name in given[verb].keys() - _known(verb):
                 raise UsageError(f"{path}: [{verb}] has no option {name}{suggestion(name, _known(verb))}")
-            of_all = {name: value for name, value in shared.items() if name in _known(verb) and name != "output"}
+            # `output` is the study's folder, and `label` what is learnt; a report's is a column of the table of slides.
+            own = _known(verb) - ({"output", "label"} if verb == "report" else {"output"})
+            of_all = {name: value for name, value in shared.items() if name in own}
             tables[verb] = of_all | given[verb]
         if not tables:
             raise UsageError(f"{path}: there is no step: give a table, such as [tile]")
@@ -158,7 +164,7 @@ class _Study:
         """Make all options, which checks them, before the first step begins."""
         for verb, table in self.tables.items():
             options = _options(_STEPS[verb][0], table)
-            if verb != "train":  # whose workers read tiles, and not slides
+            if verb in _OF_MANY:
                 _options(CohortOptions, table)
             if verb == "heatmap":
                 check_formats(self._formats(), options)
@@ -183,8 +189,8 @@ class _Study:
         done = []
         for step in steps:
             _log.info("%s", step.verb)
-            report, code = getattr(self, f"_run_{step.verb}")(progress)
-            done.append(replace(step, report=report, exit_code=code))
+            text, code = getattr(self, f"_run_{step.verb}")(progress)
+            done.append(replace(step, report=text, exit_code=code))
         return StudyResult(self.output, tuple(done))
 
     # Each step: what it will do, and doing it.
@@ -250,6 +256,13 @@ class _Study:
         cohort, options = self._cohort("heatmap", progress=progress), _options(HeatmapOptions, table)
         return _outcome(cohort.heatmap(run=run, formats=self._formats(), options=options))
 
+    def _plan_report(self) -> str:
+        return f"of the study, {Path(self.output, 'report.html')}"
+
+    def _run_report(self, _: bool) -> tuple[str, int]:
+        made = report(self.output, Path(self.output, "report.html"), _options(ReportOptions, self.tables["report"]))
+        return "\n".join(f"report   {path}" for path in made), 0
+
     # What the steps have in common.
 
     def _cohort(self, verb: str, *, dry_run: bool = False, progress: bool = False) -> Cohort:
@@ -299,7 +312,7 @@ def _known(verb: str) -> set[str]:
     options, extra = _STEPS[verb]
     of_many = {field.name for field in fields(CohortOptions)} - {"dry_run", "array_task"}
     own = {field.name for field in fields(options)}
-    return own | set(extra) | (set() if verb == "train" else of_many)
+    return own | set(extra) | (of_many if verb in _OF_MANY else set())
 
 
 def _options(kind: Callable[..., Options], table: Mapping[str, Any]) -> Options:

@@ -32,6 +32,7 @@ WORDS = {
     "heatmap": ["nowhere.zarr"],
     "export": ["nowhere.zarr", "csv"],
     "aggregate": ["nowhere.zarr"],
+    "report": ["nowhere"],
     "status": ["nowhere"],
     "relink": ["nowhere.zarr", "nowhere"],
     "verify": ["nowhere.zarr"],
