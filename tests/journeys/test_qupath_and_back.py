@@ -25,6 +25,7 @@ def test_from_annotations_to_a_model_and_back(tmp_path: Path, monkeypatch: pytes
     assert "region" in step(f"wsivit train tiles --label regions --model test_vit {QUICK} -o vit", 2).err
     step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit")
     assert "held out" not in step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit", 7).out
+    step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit --force")
     step(f"wsivit train tiles --label region --model test_resnet {QUICK} -o resnet")
     assert "measured" in step("wsivit evaluate vit tiles --device cpu --bootstrap-samples 20").out
     assert "vit" in step("wsivit compare vit resnet --data tiles --device cpu --bootstrap-samples 20").out

@@ -11,7 +11,7 @@ from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented_by
+from wsivit.cli.common import FLAG, FLAT, MANY, CommonOptions, OpenOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
 from wsivit.evaluation import CompareOptions, EvaluateOptions
@@ -29,10 +29,18 @@ def train(
     label: str | None = None,
     options: Annotated[TrainOptions, FLAT] = TrainOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),
+    force: Annotated[bool, FLAG] = False,
     common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
     done = _train(
-        data, model=model, output=output, label=label, options=options, slides=slides, progress=common.progress
+        data,
+        model=model,
+        output=output,
+        label=label,
+        options=options,
+        slides=slides,
+        force=force,
+        progress=common.progress,
     )
     return Report(f"held out {_format_metrics(done.held_out)}\nrun      {done.folder}")
 

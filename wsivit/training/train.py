@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ def train(
     label: str | None = None,
     options: TrainOptions = TrainOptions(),
     slides: SlideOptions = SlideOptions(),
+    force: bool = False,
     progress: bool = False,
 ) -> RunResult:
     """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.
@@ -105,6 +107,8 @@ def train(
         Epochs, learning rate, split, augmentation.
     slides : SlideOptions
         Scale and tile size where the data are slides, whose pixels are read when they are needed.
+    force : bool
+        Replace the run in the folder, finished or not, once all else is checked.
     progress : bool
         Show a progress bar.
 
@@ -122,7 +126,7 @@ def train(
         The run folder exists and is not this run, interrupted.
     """
     folder = Path(output)
-    _check_output(folder)
+    _check_output(folder, force)
     # Forked workers, Linux's default before Python 3.14, do not import the caller's script.
     if options.worker_count and multiprocessing.get_start_method() != "fork":
         require_main_guard()
@@ -181,6 +185,8 @@ def train(
     arguments = make_arguments(folder / CHECKPOINTS, options, len(split.of(TRAIN)), samples.size)
     # Of several processes (torchrun) the first alone writes; the others read what it wrote.
     with arguments.main_process_first(local=False):
+        if force and arguments.process_index == 0:
+            _remove_run(folder)
         checkpoint = _begin_or_resume(folder, contract)
     is_first = arguments.process_index == 0
     if is_first:
@@ -208,11 +214,11 @@ def train(
     return RunResult(folder, contract, outcome.validation, counts)
 
 
-def _check_output(folder: Path) -> None:
+def _check_output(folder: Path, force: bool) -> None:
     """Refuse a folder that holds a finished run, or anything that an interrupted run does not leave."""
     if (folder / CONTRACT).is_file():
-        if RunMetadata.read(folder).done:
-            raise OutputExistsError(f"{folder} holds a finished run; choose another output folder")
+        if not force and RunMetadata.read(folder).done:
+            raise OutputExistsError(f"{folder} holds a finished run; choose another output folder, or give --force")
         return
     # A run that was interrupted before it had a contract leaves these.
     expected = folder.is_dir() and all(
@@ -220,6 +226,16 @@ def _check_output(folder: Path) -> None:
     )
     if folder.exists() and not expected:
         raise OutputExistsError(f"{folder} exists and is no run; choose another output folder")
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove a run, but not the tiles of its slides, which this training reads as well."""
+    if (folder / CONTRACT).is_file():
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name != TILES:
+                shutil.rmtree(entry)
+            elif not entry.is_dir():
+                entry.unlink()
 
 
 def _begin_or_resume(folder: Path, contract: RunMetadata) -> str | None:
