@@ -26,7 +26,7 @@ Options = TypeVar("Options")
 
 _log = logging.getLogger(__name__)
 
-_OPEN = ("slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess")
+_OPEN = ("slide_mpp", "override_slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess")
 """Options of a step on slides that say how a slide is opened."""
 _STEPS: dict[str, tuple[type, tuple[str, ...]]] = {
     "tile": (TileOptions, (*_OPEN, "on_unreadable_tile")),

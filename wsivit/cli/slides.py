@@ -28,12 +28,13 @@ def tile(
     output: str = ".",
     options: Annotated[TileOptions, FLAT] = TileOptions(),
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    annotations: str | None = None,
+    annotations: str | None = "auto",
     on_unreadable_tile: OnUnreadableTile = "skip",
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    if cohort := many_slides(slide, output, many, progress=common.progress, annotations=annotations):
+    named = None if annotations in ("auto", "none") else annotations
+    if cohort := many_slides(slide, output, many, progress=common.progress, annotations=named):
         return format_report(
             cohort.tile(options, open_options=asdict(open_options), on_unreadable_tile=on_unreadable_tile)
         )

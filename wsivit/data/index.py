@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -35,7 +34,7 @@ from wsivit.io import (
 )
 from wsivit.ranges import FractionBelowOne, Seed, check_option
 from wsivit.slide import TileGrid
-from wsivit.slide_list import SlideRow, find_slides
+from wsivit.slide_list import SlideRow, Sources, find_slides, locations
 from wsivit.store import TileStore
 
 FORMAT = 1
@@ -87,7 +86,7 @@ class _Entry:
 
 
 def index(
-    stores: Sequence[str | os.PathLike[str]],
+    stores: Sources,
     output: str | os.PathLike[str] = "index.parquet",
     *,
     label: str | None = None,
@@ -101,8 +100,9 @@ def index(
 
     Parameters
     ----------
-    stores : sequence of path or URL
-        Tile stores, folders or globs of them, or a cohort table (``.csv``: store, patient, site, split, labels).
+    stores : path, URL or TileStore, or several
+        Tile stores, folders or globs of them, the output of a cohort, or a cohort table (``.csv``: store, patient,
+        site, split, labels).
     output : path or URL
         The table to write, ``.parquet``.
     label : str, optional
@@ -134,7 +134,7 @@ def index(
 
     check_option("holdout", holdout, FractionBelowOne)
     check_option("seed", seed, Seed)
-    slides = find_slides(stores)
+    slides = find_slides(locations(stores), kind="stores")
     notes: list[_Entry] = []
     count = {"label": dict[str, int](), "split": dict[str, int]()}
     with local_output(output) as path, ThreadPoolExecutor(8) as pool:
@@ -148,7 +148,7 @@ def index(
             with writer:
                 for entry, rows in read:
                     if notes:
-                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")])
+                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")], selectable=False)
                     notes.append(entry)
                     words = [_dictionary(values, entry.tiles) for values in rows.values()]
                     writer.write_table(pa.table(words, schema=schema))

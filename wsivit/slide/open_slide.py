@@ -23,6 +23,7 @@ def open_slide(
     *,
     reader: Reader = "auto",
     mpp: float | None = None,
+    missing_mpp: float | None = None,
     jpeg_color: JpegColor = "auto",
     scene: int | str | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -40,6 +41,8 @@ def open_slide(
         choice is never silently replaced.
     mpp : float, optional
         Microns per level-0 pixel, instead of what the slide says or because it says nothing.
+    missing_mpp : float, optional
+        The same, but only where the slide says nothing usable: for many slides, of which most have their own scale.
     jpeg_color : {"auto", "rgb", "ycbcr"}, optional
         What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
         believes the slide.
@@ -87,6 +90,8 @@ def open_slide(
     except LimitError as error:
         slide.close()
         raise LimitError(f"{path}: {error}") from None
+    if mpp is None and missing_mpp is not None and not slide.has_scale:
+        return Slide(path, backend, reason, missing_mpp, jpeg_color, layout)
     return slide
 
 

@@ -189,6 +189,14 @@ class Slide:
         """
         return (self.scale.mpp_x + self.scale.mpp_y) / 2
 
+    @property
+    def has_scale(self) -> bool:
+        """Whether its scale is known."""
+        try:
+            return bool(self.scale)
+        except ScaleError:
+            return False
+
     def info(self, private: bool = False) -> SlideInfo:
         """Everything about the slide in plain values; private values only with `private`."""
         scale, problem = None, None

@@ -73,6 +73,7 @@ class TileOptions:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
+        # Here and not where they are used: wrong use ends before a slide is opened.
         check_options(self)
 
     def limits(self) -> dict[str, float]:
