@@ -27,6 +27,7 @@ ORDER = [
     "slide_list",
     "tiling",
     "heatmap",
+    "explore",
     "models",
     "data",
     "inference",

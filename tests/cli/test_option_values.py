@@ -22,6 +22,7 @@ NUMBERS = ("0", "-1", HUGE, "nan", "1.5")
 WORDS = {
     "info": ["nowhere.svs"],
     "tile": ["nowhere.svs"],
+    "explore": ["nowhere.svs"],
     "import": ["nowhere.csv", "nowhere.svs"],
     "index": ["nowhere.zarr"],
     "train": ["nowhere.zarr", "--model", "./nowhere", "-o", "run"],

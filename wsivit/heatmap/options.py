@@ -23,6 +23,10 @@ Format: TypeAlias = Literal[
     "ome-zarr",
     "csv",
     "h5",
+    "stamp",
+    "pt",
+    "parquet",
+    "h5ad",
     "tissue",
 ]
 """Export formats; `wsivit.heatmap.export.export_formats` has one entry for each."""
@@ -73,7 +77,9 @@ class HeatmapOptions(StitchOptions):
     interpolation : {"linear", "nearest"}
         Interpolate between tile centres, or draw each tile in one colour.
     encoder : str, optional
-        Encoder whose features ``h5`` contains; required only if the store has features of several.
+        Encoder whose features are exported; required only if the store has features of several.
+    hatch_trained : bool
+        Hatch the tiles that the model learned from.
     """
 
     cmap: str = CMAP
@@ -83,6 +89,7 @@ class HeatmapOptions(StitchOptions):
     size: Annotated[int, Range(200, 20_000)] = 1800
     interpolation: Literal["linear", "nearest"] = "linear"
     encoder: str | None = None
+    hatch_trained: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
