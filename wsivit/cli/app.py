@@ -24,7 +24,7 @@ from wsivit.io import scrub
 VERBS = {
     "info": ("describe_slide:info", "Describe a slide: format, levels, scale and its source."),
     "tile": ("slides:tile", "Tile the tissue of slides into zarr stores at an exact scale."),
-    "import": ("slides:import_tiles", "Create a store from the tile coordinates of another tool."),
+    "import": ("importing:import_tiles", "Import tiles, or features of them, that another tool has made."),
     "index": ("stores:index", "Write one table of the tiles of many stores, to train on a cohort."),
     "train": ("models:train", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of images."),
     "evaluate": ("models:evaluate", "Evaluate a trained model on labelled data."),

@@ -2,6 +2,7 @@ from .cpu import keep_freed_memory as keep_freed_memory
 from .features import FeatureExtractor as FeatureExtractor
 from .features import FeaturesOptions as FeaturesOptions
 from .features import features as features
+from .import_features import import_features as import_features
 from .options import PredictOptions as PredictOptions
 from .options import ScoringOptions as ScoringOptions
 from .predict import Predictor as Predictor
