@@ -153,7 +153,9 @@ def _checked(values: NDArray[Any], known: Encoder, source: Path) -> NDArray[np.f
         raise UsageError(f"{source}: values up to {np.abs(values).max():g}, more than half precision holds")
     constant = np.ptp(half, axis=1) == 0
     if constant.any():
-        raise UsageError(f"{source}: {constant.sum()} of {len(half)} vectors are one number throughout: they are damaged")
+        raise UsageError(
+            f"{source}: {constant.sum()} of {len(half)} vectors are one number throughout: they are damaged"
+        )
     if len(half) > 1 and (half == half[0]).all():
         raise UsageError(f"{source}: all {len(half)} vectors are alike: what made them saw no pictures")
     return half

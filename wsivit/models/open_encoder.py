@@ -57,6 +57,8 @@ def open_encoder(
         mpp=encoder.mpp,
         tile_size=encoder.tile_size,
         pooling=encoder.pooling,
+        weights_sha256=file.sha256,
+        weights_registered=file.registered,
     )
     return Model(spec, lambda: _load(encoder, file))
 
