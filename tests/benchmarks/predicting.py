@@ -91,7 +91,8 @@ def prepare(given: argparse.Namespace) -> None:
 
     from wsivit import TileOptions, tile
     from wsivit.demo import write_sample_slide
-    from wsivit.models.classifier import create_classifier, save_classifier
+    from wsivit.models.classifier import create_classifier
+    from wsivit.models.classifier_folder import save_classifier
     from wsivit.models.run_folder import RunMetadata
 
     given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=given.size, name="sample").slide)

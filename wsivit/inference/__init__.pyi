@@ -11,6 +11,6 @@ from .predict import predict_each as predict_each
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner
-from .runner import score_samples as score_samples
 from .runner import softmax as softmax
-from .runner import stored_logits as stored_logits
+from .sample_scores import score_samples as score_samples
+from .sample_scores import stored_logits as stored_logits
