@@ -13,7 +13,7 @@ import zarr
 from support.cli_helpers import wsivit_ as wsivit
 from support.small_slides import tissue_picture, write_slide
 
-from wsivit import ImportOptions, TileOptions, TileStore, export, import_features, tile
+from wsivit import ImportOptions, TileOptions, TileStore, export, import_features, tile, verify
 from wsivit.errors import InputNotFoundError, OutputExistsError, StoreMismatchError, UsageError, WsivitError
 
 h5py = pytest.importorskip("h5py")
@@ -276,3 +276,41 @@ def test_the_command_imports_and_its_own_h5_comes_back(store: Path, slide: Path,
     np.testing.assert_array_equal(again.features(NAME).values, TileStore(store).features(NAME).values)
     refused = wsivit("import", str(file), str(store), "--encoder", "virchow2")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "virchow2 has 2560" in refused.stderr
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_full_disk_leaves_nothing_half_written(
+    existing: bool, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever write fails, readers see no column or the old one, and a later run completes it."""
+    from wsivit.io import LocalFiles
+
+    file = trident(tmp_path, corners(), vectors(corners()))
+    if existing:
+        import_features(trident(tmp_path, corners(), -vectors(corners())), store, NAME)
+        trident(tmp_path, corners(), vectors(corners()))
+    write, full = LocalFiles.write, OSError(28, "No space left on device")
+    for allowed in range(20):
+        left = iter(range(allowed))
+
+        def limited(self: LocalFiles, key: str, parts: Any, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise full
+            write(self, key, parts)
+
+        monkeypatch.setattr(LocalFiles, "write", limited)
+        try:
+            import_features(file, store, NAME, force=True)
+            break
+        except OSError as error:
+            assert error.errno == 28
+            monkeypatch.undo()
+            before = TileStore(store)
+            assert before.encoders == ([NAME] if existing else [])
+            assert not existing or before.features(NAME).values[:, 0].max() <= 0
+            assert verify(store) == []
+    else:
+        raise AssertionError("it never had enough space")
+    assert allowed > 1
+    monkeypatch.undo()
+    check(TileStore(store))
