@@ -99,7 +99,8 @@ def own(given: argparse.Namespace) -> Callable[[], int]:
     """Features as the command makes them, the networks loaded."""
     (stored,) = (given.work / "pixels").glob("*.zarr")
     source: Any = stored if given.measure == FROM_STORE else given.slide
-    passes = {ONE_PASS: [(0, 1)], TWO_PASSES: [(0,), (1,)]}.get(given.measure, [(0,)])
+    together: dict[str, list[tuple[int, ...]]] = {ONE_PASS: [(0, 1)], TWO_PASSES: [(0,), (1,)]}
+    passes = together.get(given.measure, [(0,)])
     extractors = [extractor(given, *numbers) for numbers in passes]
 
     def run() -> int:
@@ -112,4 +113,6 @@ def own(given: argparse.Namespace) -> Callable[[], int]:
     return run
 
 
-MEASURED = {BARE: bare} | dict.fromkeys((FROM_SLIDE, FROM_STORE, ONE_PASS, TWO_PASSES), own)
+MEASURED: dict[str, Callable[[argparse.Namespace], Callable[[], int]]] = {BARE: bare} | dict.fromkeys(
+    (FROM_SLIDE, FROM_STORE, ONE_PASS, TWO_PASSES), own
+)

@@ -8,8 +8,9 @@ scores on the disk. "bare model" is the same network over and over on one batch 
 that is the same, all rows calculate in the same precision, and a larger slide should be given.
 Rows take turns. wsivit's are measured against the bare model in their own process, before and after; for the others the
 bare model has a row. A share is the median over the rounds. ``--features`` measures the rows of ``features.py`` in
-their place: an encoder's vectors. The weights are random (speed does not depend on them) and the same for all: wsivit and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The
-peers, wsinfer and tiatoolbox, are run by a Python that has them (``peers/predict_*.py``). Stitching and exports are in
+their place: an encoder's vectors. The weights are random (speed does not depend on them) and the same for all: wsivit
+and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The peers, wsinfer and tiatoolbox, are
+run by a Python that has them (``peers/predict_*.py``). Stitching and exports are in
 ``heatmaps.py``.
 """
 
