@@ -46,7 +46,7 @@ def import_features(
     ----------
     features : path
         ``.h5`` of TRIDENT, CLAM or STAMP, ``tile_embeddings/<slide>.npz`` of slide2vec, ``<slide>.embeddings.zarr`` of
-        raw2features, or ``.h5`` of ``wsivit export``, which keeps its fingerprint.
+        raw2features, or ``.h5`` or ``.parquet`` of ``wsivit export``, which keep their fingerprint.
     target : path, TileStore or Slide
         The slide's store; or the slide, whose store in `output` is taken, or made of the tiles in the file.
     encoder : str
@@ -84,7 +84,7 @@ def import_features(
     source = Path(features)
     file = read_tile_file(source)
     values = _checked(_chosen(file, known, source), known, source)
-    fingerprint = str(file.facts.get("model_fingerprint") or _fingerprint(file, known))
+    fingerprint = str(file.facts.get("encoder_fingerprint") or _fingerprint(file, known))
     spec = ModelSpec(name, known.name, (), known.preprocessing, fingerprint, known.mpp, known.tile_size)
 
     store = _store_of(target, source, file, spec, output, options, slide_mpp, allow=allow_mismatch)
@@ -118,7 +118,8 @@ def import_features(
 
 def _chosen(file: TileFile, known: Encoder, source: Path) -> NDArray[Any]:
     """Return the vectors of the encoder; those of a file that names no encoder are taken for its."""
-    named = {name: find_encoder(name) for name in file.features}
+    # `wsivit export` writes the name of the column, which has the pooling in it where that is not the registry's.
+    named = {name: known if name == known.column_name else find_encoder(name) for name in file.features}
     own = [name for name, found in named.items() if found is not None and found.name == known.name]
     unnamed = [name for name, found in named.items() if found is None]
     if not file.features:

@@ -12,7 +12,7 @@ from .tile import TilingResult as TilingResult
 from .tile import TilingTarget as TilingTarget
 from .tile import tile as tile
 from .tile import tile_into as tile_into
-from .tile_files import TileFile as TileFile
+from .tile_file import TileFile as TileFile
 from .tile_files import read_tile_file as read_tile_file
 from .tile_report import TileOrigins as TileOrigins
 from .tile_report import store_warnings as store_warnings

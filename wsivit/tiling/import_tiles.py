@@ -17,7 +17,8 @@ from wsivit.slide import ReadPlan, Slide, TileGrid, plan_downsample
 from wsivit.store import TileTable
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.tile import TilingResult, TilingTarget, ensure_open, tile_into
-from wsivit.tiling.tile_files import TileFile, read_tile_file
+from wsivit.tiling.tile_file import TileFile
+from wsivit.tiling.tile_files import read_tile_file
 from wsivit.tiling.tiling_plan import TilingPlan, store_parameters
 from wsivit.tissue import OVERVIEW_MPP, Tissue
 
