@@ -204,7 +204,7 @@ def test_command_line_and_export(lunit: tuple[Any, Path], store: Path, tmp_path:
 
 def test_encoders_are_listed_and_shown() -> None:
     listed = wsivit("encoders")
-    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 40
+    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 41
     every = json.loads(wsivit("encoders", "--json").stdout)
     assert {each["name"] for each in every} >= {"uni2-h", "virchow2", "h-optimus-1", "phikon-v2"}
     shown = wsivit("encoders", "UNI2_h")

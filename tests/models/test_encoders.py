@@ -37,7 +37,7 @@ def opened(e: Encoder, weights: Path) -> Any:
 
 
 def test_registry_is_sound() -> None:
-    assert len(encoders()) == 40
+    assert len(encoders()) == 41
     spellings = [s.lower() for e in encoders().values() for s in (e.name, *e.aliases)]
     assert len(spellings) == len(set(spellings))
     for e in RUNNABLE:
