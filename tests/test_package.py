@@ -31,6 +31,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "report",
     "demo",
     "doctor",
     "cli",
