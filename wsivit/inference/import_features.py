@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import InputNotFoundError, OutputExistsError, StoreMismatchError, UsageError
-from wsivit.inference.predict import PathLike, Source, check_compatibility, tile_differences
+from wsivit.inference.predict import PathLike, check_compatibility, tile_differences
 from wsivit.io import join
 from wsivit.models import Encoder, ModelSpec, Pooling, find_encoder
 from wsivit.models import encoder as encoder_of
 from wsivit.slide import Slide, open_slide
+from wsivit.slide_list import Source
 from wsivit.store import TileStore
 from wsivit.tiling import ImportOptions, TileFile, import_tiles, read_tile_file
 
