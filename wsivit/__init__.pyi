@@ -24,6 +24,7 @@ from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
+from .inference import import_features as import_features
 from .inference import predict as predict
 from .inference import predict_pictures as predict_pictures
 from .models import Encoder as Encoder

@@ -25,8 +25,8 @@ GROUPS = {
     "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
     "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
-    "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
-    "trust_torchscript",
+    "Model": "model encoder pooling pretrained weights allow_other_weights allow_mismatch freeze image_size tta "
+    "temperature trust_torchscript",
     "Training": "TrainOptions",
     "Split": "holdout split_by split folds fold seed allow_leakage",
     "Prediction": "PredictOptions FeaturesOptions",

@@ -13,6 +13,8 @@ from .tile import TilingTarget as TilingTarget
 from .tile import ensure_open as ensure_open
 from .tile import tile as tile
 from .tile import tile_into as tile_into
+from .tile_file import TileFile as TileFile
+from .tile_files import read_tile_file as read_tile_file
 from .tile_report import TileOrigins as TileOrigins
 from .tile_report import store_warnings as store_warnings
 from .tiling_plan import TilingPlan as TilingPlan
