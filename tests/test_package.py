@@ -31,6 +31,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "viewer",
     "demo",
     "doctor",
     "cli",

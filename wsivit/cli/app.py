@@ -35,6 +35,7 @@ VERBS = {
     "heatmap": ("results:heatmap", "Draw a run's predictions over the slide, and export them."),
     "export": ("results:export", "Write a run's predictions in the format of another tool."),
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
+    "view": ("viewing:view", "Look at slides, scores and labels in a browser."),
     "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
     "relink": ("stores:relink", "Record where the slides of stores are, after either moved."),
     "verify": ("stores:verify", "Check stores against their journals and checksums."),

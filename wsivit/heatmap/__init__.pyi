@@ -2,6 +2,8 @@ from .aggregate import AggregateOptions as AggregateOptions
 from .aggregate import SlideScore as SlideScore
 from .aggregate import aggregate as aggregate
 from .aggregate import slide_scores as slide_scores
+from .colors import class_colors as class_colors
+from .colors import score_colors as score_colors
 from .export import check_formats as check_formats
 from .export import export as export
 from .heatmap import DEFAULT_FORMATS as DEFAULT_FORMATS
