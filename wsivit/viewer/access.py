@@ -14,6 +14,7 @@ from tornado.web import HTTPError, RequestHandler
 WRITE_HEADER = "X-Wsivit-Write"
 """Header that every write needs: a page of another site cannot send it without asking first, which is refused."""
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_POLICY_HEADER = "Content-Security-Policy"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
@@ -82,7 +83,7 @@ class GuardedHandler(RequestHandler):
 
     def prepare(self) -> None:
         """Refuse what does not come from the page."""
-        self.set_header("Content-Security-Policy", self.access.policy)
+        self.set_header(_POLICY_HEADER, self.access.policy)
         headers = self.request.headers
         if not self.access.allows_host(headers.get("Host", "")):
             raise HTTPError(421)
@@ -110,6 +111,7 @@ class GuardedHandler(RequestHandler):
 
     def write_error(self, status_code: int, **_: Any) -> None:
         """Say what happened in one line, and nothing of what is inside."""
+        self.set_header(_POLICY_HEADER, self.access.policy)
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps({"error": _REASONS.get(status_code, "the viewer failed: see its log")}))
 

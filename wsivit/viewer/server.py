@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from importlib.resources import files
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from wsivit.errors import OutputError
@@ -23,6 +23,7 @@ _KINDS = {
     "svg": "image/svg+xml",
 }
 _LONGEST_BODY = 4 << 20
+_BACKLOG = 128
 
 
 class Server:
@@ -46,12 +47,14 @@ class Server:
 
     def __init__(self, study: Study, access: Access, host: str, port: int, *, read_only: bool) -> None:
         try:
-            self._sockets = bind_sockets(port, host)
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         except OSError as error:
             raise OutputError(
                 f"port {port} of {host} cannot be opened ({error.strerror}); give another with --port"
             ) from error
-        self.port: int = self._sockets[0].getsockname()[1]
+        self._socket.setblocking(False)
+        self.port: int = self._socket.getsockname()[1]
         self._study, self._queue = study, DecodeQueue()
         self._arguments = {
             "study": study,
@@ -92,7 +95,7 @@ class Server:
                 log_function=lambda handler: None,  # addresses hold the token
             )
             server = HTTPServer(application, max_body_size=_LONGEST_BODY, max_buffer_size=2 * _LONGEST_BODY)
-            server.add_sockets(self._sockets)
+            server.add_socket(self._socket)
             return server
 
         server = self._loop.run_until_complete(listen())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,6 +84,7 @@ class Study:
         self._annotations = annotations
         self.rows: list[StudyRow] = []
         self._by_key: dict[str, StudyRow] = {}
+        self._same = Counter[str]()
         self._open: OrderedDict[str, ViewedSlide] = OrderedDict()
         self._lock = threading.Lock()
         self.changes = 0
@@ -160,11 +161,12 @@ class Study:
     def _list(self, slide: SlideRow, *, strict: bool = False) -> None:
         """Add a row: the identity of its slide, and what can be read at once."""
         path, store, state, facts, digest = slide.path or "", slide.store or "", "listed", {}, ""
+        name = slide_id(path or store)
         options = {**self._open_options, **({} if slide.mpp is None else {"mpp": slide.mpp})}
         try:
             if store and (not path or strict or TileStore.is_store(store)):
                 parameters = (opened := TileStore(store)).parameters
-                digest = parameters.slide_fingerprint
+                digest, name = parameters.slide_fingerprint, parameters.slide_id
                 facts = {"tiles": len(opened), "mpp": parameters.mpp[0]}
             else:
                 store, digest = "", fingerprint(path)
@@ -172,7 +174,6 @@ class Study:
             if strict:
                 raise
             state = _trouble(error)
-        name = slide.id or slide_id(path or store)
         key = self._key(digest or f"unreadable {path or store}")
         annotations = self._annotations or slide.annotations or ""
         row = StudyRow(ViewSource(key, name, path, store, annotations, options), state, facts)
@@ -184,8 +185,8 @@ class Study:
     def _key(self, digest: str) -> str:
         """Make a key of the fingerprint; another store of the same slide gets a number too."""
         key = hashlib.sha256(digest.encode("utf-8", "surrogateescape")).hexdigest()[:_KEY]
-        same = sum(other.partition("-")[0] == key for other in self._by_key) if key in self._by_key else 0
-        return f"{key}-{same + 1}" if same else key
+        self._same[key] += 1
+        return key if self._same[key] == 1 else f"{key}-{self._same[key]}"
 
     def _summarise(self, at: int) -> None:
         row = self.rows[at]

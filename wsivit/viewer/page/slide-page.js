@@ -41,6 +41,7 @@ export class SlidePage {
   title() {
     document.title = `${this.slide.name} · wsivit view`;
     byId("title").textContent = this.slide.name;
+    byId("values").textContent = "";
   }
 
   restoreView() {
@@ -94,6 +95,8 @@ export class SlidePage {
       if (byId("list").value) this.walk.choose(byId("list").value);
     }
     this.listLayers();
+    byId("copy-command").hidden = !this.run;
+    byId("panel").hidden = this.layers.every(({ name }) => !name);
     this.view.redraw();
     this.ready = true;
   }
@@ -122,7 +125,9 @@ export class SlidePage {
   }
 
   drawLabels(name) {
-    const { codes, classes, colors } = this.columns[name];
+    const { codes, classes } = this.columns[name];
+    // A class has the colour that it has in the run.
+    const colors = classes.map((label, k) => this.run?.class_colors[this.run.classes.indexOf(label)] ?? this.columns[name].colors[k]);
     const { n_cols: width, n_rows: height } = this.slide.store.grid;
     const layer = this.layers.find(({ id }) => id === `labels-${name}`);
     const legend = classes.map((label, k) => [colors[k], label]);
@@ -138,7 +143,7 @@ export class SlidePage {
     const name = this.slide.store.painted;
     this.takeLabels(name, column);
     this.drawLabels(name);
-    this.mark.boxes = [];
+    this.mark.boxes = this.chosen < 0 ? [] : [this.table.box(this.chosen)];
     this.layers.find(({ id }) => id === `labels-${name}`).visible = true;
     this.listLayers();
     this.walk.offer();
@@ -192,6 +197,7 @@ export class SlidePage {
     fillSelect(byId("mode"), modes, byId("mode").value || this.state.mode || `class:${this.run.classes[this.run.main_class]}`);
     if (![...byId("mode").options].some(({ value }) => value === byId("mode").value)) byId("mode").value = classes[0][0];
     this.heat.run = this.run;
+    for (const layer of this.layers) if (layer.visible && layer.id.startsWith("labels-")) layer.load();
     this.scoresChanged();
     this.walk?.offer();
     if (this.chosen >= 0) this.choose(this.chosen);
@@ -211,7 +217,7 @@ export class SlidePage {
   /** A second view beside the first, that follows it. */
   link(wanted) {
     byId("map-b").hidden = !wanted;
-    this.view.map.invalidateSize({ pan: false });
+    this.view.map.invalidateSize({ animate: false });
     if (!wanted && this.other) {
       this.other.close();
       this.other = null;
@@ -519,5 +525,5 @@ function legendOf(layer) {
     context.fillStyle = `rgb(${legend.ramp.subarray(3 * i, 3 * i + 3)})`;
     context.fillRect(i, 0, 1, 1);
   }
-  return [element("span", { class: "legend" }, legend.ends[0], canvas, legend.ends[1])];
+  return [element("span", { class: "legend scale" }, legend.ends[0], canvas, legend.ends[1])];
 }

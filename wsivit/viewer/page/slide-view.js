@@ -29,7 +29,7 @@ export class SlideView {
     this.source = source ?? new TileSource(slide, () => this.redraw(), () => this.onReplaced?.());
     this.pending = false;
     this.map.on("move zoom resize viewreset", () => this.redraw());
-    this.resizing = new ResizeObserver(() => this.map.invalidateSize({ pan: false }));
+    this.resizing = new ResizeObserver(() => this.map.invalidateSize({ animate: false }));
     this.resizing.observe(element);
   }
 
