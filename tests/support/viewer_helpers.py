@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import wsivit
 from wsivit.viewer import View, ViewOptions
@@ -125,3 +128,108 @@ def chromium() -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+READY = "return !!(window.wsivit?.page?.ready && window.wsivit.page.view.complete)"
+"""Whether everything is loaded and drawn."""
+
+
+class Page:
+    """The page of one viewer in the browser."""
+
+    def __init__(self, driver: Any, client: Client) -> None:
+        self.driver, self.client = driver, client
+
+    def open(self, state: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.client.view.url}#{state}")
+        self.wait(READY)
+
+    def js(self, script: str, *arguments: object) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def wait(self, condition: str) -> Any:
+        for _ in range(1200):
+            if value := self.js(condition):
+                return value
+            time.sleep(0.05)
+        raise AssertionError(f"never: {condition}; {self.js('return document.body.innerText')}")
+
+    def show(self, x: float, y: float, downsample: float) -> None:
+        self.js(
+            "wsivit.page.view.complete = false; wsivit.page.view.show(...arguments); wsivit.page.view.redraw()",
+            x,
+            y,
+            downsample,
+        )
+        self.wait(READY)
+
+    def frame(self) -> None:
+        """Wait until what was asked to be drawn is drawn."""
+        self.js("return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def element(self, name: str) -> Any:
+        return self.driver.find_element("id", name)
+
+    def choose(self, name: str, value: object) -> None:
+        """Choose or slide as a person does: the element changes and says so."""
+        script = """const [name, value] = arguments, at = document.getElementById(name);
+            if (at.type === "checkbox") at.checked = value; else at.value = value;
+            for (const kind of ["input", "change"]) at.dispatchEvent(new Event(kind, {bubbles: true}))"""
+        self.js(script, name, value)
+
+    def keys(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def point(self, x: float, y: float, *, click: bool = False, drag: tuple[int, int] | None = None) -> None:
+        """Move the pointer to a place in level-0 pixels, and press there."""
+        from selenium.webdriver import ActionChains
+
+        view, box = self.js("return [wsivit.page.view.view, document.getElementById('map').getBoundingClientRect()]")
+        at = box["x"] + (x - view["x0"]) * view["scale"], box["y"] + (y - view["y0"]) * view["scale"]
+        actions = ActionChains(self.driver, duration=0)
+        actions.w3c_actions.pointer_action.move_to_location(round(at[0]), round(at[1]))
+        if click:
+            actions.click()
+        if drag is not None:
+            actions.click_and_hold().move_by_offset(*drag).release()
+        actions.perform()
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The map as it is on the screen; uint8 (h, w, 3)."""
+        png = self.element("map").screenshot_as_png
+        return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+    def text(self, name: str) -> str:
+        return str(self.js("return document.getElementById(arguments[0]).textContent", name))
+
+    def silent(self) -> None:
+        """Nothing is on the console, and nothing was asked of anybody else."""
+        assert self.driver.get_log("browser") == []
+        asked = self.js("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert {address.split("/")[2] for address in asked if not address.startswith("blob:")} <= {
+            f"127.0.0.1:{self.client.port}"
+        }
+
+
+@contextmanager
+def page_of(driver: Any, *sources: Path, state: str = "", **options: Any) -> Iterator[Page]:
+    with viewing(*sources, **options) as client:
+        page = Page(driver, client)
+        page.open(state)
+        yield page
+        page.driver.get("about:blank")
+
+
+def axe_problems(page: Page) -> list[tuple[str, str]]:
+    axe = pytest.importorskip("axe_core_python.selenium")
+    source = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    page.js(source)
+    results = page.driver.execute_async_script("const done = arguments[0]; axe.run().then(done)")
+    return [
+        (problem["id"], problem["nodes"][0]["html"])
+        for problem in results["violations"]
+        if problem["impact"] in ("serious", "critical")
+    ]

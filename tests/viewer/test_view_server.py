@@ -17,8 +17,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 from support.heatmap_helpers import make_store
-from support.small_slides import tissue_picture, write_slide
 from support.slide_helpers import damage
+from support.small_slides import tissue_picture, write_slide
 from support.viewer_helpers import Client, Reply, viewing
 from test_privacy import LABEL, MACRO, aperio, planted_in, shows
 
@@ -169,14 +169,16 @@ def test_a_slide_replaced_while_open_is_noticed(folder: Path, tmp_path: Path, mo
 def test_thresholds_in_bytes_are_those_of_aggregate(overlap: int, tmp_path: Path) -> None:
     """A cell is over ``k / 200`` in the page exactly where it is for `aggregate`, at every threshold of the slider."""
     rng = np.random.default_rng(1)
-    store = make_store(tmp_path / "s.zarr", overlap=overlap, field=lambda x, y: np.round(rng.random(x.shape) * 200) / 200)
+    store = make_store(
+        tmp_path / "s.zarr", overlap=overlap, field=lambda x, y: np.round(rng.random(x.shape) * 200) / 200
+    )
     with viewing(store.path) as client:
         arrays, facts = client.ask(f"/slide/{client.key}/scores?run=run-1").arrays
     assert facts["classes"] == ["normal", "tumor"]
     tumor, stride = arrays["bands"][1], 2.0 * (128 - overlap)
     # The last cells reach past the slide: only what lies on it counts.
-    sides = [np.diff(np.minimum(np.arange(n + 1) * stride, size)) for n, size in zip(tumor.shape, (3072, 4096), strict=True)]
-    areas = np.outer(*sides)
+    edges = [np.minimum(np.arange(n + 1) * stride, size) for n, size in zip(tumor.shape, (3072, 4096), strict=True)]
+    areas = np.outer(*map(np.diff, edges))
     for k in (0, 1, 57, 58, 100, 101, 199, 200):
         options = wsivit.AggregateOptions(threshold=k / 200, class_name="tumor")
         table = wsivit.aggregate([store], tmp_path / "a.csv", options=options)
@@ -302,7 +304,9 @@ def test_other_names_and_other_sites_are_refused(client: Client) -> None:
     for site in ("cross-site", "same-site"):
         assert client.ask("/study", Sec_Fetch_Site=site).status == 403
         assert client.ask("/study", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 403
-        assert client.ask("/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 200  # the page itself, by a link
+        assert (
+            client.ask("/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate").status == 200
+        )  # the page itself, by a link
     assert client.ask("/study", Sec_Fetch_Site="same-origin").status == 200
 
 
