@@ -47,4 +47,5 @@ def demo(
             f"On {result.tiles} tiles of the test slide that lie in a known region: "
             f"accuracy {result.accuracy:.3f}, AUROC {result.auroc:.3f}."
         )
+        lines.append(f"Look at it: wsivit view {result.folder / 'tiles'}")
     return Report("\n".join(lines))
