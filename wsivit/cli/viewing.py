@@ -18,7 +18,7 @@ NO_BROWSER = Parameter(name="--no-browser", negative=(), help="Print the address
 
 @documented_by(_view)
 def view(
-    source: Annotated[list[str], MANY],
+    sources: Annotated[list[str], MANY],
     *,
     annotations: str | None = None,
     no_browser: Annotated[bool, NO_BROWSER] = False,
@@ -29,7 +29,7 @@ def view(
     options: Annotated[ViewOptions, FLAT] = ViewOptions(),
 ) -> Report:
     page = _view(
-        source,
+        sources,
         annotations=annotations,
         browser=not no_browser,
         slide_mpp=slide_mpp,
