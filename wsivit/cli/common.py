@@ -21,7 +21,8 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "slide sources store stores root data source coordinates cohort run runs label annotations sample name check",
+    "Input": "slide sources store stores root data source coordinates cohort run runs label annotations sample name "
+    "check",
     "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "

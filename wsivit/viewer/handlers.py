@@ -65,7 +65,7 @@ class ViewerHandler(GuardedHandler):
 
     async def slide(self, key: str) -> ViewedSlide:
         """Return the slide of a key, opened; 404 where there is none."""
-        slide = await self.work(lambda: self.study.open(key))
+        slide = self.study.opened(key) or await self.work(lambda: self.study.open(key))
         if slide is None:
             raise HTTPError(404)
         return slide

@@ -23,7 +23,7 @@ from wsivit.store import Status, TileStore
 
 State: TypeAlias = Literal["ok", "blank", "unreadable"]
 
-_SIDE = 512  # about the side of a decoded tile
+_SIDE = 256  # about the side of a decoded tile
 _FURTHEST = 3.0  # between two levels; more costs the page too many tiles
 _COARSEST = 1024  # longest side of the coarsest level: below it there is the thumbnail
 _REDUCED = (2, 4, 8)
@@ -45,6 +45,8 @@ class PyramidLevel:
         Width and height of a JPEG; those at the end may reach past the level.
     step : (int, int)
         Distance of neighbours: less than `tile` where they overlap.
+    native : bool
+        Whether its JPEGs are passed on as they are, without decoding.
     """
 
     width: int
@@ -52,6 +54,7 @@ class PyramidLevel:
     downsample: tuple[float, float]
     tile: tuple[int, int]
     step: tuple[int, int]
+    native: bool = False
 
     def has(self, col: int, row: int) -> bool:
         """Whether a tile begins inside the level."""
@@ -132,7 +135,7 @@ class SlidePyramid(Pyramid):
         plan = plan_downsample(exact, self._slide.levels, tolerance=0.0)
         if native is not None and native.tile_width in _NATIVE_SIDES and native.tile_height in _NATIVE_SIDES:
             tile = native.tile_width, native.tile_height
-            return PyramidLevel(level.width, level.height, exact, tile, tile), plan, native
+            return PyramidLevel(level.width, level.height, exact, tile, tile, native=True), plan, native
         return _decoded_level(plan, self._blocks(index, 1)), plan, None
 
     def _reduced(self, index: int, reduce: int) -> tuple[PyramidLevel, ReadPlan, None]:

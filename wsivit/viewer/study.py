@@ -113,6 +113,10 @@ class Study:
             for slide in self._open.values():
                 slide.close()
 
+    def opened(self, key: str) -> ViewedSlide | None:
+        """Return the slide of a key if it is open already."""
+        return self._open.get(key)
+
     def open(self, key: str) -> ViewedSlide | None:
         """Return the slide of a key, opened; None where there is none.
 

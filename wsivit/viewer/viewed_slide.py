@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from wsivit.viewer.painted_labels import PaintedLabels
 from wsivit.viewer.pyramid import BLANK, Pyramid, SlidePyramid, StorePyramid, TileAnswer, shrink
 
 _LOOK_AGAIN = 1.0  # seconds between two looks at whether the slide's file is still the same
+_RECENT_BYTES = 24 << 20  # of decoded tiles that are kept: another page, or the same one later, wants them again
 GONE = "The slide is not where it was: what is shown comes from the store."
 REPLACED = "The file of the slide was replaced by another: what is shown comes from the store."
 LOST = "The slide is gone, or was replaced by another: there are no pixels."
@@ -72,6 +74,8 @@ class ViewedSlide:
         self._slide: Slide | None = None
         self._signature: object = None
         self._looked = 0.0
+        self._recent: OrderedDict[tuple[str, int, int, int], TileAnswer] = OrderedDict()
+        self._recent_bytes = 0
         self._pyramid = self._open_pyramid()
 
     # Pixels
@@ -93,7 +97,20 @@ class ViewedSlide:
         name, current = self.pyramid
         if name != pyramid or not 0 <= level < len(current.levels) or not current.levels[level].has(col, row):
             return None
-        return current.tile(level, col, row)
+        if current.levels[level].native:
+            return current.tile(level, col, row)
+        place = name, level, col, row
+        with self._lock:
+            if place in self._recent:
+                self._recent.move_to_end(place)
+                return self._recent[place]
+        answer = current.tile(level, col, row)
+        with self._lock:
+            self._recent[place] = answer
+            self._recent_bytes += len(answer.jpeg)
+            while self._recent_bytes > _RECENT_BYTES:
+                self._recent_bytes -= len(self._recent.popitem(last=False)[1].jpeg)
+        return answer
 
     def thumbnail(self, max_side: int) -> tuple[NDArray[np.uint8], tuple[float, float]] | None:
         """Return the complete slide at low power; None where there are no pixels."""

@@ -58,19 +58,17 @@ export function measure(bytes, width, height, k, { downsample0, size0, mpp }) {
   const sideY = cellSides(height, downsample0[1], size0[1], mpp[1]);
   const sums = new Float64Array(width + 1);
   for (let x = 0; x < width; x++) sums[x + 1] = sums[x] + sideX[x];
-  let known = 0;
-  let area = 0;
-  let focus = 0;
   // Runs of cells in a row, joined with those of the row above that they touch, corners too.
-  const parent = [];
-  const areas = [];
+  const most = Math.ceil(width / 2) * height;
+  const [parent, begin, end] = [new Int32Array(most), new Int32Array(most), new Int32Array(most)];
+  const areas = new Float64Array(most);
   const root = (i) => {
     while (parent[i] !== i) i = parent[i] = parent[parent[i]];
     return i;
   };
-  let above = [];
+  let [runs, above, known] = [0, 0, 0]; // `above` is the first run of the row above
   for (let y = 0; y < height; y++) {
-    const runs = [];
+    const first = runs;
     const row = y * width;
     let start = -1;
     let knownSide = 0;
@@ -80,27 +78,28 @@ export function measure(bytes, width, height, k, { downsample0, size0, mpp }) {
       if (byte > k) {
         if (start < 0) start = x;
       } else if (start >= 0) {
-        runs.push([start, x, parent.length]);
-        parent.push(parent.length);
-        areas.push((sums[x] - sums[start]) * sideY[y]);
+        [parent[runs], begin[runs], end[runs]] = [runs, start, x];
+        areas[runs] = (sums[x] - sums[start]) * sideY[y];
+        runs += 1;
         start = -1;
       }
     }
     known += knownSide * sideY[y];
-    let at = 0;
-    for (const [from, to, id] of runs) {
-      while (at < above.length && above[at][1] < from) at++;
-      for (let i = at; i < above.length && above[i][0] <= to; i++) {
-        const [a, b] = [root(above[i][2]), root(id)];
+    let at = above;
+    for (let id = first; id < runs; id++) {
+      while (at < first && end[at] < begin[id]) at++;
+      for (let i = at; i < first && begin[i] <= end[id]; i++) {
+        const [a, b] = [root(i), root(id)];
         if (a !== b) {
           parent[a] = b;
           areas[b] += areas[a];
         }
       }
     }
-    above = runs;
+    above = first;
   }
-  for (let i = 0; i < parent.length; i++) {
+  let [area, focus] = [0, 0];
+  for (let i = 0; i < runs; i++) {
     if (parent[i] !== i) continue;
     area += areas[i];
     focus = Math.max(focus, areas[i]);

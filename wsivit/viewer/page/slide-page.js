@@ -12,7 +12,7 @@ import { TileTable, exact } from "./tile-table.js";
 import { Walk } from "./walk.js";
 
 const MICRONS_AT_1X = 10;
-const MEASURED_AT_ONCE = 2e6; // cells; more are measured once the threshold rests
+const MEASURED_AT_ONCE = 3e5; // cells; more are measured once the threshold rests
 
 export class SlidePage {
   static async open(key) {
