@@ -76,6 +76,8 @@ class ViewedSlide:
         self._looked = 0.0
         self._recent: OrderedDict[tuple[str, int, int, int], TileAnswer] = OrderedDict()
         self._recent_bytes = 0
+        self._reading = threading.Lock()
+        self._thumbnails: dict[int, tuple[NDArray[np.uint8], tuple[float, float]]] = {}
         self._pyramid = self._open_pyramid()
 
     # Pixels
@@ -118,7 +120,12 @@ class ViewedSlide:
             pixels, downsample = self.store.thumbnail
             if self._slide is None or max(pixels.shape) >= max_side // 2:
                 return shrink(pixels, downsample, max_side)
-        return None if self._slide is None else self.pyramid[1].thumbnail(max_side)
+        if self._slide is None:
+            return None
+        with self._reading:  # read once, however many pages ask
+            if max_side not in self._thumbnails:
+                self._thumbnails[max_side] = self.pyramid[1].thumbnail(max_side)
+            return self._thumbnails[max_side]
 
     def _is_same(self) -> bool:
         """Whether the slide is there with the same content, if under another time stamp."""
