@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -469,3 +471,52 @@ def test_a_notebook_shows_it_in_a_frame(folder: Path, monkeypatch: pytest.Monkey
         assert "frame-ancestors http://localhost:* http://127.0.0.1:*" in policy
         monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ann/")
         assert f'src="/user/ann/proxy/{view.port}/?token=' in view._repr_html_()
+
+
+def test_the_command_serves_until_it_is_interrupted(folder: Path) -> None:
+    command = [sys.executable, "-m", "wsivit", "view", str(folder / "s.zarr"), "--no-browser", "--read-only"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        token = address.partition("?token=")[2]
+        request = urllib.request.Request(
+            address.partition("?")[0] + "study", headers={"Authorization": f"token {token}"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            assert json.load(answer)["slides"] == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+        assert "Traceback" not in process.stderr.read()  # type: ignore[union-attr]
+
+
+def test_annotations_lie_where_they_were_drawn(folder: Path, tmp_path: Path) -> None:
+    ring = [[100, 50], [400, 50], [400, 300], [100, 50]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"objectType": "annotation", "classification": {"name": "tumor"}},
+    }
+    (tmp_path / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    with viewing(folder / "s.zarr", annotations=tmp_path / "a.geojson") as client:
+        (region,) = client.ask(f"/slide/{client.key}/annotations").json
+        assert region["name"] == "tumor"
+        assert {tuple(place) for place in region["geometry"]["coordinates"][0]} == {tuple(place) for place in ring}
+    shutil.copytree(folder / "s.zarr", tmp_path / "many" / "a.zarr")
+    shutil.copytree(folder / "s.zarr", tmp_path / "many" / "b.zarr")
+    with pytest.raises(UsageError, match="one slide"):
+        wsivit.view(tmp_path / "many", annotations=tmp_path / "a.geojson", browser=False)
+
+
+def test_slides_and_stores_at_urls_are_shown_as_local_ones(folder: Path, client: Client) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder / "s.tiff"), "/view/s.tiff")
+    memory.put(str(folder / "s.zarr"), "/view/s.zarr", recursive=True)
+    with viewing("memory://view/s.tiff") as remote:  # type: ignore[arg-type]
+        here, there = (c.ask(f"/slide/{c.key}/tile/p0/0/3/4") for c in (client, remote))
+        assert there.body == here.body
+    with viewing("memory://view/s.zarr") as remote:  # type: ignore[arg-type]
+        paint = remote.ask(f"/slide/{remote.key}/paint", "POST", stroke({2: "tumor"}), X_Wsivit_Write="1")
+        assert paint.status == 200
+    assert np.flatnonzero(TileStore("memory://view/s.zarr").label("viewed").codes >= 0).tolist() == [2]

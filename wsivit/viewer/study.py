@@ -84,6 +84,7 @@ class Study:
         self._annotations = annotations
         self.rows: list[StudyRow] = []
         self._by_key: dict[str, StudyRow] = {}
+        self._place: dict[str, int] = {}
         self._same = Counter[str]()
         self._open: OrderedDict[str, ViewedSlide] = OrderedDict()
         self._lock = threading.Lock()
@@ -147,8 +148,7 @@ class Study:
 
     def refresh(self, key: str) -> None:
         """Read the facts of a slide again: its labels have changed."""
-        row = self._by_key[key]
-        self._summarise(self.rows.index(row))
+        self._summarise(self._place[key])
 
     def _read(self) -> None:
         for slide in self._slides[len(self.rows) :]:
@@ -181,7 +181,7 @@ class Study:
         key = self._key(digest or f"unreadable {path or store}")
         annotations = self._annotations or slide.annotations or ""
         row = StudyRow(ViewSource(key, name, path, store, annotations, options), state, facts)
-        self._by_key[key] = row
+        self._by_key[key], self._place[key] = row, len(self.rows)
         self.rows.append(row)
         self.changes += 1
         self._changed_at.append(self.changes)

@@ -7,6 +7,8 @@ import { readState, writeState } from "./state.js";
 const CARD = { width: 224, height: 262 };
 const AGAIN = 700; // milliseconds between two looks for new rows
 
+const isReadable = (row) => ["ready", "listed"].includes(row.state);
+
 export class StudyList {
   constructor() {
     this.rows = [];
@@ -49,7 +51,8 @@ export class StudyList {
     const state = readState();
     const keep = (id, options, fallback) => fillSelect(byId(id), options, byId(id).value || state[id] || fallback);
     keep("study-sort", [
-      ["name", "name"], ["tiles", "number of tiles"], ["unreadable", "unreadable tiles"],
+      ["name", "name"], ["state", "trouble first"], ["tiles", "number of tiles"], ["unreadable", "unreadable tiles"],
+      ...labels.map((name) => [`labels/${name}`, `labelled tiles: ${name}`]),
       ...runs.flatMap((run) => [[`runs/${run}/top`, `${run}: strongest tiles`], [`runs/${run}/share`, `${run}: share over 0.5`], [`runs/${run}/focus`, `${run}: largest focus`]]),
       ...qc.map((name) => [`qc/${name}`, `QC: ${name}`]),
     ], "name");
@@ -64,11 +67,15 @@ export class StudyList {
     const [sort, filter, find] = [byId("study-sort").value, byId("study-filter").value, byId("study-find").value.toLowerCase()];
     writeState({ "study-sort": sort === "name" ? null : sort, "study-filter": filter || null });
     const keep = {
-      failed: (row) => !["ready", "listed"].includes(row.state),
+      failed: (row) => !isReadable(row),
       unreadable: (row) => row.unreadable > 0,
       unscored: (row) => !Object.keys(row.runs ?? {}).length,
     }[filter] ?? ((row) => !filter || row.labels?.[filter.slice(6)]);
-    const value = (row) => sort.split("/").reduce((part, name) => part?.[name], row);
+    const value = (row) => {
+      if (sort === "state") return isReadable(row) ? 0 : 1;
+      const found = sort.split("/").reduce((part, name) => part?.[name], row);
+      return typeof found === "object" && found ? Object.values(found).reduce((sum, n) => sum + n, 0) : found;
+    };
     this.shown = this.rows.filter((row) => row && keep(row) && row.name.toLowerCase().includes(find));
     if (sort === "name") this.shown.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
     else this.shown.sort((a, b) => (value(b) ?? -Infinity) - (value(a) ?? -Infinity) || a.name.localeCompare(b.name));
@@ -108,7 +115,7 @@ export class StudyList {
   card(row, at) {
     const run = byId("study-run").value;
     const scored = row.runs?.[run];
-    const readable = ["ready", "listed"].includes(row.state);
+    const readable = isReadable(row);
     const picture = element("span", { class: "picture" });
     if (readable) {
       const query = scored ? `&run=${encodeURIComponent(run)}` : "";
