@@ -93,7 +93,7 @@ class Client:
 
 
 @contextmanager
-def viewing(*sources: Path, **options: Any) -> Iterator[Client]:
+def viewing(*sources: Path | str, **options: Any) -> Iterator[Client]:
     """Serve stores or slides while it lasts."""
     keywords: dict[str, Any] = {name: options.pop(name) for name in ("annotations", "slide_mpp") if name in options}
     with wsivit.view(sources, browser=False, options=ViewOptions(**options), **keywords) as view:

@@ -187,7 +187,7 @@ def test_thresholds_in_bytes_are_those_of_aggregate(overlap: int, tmp_path: Path
         row = dict(zip(*(line.split(",") for line in Path(table).read_text().splitlines()), strict=True))
         assert areas[tumor > k].sum() / areas[tumor > 0].sum() == pytest.approx(float(row["area_fraction"]), abs=1e-6)
     exact = store.predictions("run-1").probabilities
-    assert np.array_equal(arrays["probabilities"], exact, equal_nan=True)
+    assert np.array_equal(arrays["values"], exact, equal_nan=True)
 
 
 def test_tiles_and_mask_are_those_of_the_store(folder: Path, client: Client) -> None:
@@ -435,7 +435,7 @@ def test_what_cannot_be_viewed_is_said_before_a_page_opens(tmp_path: Path, folde
         wsivit.view(folder / "s.zarr", browser=False, options=ViewOptions(port=client.port))
     for wrong in ({"port": 70000}, {"label": "a/b"}, {"label": "../x"}):
         with pytest.raises(UsageError):
-            ViewOptions(**wrong)  # type: ignore[arg-type]
+            ViewOptions(**wrong)
 
 
 def test_a_study_lists_every_slide_and_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
@@ -513,10 +513,10 @@ def test_slides_and_stores_at_urls_are_shown_as_local_ones(folder: Path, client:
     memory = fsspec.filesystem("memory")
     memory.put(str(folder / "s.tiff"), "/view/s.tiff")
     memory.put(str(folder / "s.zarr"), "/view/s.zarr", recursive=True)
-    with viewing("memory://view/s.tiff") as remote:  # type: ignore[arg-type]
+    with viewing("memory://view/s.tiff") as remote:
         here, there = (c.ask(f"/slide/{c.key}/tile/p0/0/3/4") for c in (client, remote))
         assert there.body == here.body
-    with viewing("memory://view/s.zarr") as remote:  # type: ignore[arg-type]
+    with viewing("memory://view/s.zarr") as remote:
         paint = remote.ask(f"/slide/{remote.key}/paint", "POST", stroke({2: "tumor"}), X_Wsivit_Write="1")
         assert paint.status == 200
     assert np.flatnonzero(TileStore("memory://view/s.zarr").label("viewed").codes >= 0).tolist() == [2]

@@ -25,7 +25,7 @@ from wsivit.viewer.binary import compress, pack_arrays
 from wsivit.viewer.decode_queue import DecodeQueue
 from wsivit.viewer.painted_labels import Stroke, label_regions
 from wsivit.viewer.pyramid import UNREADABLE, TileAnswer, encode, store_tile
-from wsivit.viewer.score_bands import pack_scores, pack_tiles
+from wsivit.viewer.score_bands import pack_scores, pack_tiles, shown_runs
 from wsivit.viewer.study import Study
 from wsivit.viewer.viewed_slide import ViewedSlide
 
@@ -180,7 +180,7 @@ class ThumbnailHandler(ViewerHandler):
         if not size.isdecimal() or int(size) not in _THUMBNAILS:
             raise HTTPError(400)
         slide = await self.slide(key)
-        run = self.chosen("run", slide.require_store().runs) if self.get_query_argument("run", "") else None
+        run = self.chosen("run", shown_runs(slide.require_store())) if self.get_query_argument("run", "") else None
         body, downsample = await self.work(lambda: _thumbnail(slide, int(size), run))
         if not body:
             self.send_nothing("blank")
@@ -200,7 +200,7 @@ class StoreHandler(ViewerHandler):
         if what == "tiles":
             self.send(await self.work(lambda: pack_tiles(store)))
         elif what == "scores":
-            run = self.chosen("run", store.runs)
+            run = self.chosen("run", shown_runs(store))
             self.send(await self.work(lambda: pack_scores(store, run)))
         elif what == "mask":
             self.send(await self.work(lambda: _pack_mask(slide)))

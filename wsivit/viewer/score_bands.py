@@ -6,19 +6,23 @@ a threshold of that kind in the page exactly where it is for `aggregate`, and ar
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsivit.heatmap import ScoreMap, read_heatmap_data, slide_scores
+from wsivit.heatmap import ScoreMap, read_heatmap_data
 from wsivit.store import TileStore
 from wsivit.viewer.binary import pack_arrays
 
 STEPS = 200
-_GRID = (np.arange(STEPS + 1) / STEPS).astype(np.float32)  # as numpy compares a float32 map with a threshold
-_DRAWN_AT = 0.5
+PROBABILITIES = 0.0, 1.0
+"""Ends of their scale."""
+
+
+def shown_runs(store: TileStore) -> list[str]:
+    """Return the names of all that has scores."""
+    return sorted(store.runs)
 
 
 def pack_scores(store: TileStore, run: str) -> bytes:
@@ -30,20 +34,17 @@ def pack_scores(store: TileStore, run: str) -> bytes:
         As `wsivit.heatmap.read_heatmap_data`.
     """
     data = read_heatmap_data(store, run)
-    scores = data.scores
+    scores, ends = data.scores, PROBABILITIES
     arrays: dict[str, NDArray[Any]] = {
-        "bands": np.stack([score_bytes(band) for band in np.moveaxis(scores.scores, -1, 0)]),
-        "uncertainty": score_bytes(scores.uncertainty),
+        "bands": np.stack([score_bytes(band, *ends) for band in np.moveaxis(scores.scores, -1, 0)]),
         "coverage": score_bytes(scores.coverage),
-        "best": _best_class(scores),
         "status": scores.status,
-        "probabilities": data.probabilities,
+        "values": data.probabilities,
+        "uncertainty": score_bytes(scores.uncertainty),
+        "best": _best_class(scores),
     }
     if data.spread is not None:
         arrays["spread"] = data.spread
-    measures = slide_scores(
-        data.probabilities[data.predicted], dict.fromkeys(data.classes, _DRAWN_AT), scores, data.slide_mpp
-    )
     return pack_arrays(
         arrays,
         run=run,
@@ -54,14 +55,20 @@ def pack_scores(store: TileStore, run: str) -> bytes:
         size0=scores.size0,
         mpp=data.slide_mpp,
         steps=STEPS,
+        ends=ends,
+        unit="",
         uncertainty_kind=scores.uncertainty_kind,
-        measures=[asdict(measure) for measure in measures],
     )
 
 
-def score_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Count the thresholds ``k / 200`` that each value reaches; 0 for NaN, at least 1 for a number."""
-    counted = np.searchsorted(_GRID, values, side="right")
+def score_bytes(values: NDArray[np.float32], lower: float = 0.0, upper: float = 1.0) -> NDArray[np.uint8]:
+    """Count the thresholds that each value reaches, of those evenly spread from `lower` to `upper`.
+
+    0 for NaN, at least 1 for a number.
+    """
+    # In float32, as numpy compares a score map with a threshold.
+    thresholds = (lower + (upper - lower) * (np.arange(STEPS + 1) / STEPS)).astype(np.float32)
+    counted = np.searchsorted(thresholds, values, side="right")
     return np.where(np.isnan(values), 0, np.maximum(counted, 1)).astype(np.uint8)
 
 

@@ -21,6 +21,7 @@ from wsivit.store import TileStore, locate_slide
 from wsivit.tiling import Annotation, read_annotations
 from wsivit.viewer.painted_labels import PaintedLabels
 from wsivit.viewer.pyramid import BLANK, Pyramid, SlidePyramid, StorePyramid, TileAnswer, shrink
+from wsivit.viewer.score_bands import shown_runs
 
 _LOOK_AGAIN = 1.0  # seconds between two looks at whether the slide's file is still the same
 _RECENT_BYTES = 24 << 20  # of decoded tiles that are kept: another page, or the same one later, wants them again
@@ -233,7 +234,7 @@ class ViewedSlide:
             "tiles": len(self.store),
             "grid": grid.to_dict() | {"step": grid.step, "n_cols": grid.n_cols, "n_rows": grid.n_rows},
             "mpp": self.store.parameters.mpp,
-            "runs": sorted(self.store.runs),
+            "runs": shown_runs(self.store),
             "labels": self.store.labels,
             "qc": sorted(self.store.qc),
             "painted": self.painted.name,

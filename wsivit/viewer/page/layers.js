@@ -28,6 +28,12 @@ export class HeatLayer extends Layer {
     return k < 0 ? null : arrays.bands.subarray(k * size, (k + 1) * size);
   }
 
+  /** The threshold in the unit of the scores. */
+  get threshold() {
+    const [lower, upper] = this.run.ends;
+    return lower + ((upper - lower) * this.k) / this.run.steps;
+  }
+
   get isClass() {
     return this.mode.startsWith("class:");
   }
@@ -88,7 +94,8 @@ export class HeatLayer extends Layer {
     if (!this.run) return [];
     if (this.mode === "best") return this.run.classes.map((name, k) => [this.run.class_colors[k], name]);
     const name = this.compare === "difference" ? "RdBu_r" : this.isClass ? this.cmap : "viridis";
-    const ends = this.compare === "difference" ? ["−1", "1"] : ["0", "1"];
+    const [lower, upper] = this.isClass ? this.run.ends : [0, 1];
+    const ends = this.compare === "difference" ? [lower - upper, upper - lower] : [lower, upper];
     return { ramp: this.colors.arrays[name], ends };
   }
 }

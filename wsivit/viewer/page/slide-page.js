@@ -193,7 +193,8 @@ export class SlidePage {
   async chooseRun() {
     this.run = await this.loadRun(byId("run").value);
     const classes = this.run.classes.map((name) => [`class:${name}`, name]);
-    const modes = [...classes, ["best", "most probable class"], ["uncertainty", `uncertainty (${this.run.uncertainty_kind})`], ["coverage", "coverage"]];
+    const more = { best: "most probable class", uncertainty: `uncertainty (${this.run.uncertainty_kind})`, coverage: "coverage" };
+    const modes = [...classes, ...Object.entries(more).filter(([mode]) => this.run.arrays[mode])];
     fillSelect(byId("mode"), modes, byId("mode").value || this.state.mode || `class:${this.run.classes[this.run.main_class]}`);
     if (![...byId("mode").options].some(({ value }) => value === byId("mode").value)) byId("mode").value = classes[0][0];
     this.heat.run = this.run;
@@ -257,7 +258,7 @@ export class SlidePage {
     }
     byId("cmap").disabled = !heat.isClass || heat.compare === "difference";
     byId("threshold").disabled = !heat.isClass;
-    byId("threshold-value").textContent = (heat.k / 200).toFixed(3);
+    byId("threshold-value").textContent = `${heat.threshold.toFixed(3)} ${heat.run.unit}`;
     clearTimeout(this.measuring);
     if (heat.run.arrays.coverage.length > MEASURED_AT_ONCE) this.measuring = setTimeout(() => this.measure(), 120);
     else this.measure();
@@ -329,7 +330,7 @@ export class SlidePage {
       parts.push(`tile ${i}`);
       for (const shown of [run, otherRun]) {
         if (!shown) continue;
-        const p = shown.arrays.probabilities.subarray(i * shown.classes.length, (i + 1) * shown.classes.length);
+        const p = shown.arrays.values.subarray(i * shown.classes.length, (i + 1) * shown.classes.length);
         const told = Number.isNaN(p[0]) ? "no score" : shown.classes.map((name, k) => `${name} ${exact(p[k])}`).join(", ");
         parts.push(otherRun ? `${shown.run}: ${told}` : told);
       }
@@ -380,7 +381,7 @@ export class SlidePage {
   command() {
     const { heat, slide, run } = this;
     const words = ["wsivit", "heatmap", slide.store.file, "--run", run.run];
-    if (heat.isClass) words.push("--class-name", heat.mode.slice(6), "--threshold", String(heat.k / 200), "--cmap", heat.cmap, "--alpha", String(heat.opacity));
+    if (heat.isClass) words.push("--class-name", heat.mode.slice(6), "--threshold", String(heat.k / heat.run.steps), "--cmap", heat.cmap, "--alpha", String(heat.opacity));
     if (heat.isClass && !heat.smooth) words.push("--interpolation", "nearest");
     if (heat.isClass) words.push("--png", `${slide.name}.png`);
     else words.push("--format", heat.mode === "best" ? "argmax" : heat.mode === "uncertainty" ? "uncertainty" : "ome-tiff");

@@ -17,7 +17,7 @@ export function showTile(page, i, choose) {
   if (slide.mpp) facts.splice(2, 0, ["From the corner", `${length(arrays.x0[i] * slide.mpp[0])}, ${length(arrays.y0[i] * slide.mpp[1])}`]);
   for (const shown of [run, otherRun]) {
     if (!shown) continue;
-    const p = shown.arrays.probabilities.subarray(i * shown.classes.length, (i + 1) * shown.classes.length);
+    const p = shown.arrays.values.subarray(i * shown.classes.length, (i + 1) * shown.classes.length);
     shown.classes.forEach((name, k) => facts.push([`${shown.run}: ${name}`, exact(p[k])]));
     if (shown.arrays.spread) facts.push([`${shown.run}: spread of views`, exact(shown.arrays.spread[i])]);
     else if (!Number.isNaN(p[0])) facts.push([`${shown.run}: entropy`, entropy([...p]).toFixed(4)]);

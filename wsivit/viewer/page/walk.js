@@ -37,7 +37,7 @@ export class Walk {
     const [kind, ...rest] = list.split(":");
     const n = table.count;
     const classes = run?.classes ?? [];
-    const p = run?.arrays.probabilities;
+    const p = run?.arrays.values;
     const row = (i) => p.subarray(i * classes.length, (i + 1) * classes.length);
     const known = (i) => p && !Number.isNaN(p[i * classes.length]) && ![2, 4].includes(table.arrays.status[i]);
     let value;
@@ -55,7 +55,7 @@ export class Walk {
         return row(i)[truth] < best ? best - row(i)[truth] : NaN;
       };
     } else if (kind === "disagree" && otherRun) {
-      const q = otherRun.arrays.probabilities;
+      const q = otherRun.arrays.values;
       const shared = classes.map((name) => otherRun.classes.indexOf(name));
       value = (i) => (known(i) ? Math.max(...shared.map((k, c) => (k < 0 ? 0 : Math.abs(row(i)[c] - q[i * otherRun.classes.length + k])))) : NaN);
     } else if (kind === "unreadable") value = (i) => (table.arrays.status[i] === 2 ? 1 : NaN);
