@@ -32,6 +32,7 @@ ORDER = [
     "evaluation",
     "training",
     "viewer",
+    "report",
     "demo",
     "doctor",
     "cli",

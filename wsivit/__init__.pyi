@@ -25,6 +25,8 @@ from .inference import predict as predict
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders
+from .report import ReportOptions as ReportOptions
+from .report import report as report
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
 from .slide import info as info

@@ -1,6 +1,7 @@
 from .aggregate import AggregateOptions as AggregateOptions
 from .aggregate import SlideScore as SlideScore
 from .aggregate import aggregate as aggregate
+from .aggregate import score_slide as score_slide
 from .aggregate import slide_scores as slide_scores
 from .colors import class_colors as class_colors
 from .colors import score_colors as score_colors
