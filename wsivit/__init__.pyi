@@ -1,6 +1,7 @@
 __version__: str
 from .cohort import Cohort as Cohort
 from .cohort import CohortOptions as CohortOptions
+from .cohort import info as info
 from .cohort import status as status
 from .data import SlideOptions as SlideOptions
 from .data import index as index
@@ -29,7 +30,6 @@ from .report import ReportOptions as ReportOptions
 from .report import report as report
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
-from .slide import info as info
 from .slide import open_slide as open_slide
 from .store import TileStore as TileStore
 from .store import verify as verify
