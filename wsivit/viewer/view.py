@@ -8,8 +8,9 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.slide import JpegColor, Reader
 from wsivit.viewer.access import Access
@@ -95,6 +96,7 @@ class View:
         self._server.close()
 
 
+@options_as_keywords
 def view(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
@@ -105,6 +107,7 @@ def view(
     jpeg_color: JpegColor = "auto",
     scene: int | str | None = None,
     options: ViewOptions = ViewOptions(),
+    **keywords: Any,
 ) -> View:
     """Look at slides, tiles, scores and labels in a browser.
 
@@ -129,6 +132,8 @@ def view(
         Which picture of a file that holds several.
     options : ViewOptions
         Port, address, label column.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
