@@ -12,6 +12,8 @@ from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .evaluation import compare as compare
 from .evaluation import evaluate as evaluate
+from .explore import ExploreOptions as ExploreOptions
+from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
@@ -23,6 +25,7 @@ from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
 from .inference import predict as predict
+from .inference import predict_pictures as predict_pictures
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders

@@ -31,6 +31,7 @@ GROUPS = {
     "Training": "TrainOptions",
     "Split": "holdout split_by split folds fold seed allow_leakage",
     "Prediction": "PredictOptions FeaturesOptions",
+    "Exploration": "ExploreOptions",
     "Evaluation": "CompareOptions EvaluateOptions",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",

@@ -80,7 +80,8 @@ def heatmap(
         Folder for all other files, named ``<slide_id>-<run>-…``. Default: the one that contains the store.
     formats : sequence of str
         What is written: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact`` (pictures), ``geojson``,
-        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
+        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``; features, with the
+        probabilities where there is room: ``h5``, ``parquet``, ``stamp``, ``pt``, ``h5ad``.
     options : HeatmapOptions
         Class, threshold, colours, blending; at least one of the formats must use each that is set.
     **keywords
@@ -106,7 +107,7 @@ def heatmap(
     folder = folder_of(data.store) if output is None else os.fspath(output)
     paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
     for format in formats:
-        paths.setdefault(format, join(folder, file_name(data, format, options)))
-    files = {format: write(data, format, path, options) for format, path in paths.items()}
+        paths.setdefault(format, join(folder, file_name(data.store, format, options, data)))
+    files = {format: write(data.store, format, path, options, data) for format, path in paths.items()}
     names = ", ".join(data.classes[k] for k in data.selected_classes(options.class_name))
     return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(score_slide(data, options.threshold)))
