@@ -41,8 +41,12 @@ export function notify(text) {
   notice.hidden = !text;
 }
 
-/** Show a dialog; with `copy`, a text to copy that is in the clipboard already where the browser allows it. */
-export async function showDialog(title, body, copy) {
+/**
+ * Show a dialog; with `copy`, a text to copy that is in the clipboard already where the browser allows it.
+ * `submitted` is called when it is closed by its button or Enter, not by Escape.
+ */
+export async function showDialog(title, body, copy, submitted = null) {
+  byId("dialog").querySelector("form").onsubmit = submitted;
   byId("dialog-title").textContent = title;
   byId("dialog-body").replaceChildren(...[body].flat());
   if (copy !== undefined) {

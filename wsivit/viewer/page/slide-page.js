@@ -424,15 +424,13 @@ export class SlidePage {
     const unit = element("select", { "aria-label": "Unit" });
     fillSelect(unit, [["px", "level-0 pixels"], ...(this.slide.mpp ? [["um", "µm"]] : [])]);
     const body = element("label", {}, "x, y ", input, unit);
-    showDialog("Go to", body);
-    input.focus();
-    byId("dialog").addEventListener("close", () => {
+    showDialog("Go to", body, undefined, () => {
       const numbers = input.value.split(/[\s,;]+/).filter(Boolean).map(Number);
       if (numbers.length < 2 || numbers.some(Number.isNaN)) return;
       const [x, y] = unit.value === "um" ? [numbers[0] / this.slide.mpp[0], numbers[1] / this.slide.mpp[1]] : numbers;
       this.view.show(x, y);
-      byId("map").focus();
-    }, { once: true });
+    });
+    input.focus();
   }
 
   /** The server has other pixels by now: the slide is gone, or was replaced. */
