@@ -33,6 +33,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "viewer",
     "report",
     "demo",
     "doctor",

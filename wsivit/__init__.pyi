@@ -45,3 +45,6 @@ from .tiling import tile as tile
 from .tissue import find_tissue as find_tissue
 from .training import TrainOptions as TrainOptions
 from .training import train as train
+from .viewer import View as View
+from .viewer import ViewOptions as ViewOptions
+from .viewer import view as view

@@ -21,7 +21,8 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "path slide store stores root data source coordinates cohort run runs label annotations sample name check",
+    "Input": "path slide sources store stores root data source coordinates cohort run runs label annotations sample "
+    "name check",
     "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
     "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
@@ -34,6 +35,7 @@ GROUPS = {
     "Evaluation": "CompareOptions EvaluateOptions",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
+    "Page": "ViewOptions no_browser",
     "Report": "ReportOptions",
     "Hardware": "batch_size device precision engine compile workers gpu",
     "Output": "output force name png pictures form forms format formats codec quality sha256 report_to "

@@ -1,4 +1,6 @@
+from .annotations import Annotation as Annotation
 from .annotations import find_annotations as find_annotations
+from .annotations import read_annotations as read_annotations
 from .annotations import similar_names as similar_names
 from .import_tiles import ImportOptions as ImportOptions
 from .import_tiles import import_tiles as import_tiles
