@@ -34,6 +34,7 @@ ORDER = [
     "cohort",
     "evaluation",
     "training",
+    "viewer",
     "report",
     "study",
     "demo",

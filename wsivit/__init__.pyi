@@ -24,6 +24,7 @@ from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
+from .inference import import_features as import_features
 from .inference import predict as predict
 from .inference import predict_pictures as predict_pictures
 from .models import Encoder as Encoder
@@ -46,3 +47,6 @@ from .tiling import tile as tile
 from .tissue import find_tissue as find_tissue
 from .training import TrainOptions as TrainOptions
 from .training import train as train
+from .viewer import View as View
+from .viewer import ViewOptions as ViewOptions
+from .viewer import view as view

@@ -23,6 +23,7 @@ WORDS = {
     "info": ["nowhere.svs"],
     "tile": ["nowhere.svs"],
     "explore": ["nowhere.svs"],
+    "view": ["nowhere.svs"],
     "import": ["nowhere.csv", "nowhere.svs"],
     "index": ["nowhere.zarr"],
     "train": ["nowhere.zarr", "--model", "./nowhere", "-o", "run"],

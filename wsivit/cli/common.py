@@ -22,13 +22,13 @@ FLAG = Parameter(negative=())
 MANY = Parameter(negative=(), consume_multiple=True)
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "study path slide store stores root data source coordinates cohort run runs label annotations sample name "
-    "check",
+    "Input": "study path slide sources store stores root data source coordinates cohort run runs label annotations "
+    "sample name check",
     "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
     "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
-    "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
-    "trust_torchscript",
+    "Model": "model encoder pooling pretrained weights allow_other_weights allow_mismatch freeze image_size tta "
+    "temperature trust_torchscript",
     "Training": "TrainOptions",
     "Split": "holdout split_by split folds fold seed allow_leakage",
     "Prediction": "PredictOptions FeaturesOptions",
@@ -36,6 +36,7 @@ GROUPS = {
     "Evaluation": "CompareOptions EvaluateOptions",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
+    "Page": "ViewOptions no_browser",
     "Report": "ReportOptions",
     "Hardware": "batch_size device precision engine compile workers gpu",
     "Output": "output force dry_run name png pictures form forms format formats codec quality sha256 report_to "

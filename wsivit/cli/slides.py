@@ -1,4 +1,4 @@
-"""``wsivit tile`` and ``import``."""
+"""``wsivit tile``, and what is reported of the tiles."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from wsivit import import_tiles as _import_tiles
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
@@ -16,9 +13,7 @@ from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError
 from wsivit.store import Status, TileStore
-from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
-
-FORCE = Parameter(negative=(), help="Make the store again, and replace one with other parameters or of another slide.")
+from wsivit.tiling import OnUnreadableTile, TileOptions, TilingResult
 
 
 @documented_by(_tile)
@@ -48,23 +43,10 @@ def tile(
         progress=common.progress,
     )
     unreadable = (result.store.status == Status.UNREADABLE).any()
-    return Report(_describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
+    return Report(describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
 
 
-@documented_by(_import_tiles)
-def import_tiles(
-    coordinates: str,
-    slide: str,
-    *,
-    output: str = ".",
-    options: Annotated[ImportOptions, FLAT] = ImportOptions(),
-    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    force: Annotated[bool, FORCE] = False,
-) -> Report:
-    return Report(_describe_tiling(_import_tiles(coordinates, open_options.open(slide), output, options, force=force)))
-
-
-def _describe_tiling(result: TilingResult) -> str:
+def describe_tiling(result: TilingResult) -> str:
     store, parameters = result.store, result.store.parameters
     count = Counter(store.status.tolist())
     lines = [
