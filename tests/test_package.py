@@ -36,7 +36,7 @@ ORDER = [
     "training",
     "viewer",
     "report",
-    "study",
+    "run_study",
     "demo",
     "doctor",
     "cli",

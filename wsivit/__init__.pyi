@@ -32,13 +32,13 @@ from .models import check_encoder as check_encoder
 from .models import encoders as encoders
 from .report import ReportOptions as ReportOptions
 from .report import report as report
+from .run_study import StudyResult as StudyResult
+from .run_study import run_study as run_study
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
 from .slide import open_slide as open_slide
 from .store import TileStore as TileStore
 from .store import verify as verify
-from .study import StudyResult as StudyResult
-from .study import run_study as run_study
 from .tiling import ImportOptions as ImportOptions
 from .tiling import TileOptions as TileOptions
 from .tiling import import_tiles as import_tiles
