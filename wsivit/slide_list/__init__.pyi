@@ -4,4 +4,5 @@ from .find import read_slides as read_slides
 from .folders import LEDGER as LEDGER
 from .folders import slides_below as slides_below
 from .table import SlideRow as SlideRow
+from .table import read_patient_table as read_patient_table
 from .table import read_table as read_table
