@@ -21,15 +21,16 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "slide store stores root data source coordinates cohort run runs label annotations sample name check",
+    "Input": "LabelColumns slide store stores root study labels data source coordinates cohort run runs label "
+    "annotations sample name check",
     "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
     "trust_torchscript",
-    "Training": "TrainOptions",
-    "Split": "holdout split_by split folds fold seed allow_leakage",
-    "Prediction": "PredictOptions FeaturesOptions",
-    "Evaluation": "CompareOptions EvaluateOptions",
+    "Training": "TrainOptions TrainSlidesOptions",
+    "Split": "holdout split_by split folds repeats by_site folds_file fold seed allow_leakage allow_site_confounding",
+    "Prediction": "PredictOptions FeaturesOptions explain",
+    "Evaluation": "CompareOptions EvaluateOptions alpha permutations bootstrap_samples",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Hardware": "batch_size device precision engine compile workers gpu",

@@ -1,4 +1,6 @@
+from .compare import Comparison as Comparison
 from .compare import compare as compare
+from .evaluate import Evaluation as Evaluation
 from .evaluate import evaluate as evaluate
 from .figures import draw_augmented as draw_augmented
 from .figures import draw_confusion as draw_confusion

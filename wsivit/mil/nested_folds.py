@@ -104,18 +104,16 @@ def check_class_sizes(cohort: PatientCohort, folds: int) -> None:
 
 def _parts(strata: Places, groups: Places, count: int, seed: int) -> list[Places]:
     """Split places into parts of equal strata, groups kept whole."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    n_groups, smallest = len(np.unique(groups)), int(np.bincount(strata)[np.unique(strata)].min())
+    n_groups = len(np.unique(groups))
     if n_groups == len(groups):  # every patient for itself
-        if smallest < count:
-            rng = np.random.default_rng(seed)
-            return [np.sort(part) for part in np.array_split(rng.permutation(len(strata)), count)]
-        splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
-        return [part for _, part in splitter.split(strata, strata)]
+        rng = np.random.default_rng(seed)
+        order = np.concatenate([rng.permutation(np.flatnonzero(strata == code)) for code in np.unique(strata)])
+        return [np.sort(order[part::count]) for part in range(count)]  # dealt out, stratum by stratum
     count = min(count, n_groups)
     if count < 2:  # one site is left: its patients are split
         return _parts(strata, np.arange(len(strata)), 4, seed)
+    from sklearn.model_selection import StratifiedGroupKFold
+
     grouped = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     return [part for _, part in grouped.split(strata, strata, groups) if len(part)]
 

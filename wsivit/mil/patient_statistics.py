@@ -183,10 +183,11 @@ def chance(cohort: PatientCohort, logits: Floats, *, permutations: int = 1999, s
     """Permute the labels against out-of-fold logits (n, outputs)."""
     rng = np.random.default_rng(seed)
     observed = score(cohort.kind, logits, cohort.targets, cohort.events)
-    values = []
-    for _ in range(permutations):
-        order = rng.permutation(len(cohort))
-        values.append(score(cohort.kind, logits, cohort.targets[order], cohort.events[order]))
+    # To permute the predictions is to permute the labels.
+    orders = np.array([rng.permutation(len(cohort)) for _ in range(permutations)])
+    if cohort.kind in ("binary", "multiclass"):
+        return _chance(_aurocs(_columns(logits)[orders], cohort.targets.astype(np.int64)), observed, 0)
+    values = [score(cohort.kind, logits[order], cohort.targets, cohort.events) for order in orders]
     return _chance(np.array(values), observed, 0)
 
 
