@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from wsivit.errors import UsageError
+from wsivit.heatmap.evidence_data import has_evidence, read_evidence_data
 from wsivit.heatmap.heatmap_data import HeatmapData, read_heatmap_data
 from wsivit.heatmap.options import Format, HeatmapOptions
 from wsivit.io import Output, display_path, is_url, join, local_output, local_path, parent_and_name
@@ -121,7 +122,7 @@ def export(
     check_formats([format], options)
     opened = store if isinstance(store, TileStore) else TileStore(store)
     if format != "tissue" and (format != "h5" or run is not None or opened.runs or not opened.encoders):
-        data = read_heatmap_data(opened, run, options.window, options.smoothing)
+        data = read_map(opened, run, options)
         check_formats([format], options, data)
         return write(data, format, _output_location(opened, output, file_name(data, format, options)), options)
     # The outline of the tissue, and features, need no predictions.
@@ -136,6 +137,13 @@ def export(
         else:
             write_h5(opened, path, options.encoder)
     return display_path(location)
+
+
+def read_map(store: TileStore, run: str | None, options: HeatmapOptions) -> HeatmapData:
+    """Read what a run predicts of the tiles, or for a slide-level run the evidence of each tile."""
+    if has_evidence(store, run):
+        return read_evidence_data(store, run, options.window, options.smoothing)
+    return read_heatmap_data(store, run, options.window, options.smoothing)
 
 
 def check_formats(formats: Iterable[str], options: HeatmapOptions, data: HeatmapData | None = None) -> None:
@@ -164,8 +172,9 @@ def check_formats(formats: Iterable[str], options: HeatmapOptions, data: Heatmap
 
 def write(data: HeatmapData, format: Format, location: str | os.PathLike[str], options: HeatmapOptions) -> Output:
     """Write one format of a run to a path or URL, and return where it is."""
+    data.check_format(format)
     with local_output(location) as path:
-        export_formats()[format].write(data, options, path)
+        export_formats()[format].write(data, data.fit(options), path)
     return display_path(location)
 
 

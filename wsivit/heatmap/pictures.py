@@ -121,7 +121,7 @@ class _Band(NamedTuple):
 def _class_band(data: HeatmapData, index: int, options: HeatmapOptions) -> _Band:
     name = data.classes[index]
     values = data.scores.scores[..., index]
-    return _Band(values, name, f"probability of {name}", options.threshold, {"class": name})
+    return _Band(values, name, data.scale_label(name), options.threshold, {"class": name})
 
 
 def _draw_band(
@@ -137,7 +137,7 @@ def _draw_band(
     if band.contour is not None:
         figure.contour(np.where(background.tissue, field, np.nan), band.contour)
     figure.color_bar(options, band.label, band.contour)
-    figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]))
+    figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]), *data.notes)
 
 
 def _blend(data: HeatmapData, background: SlideBackground, field: FloatGrid, colors: RGB, alpha: float) -> RGB:
