@@ -204,7 +204,9 @@ def _train_linear(inner: InnerPatients, seed: int) -> Member:
             "head.bias": torch.from_numpy(model.bias).float(),
         }
     )
-    temperature = calibrate(kind, out_of_fold[strength], inner.targets)
+    if kind == "survival":  # a risk has no zero of its own: that of the members must be the same
+        network.rescale(1.0, -float(model(inner.means).mean()))
+    temperature = calibrate(kind, out_of_fold[strength], inner.targets, inner.events)
     curve = [{"strength": s, "tune_loss": value} for s, value in zip(STRENGTHS, losses, strict=True)]
     return Member(network.eval(), temperature, curve, {"strength": strength, "widths": {}})
 
@@ -266,7 +268,9 @@ def _train_network(
     network.rescale(scale, centre)
     network.eval()
     tuned = patient_logits(network, [inner.bags[place] for place in inner.tune])
-    temperature = calibrate(inner.kind, tuned, inner.targets[inner.tune])
+    if inner.kind == "survival":  # a risk has no zero of its own: that of the members must be the same
+        network.rescale(1.0, -float(tuned.mean()))
+    temperature = calibrate(inner.kind, tuned, inner.targets[inner.tune], inner.events[inner.tune])
     searched = {name: getattr(options, name) for name in ("lr", "weight_decay", "tiles_per_slide")}
     return best, Member(network, temperature, curve, {**searched, "epoch": best_epoch, "widths": widths})
 

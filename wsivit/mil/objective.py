@@ -37,8 +37,30 @@ def loss(kind: TaskKind, logits: ArrayLike, targets: ArrayLike, events: ArrayLik
     return float(-np.log(np.clip(of_truth, 1e-12, None)).mean())
 
 
-def calibrate(kind: TaskKind, logits: ArrayLike, targets: ArrayLike) -> float:
-    """Fit the temperature on patients that were not learned from; 1 where there are no probabilities."""
-    if kind in ("regression", "survival"):
+def calibrate(kind: TaskKind, logits: ArrayLike, targets: ArrayLike, events: ArrayLike) -> float:
+    """Fit the temperature on patients that were not learned from: of classes by log loss, of risks by Cox's likelihood.
+
+    A regression has none: 1. That of risks brings the members of an ensemble to one scale, on which they can be pooled.
+    """
+    if kind == "regression":
         return 1.0
+    if kind == "survival":
+        return _fit_risk_scale(np.asarray(logits, np.float64)[:, 0], np.asarray(targets, float), events)
     return fit_temperature(class_logits(logits), np.asarray(targets, np.int64))
+
+
+def _fit_risk_scale(risk: Floats, times: Floats, events: ArrayLike) -> float:
+    from scipy.optimize import minimize_scalar
+
+    spread = risk.std()
+    if spread < 1e-9:
+        return 1.0
+    # A risk with a deviation of more than 3 says that patients differ a thousandfold: few patients cannot show that.
+    bounds = np.log([max(spread / 3, 1e-3), spread * 100])
+
+    def of_log(log: float) -> float:
+        # A weak prior towards no difference: a perfect order of few patients would make the risks infinite.
+        scaled = risk / np.exp(log)
+        return cox_loss(scaled, times, events)[0] + float((scaled.std() ** 2) / 2)
+
+    return float(np.exp(minimize_scalar(of_log, bounds=tuple(bounds), method="bounded").x))

@@ -51,7 +51,7 @@ def cox_loss_tensor(risk: Tensor, times: Tensor, events: Tensor) -> Tensor:
         count = int(dying.sum())
         all_of = torch.logsumexp(risk[times >= moment], dim=0)
         tied = torch.logsumexp(risk[dying], dim=0)
-        shares = torch.arange(count, device=risk.device) / count
+        shares = torch.arange(count, dtype=risk.dtype, device=risk.device) / count
         # log(all - share * tied) around log(all), which cannot overflow.
         losses.append((all_of + torch.log1p(-shares * torch.exp(tied - all_of))).sum() - risk[dying].sum())
     return torch.stack(losses).sum() / int(events.sum()) if losses else risk.sum() * 0.0
