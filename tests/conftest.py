@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from support.small_slides import SHARED
+from support.small_slides import SLIDES
 
 # Tests run side by side, a process for each core: more threads in each (torch, BLAS) only get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,9 +38,9 @@ def real_slide() -> Callable[[str], Path]:
     """Return a function from a file name to a real slide's path; skips the test where it is not at hand."""
 
     def find(name: str) -> Path:
-        path = SHARED / "slides" / name
+        path = SLIDES / name
         if not path.exists():
-            pytest.skip(f"real slide {name} is not at hand (set WSIVIT_TEST_DATA)")
+            pytest.skip(f"real slide {name} is not at hand: CONTRIBUTING.md says where to get it (WSIVIT_SLIDES)")
         return path
 
     return find

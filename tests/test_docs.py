@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import wsivit
 from wsivit.cli.app import VERBS, build, main
 from wsivit.demo import write_sample_slide
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NOT_RUN = re.compile(r"<!-- (not run: .+|test command|demo command) -->")
 
@@ -73,7 +75,7 @@ def run_commands(code: str) -> None:
             assert done.value.code == 0, command
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if runnable(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_code_blocks_run(page: Path, workplace: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     for language, code in blocks(page):
@@ -95,13 +97,13 @@ def test_cli_reference_is_what_the_commands_say() -> None:
     assert reference == fresh, "run: python docs/make_cli_reference.py"
 
 
-def test_every_verb_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [verb for verb in VERBS if f"wsivit {verb}" not in readme] == []
+def test_every_verb_is_on_a_page_that_people_read() -> None:
+    pages = "".join(page.read_text() for page in PAGES if page.name != "cli.md")
+    assert [verb for verb in VERBS if f"wsivit {verb}" not in pages] == []
     assert set(VERBS) <= set(build())
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         assert target.startswith(("http://", "https://")) or (page.parent / target).exists(), target
@@ -113,3 +115,47 @@ def test_every_option_has_a_text_of_its_own() -> None:
         options = [line for line in section.splitlines() if line.startswith("* `-")]
         texts = [line.partition(": ")[2].partition(" *[")[0] for line in options]
         assert len(set(texts)) == len(texts), section.partition("\n")[0]
+
+
+def test_the_api_reference_has_every_public_name() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text()
+    documented = re.findall(r"^\.\. auto(?:function|class):: wsivit\.(\w+)$", reference, re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(wsivit.__all__) - {"WsivitError"} == set(documented)
+    assert ".. automodule:: wsivit.errors" in reference
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    quoted = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    phrases = [phrase for cell in quoted for phrase in re.findall(r"`([^`]+)`", cell)]
+    assert len(phrases) > 25
+    strings = {
+        node.value
+        for module in (ROOT / "wsivit").rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert [
+        phrase for phrase in phrases if phrase != "ledger.csv" and not any(phrase in text for text in strings)
+    ] == []
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        ROOT / "docs",
+        tmp_path / "site",
+    ]
+    done = subprocess.run([*command, "-d", tmp_path / "doctrees"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api.html").read_text()
+    for name in ("wsivit.tile", "wsivit.TileStore", "wsivit.errors.ScaleError"):
+        assert f'id="{name}"' in page

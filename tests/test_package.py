@@ -34,6 +34,7 @@ ORDER = [
     "mil",
     "explain",
     "by_level",
+    "report",
     "demo",
     "doctor",
     "cli",

@@ -29,6 +29,8 @@ from .mil import train_slides as train_slides
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders
+from .report import ReportOptions as ReportOptions
+from .report import report as report
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
 from .slide import info as info

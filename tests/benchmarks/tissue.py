@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.small_slides import SHARED
+from support.small_slides import SLIDES
 from support.tissue_truth.procedural import PEN_SCENES, SCENES, UM, make_pen_scene, make_scene
 from support.tissue_truth.scorer import IGNORE, TISSUE, Score, Truth, drawn_slides, ignore_band, sample, score
 
@@ -50,7 +50,7 @@ class Case:
 
 def real_cases() -> Iterator[Case]:
     for name, drawn in drawn_slides().items():
-        path = SHARED / "slides" / drawn.file
+        path = SLIDES / drawn.file
         if not path.exists():
             continue
         mpp = min(drawn.mpp, 14.0) if name == COARSE else drawn.mpp

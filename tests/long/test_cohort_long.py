@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.dask_helpers import DaskProcesses, dask_processes, kill_whoever_runs, meanwhile, states, wait_for
 from support.remote_helpers import Trouble, serving
-from support.small_slides import SHARED, tissue_picture, write_slide
+from support.small_slides import SLIDES, TOOLS, tissue_picture, write_slide
 from support.store_helpers import tree_digest
 
 from wsivit.cohort import Cohort, CohortOptions
@@ -33,8 +33,8 @@ pytestmark = [
 ]
 OPTIONS = TileOptions(mpp=2.0, mpp_tolerance=0.1)
 DRAWN = int(os.environ.get("WSIVIT_DRAWN_SLIDES", "50"))
-MAKE = SHARED / "tools" / "make_bad_slides.py"
-GOOD = SHARED / "slides" / "CMU-1-Small-Region.svs"
+MAKE = TOOLS / "make_bad_slides.py"
+GOOD = SLIDES / "CMU-1-Small-Region.svs"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def slides(folder: Path) -> Path:
         return root
     root.mkdir(parents=True)
     if GOOD.exists():
-        shutil.copytree(SHARED / "slides", root / "real")
+        shutil.copytree(SLIDES, root / "real")
         subprocess.run([sys.executable, MAKE, "corpus", GOOD, root / "corpus"], check=True, capture_output=True)
     for k in range(DRAWN):
         (root / "drawn" / f"{k % 5}").mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ TEXT = "Aperio Image Library v1\r\n1800x1800|AppMag = 20|MPP = 0.4990|Title = a 
 def maker() -> Any:
     """The shared tool, as a module; skips the test where it is not at hand."""
     if not MAKER.exists():
-        pytest.skip("the maker of bad slides is not at hand (set WSIVIT_TEST_DATA)")
+        pytest.skip("the maker of bad slides is not at hand (it is looked for next to the folder WSIVIT_SLIDES)")
     spec = importlib.util.spec_from_file_location("make_bad_slides", MAKER)
     assert spec is not None
     assert spec.loader is not None

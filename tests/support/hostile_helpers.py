@@ -16,11 +16,12 @@ from shutil import rmtree
 from typing import Any
 
 from support.long_amounts import amount
+from support.small_slides import TOOLS
 
 SECONDS, MEMORY = 120.0, 6 << 30
 PROCESSES = amount("processes", 2)
 CHILD = Path(__file__).with_name("hostile_child.py")
-MAKER = Path(os.environ.get("WSIVIT_TEST_DATA", Path(__file__).parents[3] / "shared")) / "tools" / "make_bad_slides.py"
+MAKER = TOOLS / "make_bad_slides.py"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-SHARED = Path(os.environ.get("WSIVIT_TEST_DATA", Path(__file__).parents[3] / "shared"))
+SLIDES = Path(os.environ.get("WSIVIT_SLIDES") or Path(__file__).parents[3] / "shared" / "slides")
+"""Real slides; CONTRIBUTING.md says where they can be had."""
+TOOLS = SLIDES.parent / "tools"
+"""Makers of large and damaged slides."""
 
 
 def tissue_picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:

@@ -125,6 +125,12 @@ def test_blank_pictures_of_any_size_are_empty(shape: tuple[int, ...], level: int
     json.dumps(tissue.parameters, allow_nan=False)
 
 
+def test_colours_that_no_stain_has_are_no_error() -> None:
+    drawn = Image.fromarray(draw_slide(2, 2048)[1])
+    wrong = drawn.convert("YCbCr").resize((128, 128), Image.Resampling.BOX)  # a JPEG whose label says RGB
+    json.dumps(find_tissue(np.asarray(wrong), UM).parameters, allow_nan=False)
+
+
 def test_a_tiny_slide_is_judged_too() -> None:
     view = make_scene("all tissue", seed=3, shape=(100, 100)).render()
     assert find_tissue(view, 0.5).mask.mean() > 0.95

@@ -36,6 +36,7 @@ VERBS = {
     "heatmap": ("results:heatmap", "Draw a run's predictions over the slide, and export them."),
     "export": ("results:export", "Write a run's predictions in the format of another tool."),
     "aggregate": ("results:aggregate", "Aggregate tile scores into slide-level scores."),
+    "report": ("results:report", "Write one HTML page of a run, a slide or a study."),
     "status": ("stores:status", "Show the progress of a cohort, slide by slide."),
     "relink": ("stores:relink", "Record where the slides of stores are, after either moved."),
     "verify": ("stores:verify", "Check stores against their journals and checksums."),

@@ -33,6 +33,7 @@ GROUPS = {
     "Evaluation": "CompareOptions EvaluateOptions alpha permutations bootstrap_samples",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
+    "Report": "ReportOptions",
     "Hardware": "batch_size device precision engine compile workers gpu",
     "Output": "output force name png pictures form forms format formats codec quality sha256 report_to "
     "on_unreadable_tile as_json quiet",

@@ -1,4 +1,4 @@
-"""``wsivit heatmap``, ``export`` and ``aggregate``."""
+"""``wsivit heatmap``, ``export``, ``aggregate`` and ``report``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from cyclopts import Parameter
 from wsivit import aggregate as _aggregate
 from wsivit import export as _export
 from wsivit import heatmap as _heatmap
+from wsivit import report as _report
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.heatmap import DEFAULT_FORMATS, AggregateOptions, Format, HeatmapOptions
+from wsivit.report import ReportOptions
 
 FORMATS = Parameter(name="--format", negative=(), consume_multiple=False)
 
@@ -56,3 +58,12 @@ def aggregate(
     options: Annotated[AggregateOptions, FLAT] = AggregateOptions(),
 ) -> Report:
     return Report(f"wrote    {_aggregate(stores, output, run=run, options=options)}")
+
+
+@documented_by(_report)
+def report(
+    source: Annotated[list[str], MANY],
+    output: Annotated[str | None, OUTPUT] = None,
+    options: Annotated[ReportOptions, FLAT] = ReportOptions(),
+) -> Report:
+    return Report("\n".join(f"wrote    {path}" for path in _report(source, output, options)))

@@ -2,6 +2,9 @@ from .cohort import Cohort as Cohort
 from .cohort import CohortResult as CohortResult
 from .cohort import status as status
 from .cohort import summary as summary
+from .cohort_layout import COHORT as COHORT
 from .cohort_layout import CohortLayout as CohortLayout
+from .dry_run import Estimate as Estimate
+from .dry_run import outliers as outliers
 from .job_log import Record as Record
 from .options import CohortOptions as CohortOptions

@@ -20,6 +20,7 @@ from wsivit.data import (
     Samples,
     SlideOptions,
     SlideTiler,
+    StoreSource,
     empty_classes,
     load_samples,
     read_split,
@@ -279,6 +280,8 @@ def _write_metrics(
         "per_slide": per_slide,
         "confusion": measured.confusion().astype(int).tolist(),
         "slides": [source.id for source in samples.sources],
+        # Where their tiles are, for whoever wants to look at them.
+        "stores": {source.id: source.store.url for source in samples.sources if isinstance(source, StoreSource)},
         "scores": evaluation.scores,
         "tiles_of_training_slides": evaluation.tiles_of_training_slides,
         "warnings": evaluation.warnings,

@@ -1,6 +1,7 @@
 from .aggregate import AggregateOptions as AggregateOptions
 from .aggregate import SlideScore as SlideScore
 from .aggregate import aggregate as aggregate
+from .aggregate import score_slide as score_slide
 from .aggregate import slide_scores as slide_scores
 from .export import check_formats as check_formats
 from .export import export as export

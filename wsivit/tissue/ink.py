@@ -137,6 +137,8 @@ def learn_stain(detail: Detail, solid: BoolMask) -> Stain | None:
     # From the commonest colour outwards: ink over tissue is textured too, and must not widen the stain to itself.
     edges = np.linspace(-0.5, 1.5, 201)
     counts, _, _ = np.histogram2d(shares[:, 0], shares[:, 1], bins=(edges, edges), weights=contrast)
+    if not counts.any():
+        return None  # colours that no stain has, as of a slide whose JPEG tiles carry the wrong colour label
     peak = np.unravel_index(np.argmax(smoothed(counts, 2.0)), counts.shape)
     center, spread = edges[np.array(peak)] + (edges[1] - edges[0]) / 2, 0.03**2 * np.eye(2)
     for _ in range(5):

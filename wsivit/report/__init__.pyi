@@ -1,0 +1,2 @@
+from .options import ReportOptions as ReportOptions
+from .report import report as report

@@ -1,0 +1,36 @@
+"""The options of a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wsivit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a report shows.
+
+    Parameters
+    ----------
+    run : str, optional
+        Predictions to show of a store or study. Default: the only run there is.
+    class_name : str, optional
+        Class to show. Default: the main one, which is not called "normal" or the like.
+    threshold : float
+        Probability from which areas count, 0 to 1.
+    label : str, optional
+        Column of a study's table to compare with site and scanner.
+    pseudonyms : bool
+        Replace the names of slides and patients by numbers.
+    """
+
+    run: str | None = None
+    class_name: str | None = None
+    threshold: float = 0.5
+    label: str | None = None
+    pseudonyms: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"the threshold is a probability and must be in [0, 1], not {self.threshold}")
