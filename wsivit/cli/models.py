@@ -7,7 +7,6 @@ from typing import Annotated
 
 from wsivit import compare as _compare
 from wsivit import evaluate as _evaluate
-from wsivit import explain as _explain
 from wsivit import predict as _predict
 from wsivit import train as _train
 from wsivit import train_slides as _train_slides
@@ -165,6 +164,8 @@ def _predict_patients(
         progress=not quiet,
     )
     if explained:
+        from wsivit import explain as _explain  # loads torch
+
         for store in result.stores:
             _explain(run, store, name=result.run)
     lines = [str(patient) for patient in result.patients]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from wsivit.io import LocalFiles
 from wsivit.mil.bags import Tiles, Vectors
 from wsivit.mil.conformal import class_p_values, prediction_sets, set_text
-from wsivit.mil.member import Member
 from wsivit.mil.objective import Floats, probabilities
 from wsivit.mil.slide_run import STATISTICS, SlideRun, finished_slide_run
+
+if TYPE_CHECKING:
+    from wsivit.mil.member import Member
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Ensemble:
     @cached_property
     def members(self) -> dict[str, Member]:
         """The members by the name of their fold."""
+        from wsivit.mil.member import Member  # loads torch
+
         run = self.run
         return {
             name: Member.read(run.member_path(self.folder, name), run.aggregator, run.encoder.dim, run.outputs)

@@ -143,9 +143,11 @@ class LabelColumns:
     Parameters
     ----------
     label : str, optional
-        The label; for survival, leave it out and give `time` and `event`.
-    time, event : str, optional
-        Time of follow-up, above 0, and whether the event was observed (1 or 0).
+        The label. Survival has none: give `time` and `event`.
+    time : str, optional
+        Time of follow-up of survival, above 0.
+    event : str, optional
+        Whether the event of survival was observed: 1 or 0.
     site : str, optional
         Where the patient was treated, or the slide scanned. Default: a column called site, centre or hospital.
     task : {"auto", "binary", "multiclass", "regression", "survival"}
