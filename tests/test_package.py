@@ -18,6 +18,7 @@ PACKAGE = Path(wsivit.__file__).parent
 ORDER = [
     "_face",
     "errors",
+    "_keywords",
     "io",
     "slide",
     "tissue",
@@ -133,15 +134,17 @@ def test_commands_load_no_torch_until_it_is_needed() -> None:
 @pytest.mark.parametrize(
     ("verb", "most", "packages"),
     [
-        ("info", 50, {"io", "slide"}),
+        ("info", 50, {"io", "slide", "cohort"}),
         ("tile", 105, {"io", "slide", "tissue", "store", "slide_list", "tiling", "cohort"}),
     ],
 )
 def test_a_small_command_loads_what_it_needs(verb: str, most: int, packages: set[str]) -> None:
     ours = {name for name in loaded_by(verb) if name.partition(".")[0] == "wsivit"}
     assert len(ours) <= most
-    assert {name.split(".")[1] for name in ours if name.count(".")} - {"_face", "errors", "cli"} <= packages
-    assert {name for name in ours if name.startswith("wsivit.cohort.")} <= {"wsivit.cohort.options"}
+    beside = {"_face", "_keywords", "errors", "cli"}
+    assert {name.split(".")[1] for name in ours if name.count(".")} - beside <= packages
+    of_cohorts = {name for name in ours if name.startswith("wsivit.cohort.")}
+    assert of_cohorts <= {"wsivit.cohort.options", "wsivit.cohort.info"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))

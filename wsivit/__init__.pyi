@@ -4,6 +4,7 @@ from .by_level import evaluate as evaluate
 from .by_level import predict as predict
 from .cohort import Cohort as Cohort
 from .cohort import CohortOptions as CohortOptions
+from .cohort import info as info
 from .cohort import status as status
 from .data import SlideOptions as SlideOptions
 from .data import index as index
@@ -33,7 +34,6 @@ from .report import ReportOptions as ReportOptions
 from .report import report as report
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
-from .slide import info as info
 from .slide import open_slide as open_slide
 from .store import TileStore as TileStore
 from .store import verify as verify

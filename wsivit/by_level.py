@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import SlideOptions
 from wsivit.errors import UsageError
 from wsivit.evaluation import CompareOptions, EvaluateOptions
@@ -15,6 +16,7 @@ from wsivit.inference import FeaturesOptions, PredictOptions
 from wsivit.inference import predict as predict_tiles
 from wsivit.models import PATIENT, run_level
 from wsivit.slide import Slide
+from wsivit.slide_list import Sources, locations, takes_many
 from wsivit.store import TileStore
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
+@takes_many("source")
+@options_as_keywords
 def predict(
     model: PathLike,
-    source: PathLike | Slide | TileStore,
+    source: Sources,
     *,
     output: PathLike | None = None,
     name: str | None = None,
@@ -34,6 +38,7 @@ def predict(
     explain: bool = False,
     force: bool = False,
     progress: bool = False,
+    **keywords: Any,
 ) -> TileStore:
     """Run a model over the tiles of a store, or straight over a slide.
 
@@ -66,6 +71,8 @@ def predict(
         Predict again, and replace predictions of the same name, also those of another model.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of the options, in their place.
 
     Returns
     -------
@@ -92,6 +99,7 @@ def predict(
     how = FeaturesOptions(
         batch_size=options.batch_size, device=options.device, precision=options.precision, compile=options.compile
     )
+    assert isinstance(source, str | os.PathLike | Slide | TileStore)  # several go to a cohort
     result = predict_patients(model, source, output=output, name=name, features=how, force=force, progress=progress)
     if len(result.stores) > 1:
         raise UsageError(f"{source}: several slides; predict them with wsivit.mil.predict_patients")
@@ -102,14 +110,16 @@ def predict(
     return TileStore(result.stores[0])
 
 
+@options_as_keywords
 def evaluate(
     run: PathLike,
-    data: Sequence[PathLike],
+    data: Sources,
     *,
     output: PathLike | None = None,
     options: EvaluateOptions = EvaluateOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> Evaluation | PatientEvaluation:
     """Measure a trained model on labelled data.
 
@@ -133,6 +143,8 @@ def evaluate(
         How slides are opened, where the data are slides; their scale and tile size are those of the run.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of the options, in their place.
 
     Returns
     -------
@@ -151,17 +163,19 @@ def evaluate(
         return evaluate_tiles(run, data, output=output, options=options, slides=slides, progress=progress)
     from wsivit.mil import evaluate_patients
 
-    return evaluate_patients(run, data, output=output, options=options, progress=progress)
+    return evaluate_patients(run, locations(data), output=output, options=options, progress=progress)
 
 
+@options_as_keywords
 def compare(
     runs: Sequence[PathLike],
-    data: Sequence[PathLike] = (),
+    data: Sources = (),
     *,
     output: PathLike = "comparison",
     options: CompareOptions = CompareOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> Comparison | PatientComparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.
 
@@ -185,6 +199,8 @@ def compare(
         How slides are opened, where the data are slides; their scale and tile size are those of the first run.
     progress : bool
         Show progress bars.
+    **keywords
+        The fields of the options, in their place.
 
     Returns
     -------
@@ -207,4 +223,4 @@ def compare(
         return compare_tiles(runs, data, output=output, options=options, slides=slides, progress=progress)
     from wsivit.mil import compare_patients
 
-    return compare_patients(runs, data, output=output, options=options, progress=progress)
+    return compare_patients(runs, locations(data), output=output, options=options, progress=progress)

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsivit.errors import ScaleError
-from wsivit.slide import Level, ScaleSource, SlideScale, plan_read, resolve_scale, round_length, scale_sources
+from wsivit.slide import (
+    MICRONS_AT_1X,
+    Level,
+    ScaleSource,
+    SlideScale,
+    plan_read,
+    resolve_scale,
+    round_length,
+    scale_sources,
+)
 
 APERIO = {"aperio.MPP": "0.4990", "aperio.AppMag": "20", "openslide.mpp-x": "0.499", "openslide.mpp-y": "0.499"}
 
@@ -218,3 +227,13 @@ def test_scale_bars_are_round() -> None:
     assert round_length(1234) == (1000, "1 mm")
     assert round_length(999) == (500, "500 µm")
     assert round_length(2.3) == (2, "2 µm")
+
+
+def test_the_nominal_magnification_is_what_an_objective_states() -> None:
+    """Never worked out of a scale, which would make it look as if the file said so."""
+    from wsivit.slide.scale import objective_power
+
+    measured = scale_sources({"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.5"})
+    nominal = scale_sources({"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.5", "openslide.objective-power": "40"})
+    assert measured and objective_power(measured) is None
+    assert objective_power(nominal) == pytest.approx(40) and MICRONS_AT_1X == 10

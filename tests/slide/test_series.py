@@ -338,6 +338,18 @@ def test_three_grey_planes_are_red_green_and_blue(tmp_path: Path, compression: s
         assert any("no names" in warning for warning in slide.warnings) is not named
 
 
+@pytest.mark.parametrize("size", [(132, 68), (68, 132), (68, 68)])
+def test_padding_of_tiles_does_not_make_a_picture_dark(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Of unnamed planes only bright ones are a stain; the last tiles are black where the picture has ended."""
+    picture = np.full((3, size[1], size[0]), 150, np.uint8)
+    picture[:, ::7, ::5] = 140
+    how = {"photometric": "minisblack", "tile": (64, 64), "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", picture, ome=True, metadata=ome("", axes="CYX"), **how)
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert any("no names" in warning for warning in slide.warnings)
+        np.testing.assert_array_equal(slide.read(slide.plan(0.5), 0, 0, *size), np.moveaxis(picture, 0, -1))
+
+
 @pytest.mark.parametrize("compression", ["lzw", "jpeg"])
 @pytest.mark.parametrize("stored", [{"tile": (TILE, TILE)}, {"rowsperstrip": 896}])
 def test_planar_pictures_keep_scale_and_format(tmp_path: Path, compression: str, stored: dict[str, Any]) -> None:

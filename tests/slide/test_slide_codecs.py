@@ -20,8 +20,8 @@ from wsivit.errors import RemoteError, SlideError, SlideNotFoundError
 from wsivit.io.byte_source import LocalFile
 from wsivit.slide import TileFailure
 from wsivit.slide.jpeg import Normaliser, join_stripes, read_header
+from wsivit.slide.jpeg_levels import decode_jpeg
 from wsivit.slide.readers.native import NativeBackend
-from wsivit.slide.tiff_level import decode_jpeg
 
 PICTURE = texture(700, 500)
 SMOOTH = texture(700, 500, grain=2)

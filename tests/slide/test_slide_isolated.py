@@ -42,7 +42,7 @@ def break_block(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """Have the decoder of the other process meet a fault in block (2, 1) of level 0."""
     code = f"""
 import ctypes, os, time, sys, numpy as np
-from wsivit.slide import tiff_level as tiled
+from wsivit.slide import jpeg_levels as tiled
 from wsivit.slide.readers import worker as decoder
 decode = tiled.JpegTiles.decode
 def broken(self, col, row, *more):

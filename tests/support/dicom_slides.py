@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,20 @@ WHOLE_SLIDE = UID("1.2.840.10008.5.1.4.1.1.77.1.6")
 TILE = 128
 
 
-def instance(picture: NDArray[np.uint8], series: str, *, mpp: float = 0.5, kind: str = "VOLUME") -> Dataset:
-    """One level, tiled in full, in JPEG frames of 128 x 128."""
+def instance(
+    picture: NDArray[np.uint8],
+    series: str,
+    *,
+    mpp: float = 0.5,
+    kind: str = "VOLUME",
+    left_out: Collection[tuple[int, int]] | None = None,
+) -> Dataset:
+    """One level in JPEG frames of 128 x 128: all of them, or all but those in some columns and rows, last one first."""
     height, width = picture.shape[:2]
     padded = np.pad(picture, ((0, -height % TILE), (0, -width % TILE), (0, 0)), mode="edge")
     places = [(y, x) for y in range(0, height, TILE) for x in range(0, width, TILE)]
+    if left_out is not None:
+        places = [(y, x) for y, x in reversed(places) if (x // TILE, y // TILE) not in left_out]
     frames = [encode(padded[y : y + TILE, x : x + TILE], False, "444") for y, x in places]
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
@@ -42,7 +51,9 @@ def instance(picture: NDArray[np.uint8], series: str, *, mpp: float = 0.5, kind:
     dataset.NumberOfFrames = len(frames)
     dataset.TotalPixelMatrixColumns, dataset.TotalPixelMatrixRows = width, height
     dataset.TotalPixelMatrixFocalPlanes = dataset.NumberOfOpticalPaths = 1
-    dataset.DimensionOrganizationType = "TILED_FULL"
+    dataset.DimensionOrganizationType = "TILED_FULL" if left_out is None else "TILED_SPARSE"
+    if left_out is not None:
+        dataset.PerFrameFunctionalGroupsSequence = [_frame_groups(x, y, mpp) for y, x in places]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "YBR_FULL_422", 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     measures = Dataset()
@@ -53,6 +64,20 @@ def instance(picture: NDArray[np.uint8], series: str, *, mpp: float = 0.5, kind:
     dataset.PixelData = encapsulate(frames)
     dataset["PixelData"].is_undefined_length = True
     return dataset
+
+
+def _frame_groups(x: int, y: int, mpp: float) -> Dataset:
+    """Where one frame lies, in pixels from 1 as the standard has it, and in millimetres."""
+    place = Dataset()
+    place.XOffsetInSlideCoordinateSystem, place.YOffsetInSlideCoordinateSystem = x * mpp / 1000, y * mpp / 1000
+    place.ZOffsetInSlideCoordinateSystem = 0.0
+    place.ColumnPositionInTotalImagePixelMatrix, place.RowPositionInTotalImagePixelMatrix = x + 1, y + 1
+    content, path = Dataset(), Dataset()
+    content.DimensionIndexValues, path.OpticalPathIdentifier = [x // TILE + 1, y // TILE + 1], "1"
+    groups = Dataset()
+    groups.FrameContentSequence, groups.PlanePositionSlideSequence = [content], [place]
+    groups.OpticalPathIdentificationSequence = [path]
+    return groups
 
 
 def save(dataset: Dataset, path: Path) -> Path:

@@ -105,9 +105,10 @@ def odd_tiffs(draw: st.DrawFn) -> Odd:
     if colors == "grey planes" and dialect != "ome":
         colors = "rgb"
     strips = "none" if aperio else draw(st.sampled_from(["none"] * 6 + ["all", "last level"]))
+    jpeg = ["jpeg"] if colors == "rgb" or strips == "none" else []
     factors = draw(st.sampled_from([(), (2,), (4,), (2, 4), (3,), (2, 4, 8), (4, 8)]))
     n_holes = draw(st.integers(0, 2))
-    how = st.sampled_from(["both", "count", "offset"]) if strips == "none" else st.just("both")
+    how = st.sampled_from(["both", "count", "offset"])
     holes = tuple((draw(st.integers(0, len(factors))), draw(st.integers(0, 99)), draw(how)) for _ in range(n_holes))
     unit = "aperio" if aperio else draw(st.sampled_from([*_OME_UNITS] if dialect == "ome" else ["cm", "inch", "none"]))
     return Odd(
@@ -120,7 +121,8 @@ def odd_tiffs(draw: st.DrawFn) -> Odd:
         marked=not aperio and draw(st.booleans()),
         order=0 if aperio else draw(st.integers(0, 30)),
         colors=colors,
-        compression="jpeg" if aperio else draw(st.sampled_from(["deflate", "deflate", "jpeg", "lzw", "zstd", "none"])),
+        # tifffile cannot read back what it writes of single colours in strips of JPEG.
+        compression="jpeg" if aperio else draw(st.sampled_from(["deflate", "deflate", "lzw", "zstd", "none", *jpeg])),
         strips=strips,
         padded=draw(st.sampled_from(["no", "no", "edge", "white"])) if strips == "none" and not aperio else "no",
         holes=holes,

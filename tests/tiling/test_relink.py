@@ -12,7 +12,7 @@ from support.small_slides import tissue_picture, write_slide
 
 from wsivit import TileOptions, TileStore, relink, tile, verify
 from wsivit.cli.app import main
-from wsivit.errors import InputNotFoundError, SlideNotFoundError, StoreError, StoreMismatchError
+from wsivit.errors import InputNotFoundError, SlideNotFoundError, StoreMismatchError, UsageError
 from wsivit.store import SLIDE_ROOT
 
 HOW = TileOptions(tile_size=128, tissue="none", codec="none")
@@ -135,7 +135,7 @@ def test_relinking_changes_nothing_else_of_a_store(project: Path, tmp_path: Path
 def test_wrong_use_of_relink(project: Path, tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match="there is no such slide or folder"):
         relink(project / "tiles", tmp_path / "nowhere")
-    with pytest.raises(StoreError, match="no tile store among"):
+    with pytest.raises(UsageError, match="there is no tile store in this folder"):
         relink(project / "slides", project)
 
 

@@ -19,7 +19,7 @@ from support.small_slides import tissue_picture, write_slide
 
 from wsivit.errors import ScaleError, SlideError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.slide import open_slide
-from wsivit.slide.tiff_level import JpegTiles
+from wsivit.slide.jpeg_levels import JpegTiles
 from wsivit.store import Status, TileStore
 from wsivit.store.verify import verify
 from wsivit.tiling import TileOptions, TileOrigins, tile

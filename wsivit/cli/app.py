@@ -22,7 +22,7 @@ from wsivit.errors import UsageError, WsivitError
 from wsivit.io import scrub
 
 VERBS = {
-    "info": ("describe_slide:info", "Describe a slide: format, levels, scale and its source."),
+    "info": ("describe_slide:info", "Describe a slide, a store, a run or a cohort: scale, tiles, labels, results."),
     "tile": ("slides:tile", "Tile the tissue of slides into zarr stores at an exact scale."),
     "import": ("slides:import_tiles", "Create a store from the tile coordinates of another tool."),
     "index": ("stores:index", "Write one table of the tiles of many stores, to train on a cohort."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from wsivit.cli.app import Report
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UsageError
-from wsivit.slide_list import is_one_file
+from wsivit.slide_list import is_one
 
 if TYPE_CHECKING:
     from wsivit.cohort import Cohort, CohortResult
@@ -25,7 +25,7 @@ def many_slides(
     UsageError
         For many slides, with an option in `alone` that is for a single one.
     """
-    if len(sources) == 1 and replace(options, force=False) == CohortOptions() and is_one_file(sources[0]):
+    if len(sources) == 1 and replace(options, force=False) == CohortOptions() and is_one(sources[0]):
         return None
     if given := [name for name, value in alone.items() if value is not None]:
         raise UsageError(f"--{given[0]} is for one slide; for many, {_INSTEAD[given[0]]}")

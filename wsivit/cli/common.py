@@ -21,9 +21,10 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "LabelColumns slide store stores root study labels data source coordinates cohort run runs label "
+    "Input": "LabelColumns path slide store stores root study labels data source coordinates cohort run runs label "
     "annotations sample name check",
-    "Slide": "OpenOptions SlideOptions slide_mpp reader jpeg_color scene max_pixels subprocess private",
+    "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
+    "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
     "trust_torchscript",
@@ -54,7 +55,10 @@ class OpenOptions:
     Parameters
     ----------
     slide_mpp : float, optional
-        Microns per pixel of the slide itself, where its file does not say or is wrong.
+        Microns per pixel of the slide itself, where its file does not say or is wrong. Of many slides it is that of
+        those whose files do not say.
+    override_slide_mpp : float, optional
+        Microns per pixel of all slides, whatever their files say; the column mpp of a table goes first.
     reader : {"auto", "native", "openslide", "tiffslide", "image"}
         Which reader opens it; auto takes the fastest that reads it rightly.
     jpeg_color : {"auto", "rgb", "ycbcr"}
@@ -70,6 +74,7 @@ class OpenOptions:
     """
 
     slide_mpp: float | None = None
+    override_slide_mpp: float | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
@@ -78,8 +83,14 @@ class OpenOptions:
 
     def open(self, path: str) -> Slide:
         """Open a slide in this way."""
-        how = asdict(self)
+        how = self.keywords()
         return open_slide(path, mpp=how.pop("slide_mpp"), **how)
+
+    def keywords(self) -> dict[str, Any]:
+        """Return the options for one slide, of which either scale is the slide's."""
+        how = asdict(self)
+        override = how.pop("override_slide_mpp")
+        return how if override is None else how | {"slide_mpp": override}
 
 
 def documented_by(function: Callable[..., Any]) -> Callable[[Command], Command]:

@@ -14,14 +14,16 @@ from wsivit.slide import OtherPicture, SlideInfo
 
 @documented_by(_info)
 def info(
-    slide: str,
+    path: str,
     *,
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     private: Annotated[bool, FLAG] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> Report:
-    result = _info(slide, **asdict(open_options), private=private)
-    return Report(json.dumps(asdict(result), indent=2) if as_json else _describe(result))
+    result = _info(path, **open_options.keywords(), private=private)
+    if as_json:
+        return Report(json.dumps(asdict(result), indent=2))
+    return Report(_describe(result) if isinstance(result, SlideInfo) else str(result))
 
 
 def _describe(info: SlideInfo) -> str:

@@ -46,7 +46,9 @@ def export(
     run: str | None = None,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
 ) -> Report:
-    return Report(f"wrote    {_export(store, format, output, run=run, options=options)}")
+    written = _export(store, format, output, run=run, options=options)
+    each = written if isinstance(written, tuple) else (written,)
+    return Report("\n".join(f"wrote    {path}" for path in each))
 
 
 @documented_by(_aggregate)

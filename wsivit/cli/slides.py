@@ -31,13 +31,14 @@ def tile(
     options: Annotated[TileOptions, FLAT] = TileOptions(),
     mag: Annotated[float | None, MAG] = None,
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    annotations: str | None = None,
+    annotations: str | None = "auto",
     on_unreadable_tile: OnUnreadableTile = "skip",
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
     quiet: Annotated[bool, QUIET] = False,
 ) -> Report:
     options = _at_magnification(options, mag)
-    if cohort := many_slides(slide, output, many, quiet=quiet, annotations=annotations):
+    named = None if annotations in ("auto", "none") else annotations
+    if cohort := many_slides(slide, output, many, quiet=quiet, annotations=named):
         return format_report(
             cohort.tile(options, open_options=asdict(open_options), on_unreadable_tile=on_unreadable_tile)
         )

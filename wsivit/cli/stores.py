@@ -14,7 +14,7 @@ from wsivit.cli.cohorts import format_report, many_slides
 from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, documented_by
 from wsivit.cohort import CohortLayout, CohortOptions, summary
 from wsivit.errors import SlideNotFoundError, StoreError, UsageError, WsivitError
-from wsivit.slide_list import find_slides, is_one_file
+from wsivit.slide_list import find_stores, is_one, locations
 
 
 @documented_by(_verify)
@@ -37,10 +37,7 @@ def verify(
 def _stores(sources: Sequence[str]) -> Iterator[str]:
     """Yield what is named, and the stores in folders and tables, whose slides have nothing to verify."""
     for source in sources:
-        if is_one_file(source):
-            yield source
-        else:
-            yield from (slide.store for slide in find_slides([source]) if slide.store)
+        yield from [source] if is_one(source) else locations(find_stores(source))
 
 
 def _without_ledger(stores: Sequence[str], slide: str | None, sample: int) -> Report:

@@ -2,9 +2,11 @@ from .cohort import Cohort as Cohort
 from .cohort import CohortResult as CohortResult
 from .cohort import status as status
 from .cohort import summary as summary
-from .cohort_layout import COHORT as COHORT
+from .cohort_info import CohortInfo as CohortInfo
+from .cohort_info import cohort_info as cohort_info
 from .cohort_layout import CohortLayout as CohortLayout
 from .dry_run import Estimate as Estimate
 from .dry_run import outliers as outliers
+from .info import info as info
 from .job_log import Record as Record
 from .options import CohortOptions as CohortOptions

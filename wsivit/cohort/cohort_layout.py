@@ -22,10 +22,9 @@ from typing import Any
 
 from wsivit.errors import UsageError
 from wsivit.io import files_at, public
-from wsivit.slide_list import SlideRow, read_slides
+from wsivit.slide_list import COHORT, SlideRow, read_slides
 from wsivit.tiling import TilingTarget
 
-COHORT = "cohort.csv"
 _COLUMNS = ("slide_id", "store", "path", "patient", "site", "split", "slide_mpp", "annotations")
 
 
@@ -84,6 +83,7 @@ class CohortLayout:
             If it holds another cohort, or another slide of the same id.
         """
         text = _table(self.merge(slides), self.root)
+        # Unchanged, it is left alone: tasks of a job array all come here at once.
         if not self.exists or self.files.read(COHORT) != text:
             self.files.write(COHORT, [text])
 
@@ -97,6 +97,7 @@ class CohortLayout:
             )
         for slide in slides:
             old = existing.get(slide.id, slide)
+            # A slide that has moved keeps its id, and so its results.
             if public(old.source) != public(slide.source) and not _is_gone(old.source):
                 raise UsageError(
                     f"{self.root} holds another slide called {slide.id}: {old.source}, not {slide.source}; "

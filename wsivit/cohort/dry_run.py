@@ -61,6 +61,7 @@ class Estimate:
     def features(self) -> dict[str, float]:
         """What should be alike in the slides of a cohort."""
         red, green, blue = self.color
+        # Scale and size count by ratio: half and double are equally far.
         return {"scale": math.log(self.mpp), "size": math.log(self.pixels), "red": red, "green": green, "blue": blue}
 
 
@@ -68,7 +69,7 @@ def estimate(task: TileTask, job: Job) -> Estimate:
     """Plan the tiling of a slide and try some of its tiles."""
     try:
         with task.open(job.slide) as slide:
-            start = time.process_time()
+            start = time.process_time()  # of all threads: CPU hours are what a cluster has
             plan = plan_tiling(slide, task.options)
             planning = time.process_time() - start
             tile_bytes, tile_seconds = _try_tiles(slide, plan)
@@ -93,6 +94,7 @@ def _try_tiles(slide: Slide, plan: TilingPlan) -> tuple[float, float]:
     count = len(plan.table)
     if not count or plan.parameters.codec == "none":
         return 0.0, 0.0
+    # Runs of neighbours and not single tiles: neighbours share the native tiles that are decoded for them.
     starts = np.linspace(0, max(0, count - _RUN), _RUNS).astype(int)
     tiles = np.unique(np.clip(starts[:, None] + np.arange(_RUN), 0, count - 1))
     start = time.process_time()
@@ -124,6 +126,7 @@ def outliers(estimates: Sequence[Estimate]) -> dict[str, list[str]]:
         if not np.isfinite(values).any():
             continue
         median = float(np.nanmedian(values))
+        # The median and its deviation, and not mean and sigma: the outliers would move those.
         far = max(least, _FAR * float(np.nanmedian(np.abs(values - median))))
         for estimate, value in zip(readable, values.tolist(), strict=True):
             if abs(value - median) > far:

@@ -142,9 +142,13 @@ class JobLog:
             return None
         return replace(record, state="interrupted") if _was_interrupted(record) else record
 
+    def kinds(self) -> list[tuple[str, str]]:
+        """Return the verbs that have records, each with its run."""
+        return [(verb, run) for verb, _, run in (kind.partition(".") for kind in self._files.list(LEDGER))]
+
     def write_table(self, slides: Sequence[str]) -> list[Record]:
         """Write the table; return its records, slide by slide, ``not_started`` where a verb has none of a slide."""
-        kinds = [(verb, run) for verb, _, run in (kind.partition(".") for kind in self._files.list(LEDGER))]
+        kinds = self.kinds()
         known = {kind: self.read(*kind) for kind in kinds}
         records = [
             known[verb, run].get(slide) or Record("not_started", slide_id=slide, verb=verb, run=run)

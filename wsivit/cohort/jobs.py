@@ -98,7 +98,8 @@ class JobRunner:
         # Records are JSON, in which tuples are lists.
         wanted = {k: list(v) if isinstance(v, tuple) else v for k, v in self.task.parameters(slide).items()}
         existing = record.parameters
-        changed = [key for key in {**existing, **wanted} if existing.get(key) != wanted.get(key)]
+        compared = [key for key in {**existing, **wanted} if key not in self.task.unused(record)]
+        changed = [key for key in compared if existing.get(key) != wanted.get(key)]
         differences = "; ".join(f"{key}: was {existing.get(key)!r}, now {wanted.get(key)!r}" for key in changed)
         why = differences or self._changed_input(slide, record)
         if why or force:

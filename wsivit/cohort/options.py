@@ -61,7 +61,7 @@ class CohortOptions:
     def address(self) -> str | None:
         """Address of the scheduler to connect to; None for local workers, or this process."""
         if self.workers or self.array_task:
-            return None
+            return None  # the variable may be set for all jobs of a machine
         return self.scheduler or os.environ.get("DASK_SCHEDULER_ADDRESS") or None
 
     @property

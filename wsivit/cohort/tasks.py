@@ -7,24 +7,27 @@ import os
 import posixpath
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, get_args
 
 from wsivit.cohort.cohort_layout import CohortLayout
-from wsivit.cohort.job_log import JobOutcome
-from wsivit.errors import StoreError, StoreLockedError, UnreadableTilesError
+from wsivit.cohort.job_log import JobOutcome, Record
+from wsivit.errors import InputNotFoundError, StoreError, StoreLockedError, UnreadableTilesError, UsageError
 from wsivit.heatmap import DEFAULT_FORMATS, Format, HeatmapOptions, heatmap
 from wsivit.inference import FeatureExtractor, FeaturesOptions, PredictOptions, Predictor
 from wsivit.io import Lock, Remote, files_at
 from wsivit.models import CONTRACT
-from wsivit.slide import Slide, open_slide, slide_files
+from wsivit.slide import JpegColor, Reader, Slide, TileGrid, open_slide, resolve_scale, slide_files
 from wsivit.slide_list import SlideRow
 from wsivit.store import Status, TileStore, document_key, read_journal, verify
-from wsivit.tiling import OnUnreadableTile, TileOptions, store_warnings, tile_into
+from wsivit.tiling import OnUnreadableTile, TileOptions, find_annotations, store_warnings, tile_into
 from wsivit.tissue import tissue_file
+
+OpenOptions: TypeAlias = Mapping[str, Any]
+"""Keywords of `open_slide`, but ``slide_mpp`` for its ``missing_mpp`` and ``override_slide_mpp`` for its ``mpp``."""
 
 _device_locks: list[Lock] = []
 
@@ -63,6 +66,10 @@ class Task(ABC):
         """Of the input's content, where its signature can change without it; else empty."""
         return ""
 
+    def unused(self, record: Record) -> set[str]:
+        """Parameters that made no difference to a slide's results, so that changing them changes nothing."""
+        return set()
+
 
 @dataclass(frozen=True)
 class TileTask(Task):
@@ -70,7 +77,7 @@ class TileTask(Task):
 
     verb = "tile"
     options: TileOptions = TileOptions()
-    open_options: Mapping[str, Any] = field(default_factory=dict)
+    open_options: OpenOptions = field(default_factory=dict)
     on_unreadable_tile: OnUnreadableTile = "skip"
     threads: int | None = None
 
@@ -80,10 +87,15 @@ class TileTask(Task):
         return {
             **asdict(self.options),
             "tissue_file": signature(str(tissue[0])) if tissue else "",
-            "annotations": signature(slide.annotations),
-            **self._open_options(slide),
+            "annotations": signature(slide.annotations or str((slide.path and find_annotations(slide.path)) or "")),
+            **self.opening(slide),
             "on_unreadable_tile": self.on_unreadable_tile,
         }
+
+    def unused(self, record: Record) -> set[str]:
+        """See `Task`."""
+        has_own_scale = record.scale and not record.scale.endswith("given")
+        return {"slide_mpp"} if has_own_scale else set()
 
     def signature(self, slide: SlideRow, layout: CohortLayout) -> str:
         """See `Task`."""
@@ -101,58 +113,127 @@ class TileTask(Task):
                 layout.target(slide),
                 opened,
                 self.options,
-                annotations=slide.annotations or None,
+                annotations=slide.annotations or "auto",
                 on_unreadable_tile=self.on_unreadable_tile,
                 force=rebuild,
             )
-        return describe_store(result.store, layout, next(iter(result.failures.values()), ""))
+        outcome = describe_store(result.store, layout, next(iter(result.failures.values()), ""))
+        return replace(outcome, warning="; ".join(result.warnings))
 
     def open(self, slide: SlideRow) -> Slide:
         """Open a slide."""
         if not slide.path:
             raise Skipped("only its store is known, there is no slide to tile")
-        options = self._open_options(slide)
-        opened = open_slide(slide.path, mpp=options.pop("slide_mpp"), **options)
+        options = self.opening(slide)
+        mpp, missing_mpp = options.pop("override_slide_mpp"), options.pop("slide_mpp")
+        opened = open_slide(slide.path, mpp=mpp, missing_mpp=missing_mpp, **options)
         opened.threads = self.threads or opened.threads
         return opened
 
-    def _open_options(self, slide: SlideRow) -> dict[str, Any]:
-        """The options of all slides, but the scale that the table has for this one."""
-        options = {"slide_mpp": None, **self.open_options}
-        return options if slide.mpp is None else {**options, "slide_mpp": slide.mpp}
+    def opening(self, slide: SlideRow) -> dict[str, Any]:
+        """How a slide is opened: as all are, but the scale that the table has for this one goes first."""
+        options = {"slide_mpp": None, "override_slide_mpp": None, **self.open_options}
+        return options if slide.mpp is None else {**options, "override_slide_mpp": slide.mpp}
+
+    def check(self) -> None:
+        """Raise what every slide would: UsageError or ScaleError for options that make no sense."""
+        options = self.options
+        TileGrid(options.tile_size, options.overlap, 1, 1, 1.0, 1.0)
+        for name in ("slide_mpp", "override_slide_mpp"):
+            if (mpp := self.open_options.get(name)) is not None:
+                resolve_scale((), given=mpp)
+        tissue = tissue_file(options.tissue)
+        if tissue and not tissue[0].is_file():
+            raise InputNotFoundError(f"{tissue[0]}: there is no such tissue mask")
+        for name, given, known in (
+            ("on_unreadable_tile", self.on_unreadable_tile, get_args(OnUnreadableTile)),
+            ("reader", self.open_options.get("reader", "auto"), get_args(Reader)),
+            ("jpeg_color", self.open_options.get("jpeg_color", "auto"), get_args(JpegColor)),
+        ):
+            if given not in known:
+                raise UsageError(f"{name} must be one of {', '.join(known)}, not {given!r}")
 
 
-@dataclass(frozen=True)
-class PredictTask(Task):
-    """Run a model over the tiles of each slide; `slides` opens those that have none."""
+@dataclass(frozen=True, kw_only=True)
+class ModelTask(Task):
+    """Run a model over the tiles of each slide; `slides` opens those that have none, and are tiled for the model."""
 
-    verb = "predict"
-    model: str
-    options: PredictOptions = PredictOptions()
+    options: PredictOptions | FeaturesOptions
     slides: TileTask = TileTask()
+    column: ClassVar[str]
+
+    @abstractmethod
+    def load(self) -> Predictor | FeatureExtractor:
+        """Load the model once for all slides of this process, on a device of its own."""
+
+    @abstractmethod
+    def model_parameters(self) -> dict[str, Any]:
+        """What says which model it is."""
 
     def parameters(self, slide: SlideRow) -> dict[str, Any]:
         """See `Task`."""
         # What only changes how fast the same result is computed does not count.
         options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
-        run_folder = signature(posixpath.join(self.model, CONTRACT))
-        return {"model": f"{self.model} {run_folder}".rstrip(), **options}
+        return {**self.model_parameters(), **options, **self.slides.opening(slide)}
+
+    def unused(self, record: Record) -> set[str]:
+        """See `Task`."""
+        # A store that exists is read as it was made; a slide that failed may have failed to open.
+        return set() if record.state == "failed" else set(self.slides.opening(SlideRow()))
 
     def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""
-        predictor = _load_predictor(self.model, self.run, self.options)
+        model = self.load()
         if slide.path and not TileStore.is_store(layout.store(slide)):
             with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
-                tile_into(layout.target(slide), opened, predictor.tile_options)
-        store = predictor(_open_store(slide, layout), force=rebuild)
-        output = f"{layout.relative(store.url)}/predictions/{self.run}/zarr.json"
-        return replace(describe_store(store, layout), outputs=(output,))
+                tile_into(layout.target(slide), opened, model.tile_options)
+        store = model(_open_store(slide, layout), force=rebuild)
+        names = model.names if isinstance(model, FeatureExtractor) else [model.name]
+        outputs = tuple(f"{layout.relative(store.url)}/{self.column}/{name}/zarr.json" for name in names)
+        return replace(describe_store(store, layout), outputs=outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictTask(ModelTask):
+    """Run a model over the tiles of each slide."""
+
+    verb, column = "predict", "predictions"
+    model: str
+    options: PredictOptions
+
+    def load(self) -> Predictor:
+        """See `ModelTask`."""
+        predictor: Predictor = _load(Predictor, self.model, self.options, name=self.run)
+        return predictor
+
+    def model_parameters(self) -> dict[str, Any]:
+        """See `ModelTask`."""
+        run_folder = signature(posixpath.join(self.model, CONTRACT))
+        return {"model": f"{self.model} {run_folder}".rstrip()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesTask(ModelTask):
+    """Keep what encoders make of the tiles of each slide."""
+
+    verb = column = "features"
+    encoders: tuple[str, ...]
+    options: FeaturesOptions
+
+    def load(self) -> FeatureExtractor:
+        """See `ModelTask`."""
+        extractor: FeatureExtractor = _load(FeatureExtractor, self.encoders, self.options)
+        return extractor
+
+    def model_parameters(self) -> dict[str, Any]:
+        """See `ModelTask`."""
+        weights = signature(self.options.weights) if self.options.weights else ""
+        return {"encoders": list(self.encoders), "weights_file": weights}
 
 
 @lru_cache(maxsize=1)
-def _load_predictor(model: str, name: str, options: PredictOptions) -> Predictor:
-    """Load a model once for all slides of this process, on a device of its own."""
-    return Predictor(model, name=name, options=replace(options, device=claim_device(options.device)))
+def _load(kind: Callable[..., Any], model: Any, options: PredictOptions | FeaturesOptions, **more: str) -> Any:
+    return kind(model, options=replace(options, device=claim_device(options.device)), **more)
 
 
 @cache
@@ -181,38 +262,6 @@ def claim_device(devices: str) -> str:
                 continue
             return device
         turn += 1
-
-
-@dataclass(frozen=True)
-class FeaturesTask(Task):
-    """Keep what encoders make of the tiles of each slide; `slides` opens those that have none."""
-
-    verb = "features"
-    encoders: tuple[str, ...]
-    options: FeaturesOptions = FeaturesOptions()
-    slides: TileTask = TileTask()
-
-    def parameters(self, slide: SlideRow) -> dict[str, Any]:
-        """See `Task`."""
-        options = {k: v for k, v in asdict(self.options).items() if k not in ("device", "batch_size")}
-        weights = signature(self.options.weights) if self.options.weights else ""
-        return {"encoders": list(self.encoders), "weights_file": weights, **options}
-
-    def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
-        """See `Task`."""
-        extractor = _load_extractor(self.encoders, self.options)
-        if slide.path and not TileStore.is_store(layout.store(slide)):
-            with self.slides.open(slide) as opened:  # coordinates only: pixels are read from the slide
-                tile_into(layout.target(slide), opened, extractor.tile_options)
-        store = extractor(_open_store(slide, layout), force=rebuild)
-        outputs = tuple(f"{layout.relative(store.url)}/features/{name}/zarr.json" for name in extractor.names)
-        return replace(describe_store(store, layout), outputs=outputs)
-
-
-@lru_cache(maxsize=1)
-def _load_extractor(encoders: tuple[str, ...], options: FeaturesOptions) -> FeatureExtractor:
-    """Load encoders once for all slides of this process, on a device of their own."""
-    return FeatureExtractor(encoders, options=replace(options, device=claim_device(options.device)))
 
 
 @dataclass(frozen=True)
@@ -296,7 +345,7 @@ def describe_store(store: TileStore, layout: CohortLayout, first_failure: str = 
         tiles=len(store),
         unreadable=unreadable,
         bytes=sum(entry.bytes for entry in read_journal(store.files).values()),
-        scale=f"{mpp} µm/px, {scale['source']}, {scale['confidence']}",
+        scale=f"{mpp} µm/px, " + ", ".join(dict.fromkeys([scale["source"], scale["confidence"]])),
         fingerprint=store.parameters.slide_fingerprint,
         outputs=(f"{layout.relative(store.url)}/zarr.json",),
         warning="; ".join(store_warnings(store)),

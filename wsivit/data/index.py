@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -34,7 +33,7 @@ from wsivit.io import (
     replacing,
 )
 from wsivit.slide import TileGrid
-from wsivit.slide_list import SlideRow, find_slides
+from wsivit.slide_list import SlideRow, Sources, find_slides, locations
 from wsivit.store import TileStore
 
 FORMAT = 1
@@ -86,7 +85,7 @@ class _Entry:
 
 
 def index(
-    stores: Sequence[str | os.PathLike[str]],
+    stores: Sources,
     output: str | os.PathLike[str] = "index.parquet",
     *,
     label: str | None = None,
@@ -100,8 +99,9 @@ def index(
 
     Parameters
     ----------
-    stores : sequence of path or URL
-        Tile stores, folders or globs of them, or a cohort table (``.csv``: store, patient, site, split, labels).
+    stores : path, URL or TileStore, or several
+        Tile stores, folders or globs of them, the output of a cohort, or a cohort table (``.csv``: store, patient,
+        site, split, labels).
     output : path or URL
         The table to write, ``.parquet``.
     label : str, optional
@@ -133,7 +133,7 @@ def index(
 
     if not 0 <= holdout < 1:
         raise UsageError(f"holdout must be a part, from 0 to below 1, not {holdout}")
-    slides = find_slides(stores)
+    slides = find_slides(locations(stores), kind="stores")
     notes: list[_Entry] = []
     count = {"label": dict[str, int](), "split": dict[str, int]()}
     with local_output(output) as path, ThreadPoolExecutor(8) as pool:
@@ -147,7 +147,7 @@ def index(
             with writer:
                 for entry, rows in read:
                     if notes:
-                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")])
+                        require_one_scale([IndexedSource(notes[0], ""), IndexedSource(entry, "")], selectable=False)
                     notes.append(entry)
                     words = [_dictionary(values, entry.tiles) for values in rows.values()]
                     writer.write_table(pa.table(words, schema=schema))

@@ -26,6 +26,14 @@ MPP_TOLERANCE = 0.04
 """Two stores are of one scale within this fraction: each may be 2 % off what was asked for."""
 
 
+class NoLabelError(UsageError):
+    """A slide has no labels of the name asked for."""
+
+
+class EmptyStoreError(StoreError):
+    """A store has no tiles."""
+
+
 class Source(Protocol):
     """Where pictures come from: one slide's store, one image folder.
 
@@ -378,7 +386,7 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
     names = source.store.labels
     if label not in names:
         known = f"it has {', '.join(map(repr, names))}" if names else "it has no labels at all"
-        raise UsageError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
+        raise NoLabelError(f"{source.store.url}: no label {label!r}; {known}; tile it with --annotations to make one")
     column = source.store.label(label)
     readable = readable_tiles(source)
     index = readable[column.codes[readable] >= 0]
@@ -388,12 +396,12 @@ def label_from_store(source: StoreSource, label: str) -> LabelledTiles:
 def readable_tiles(source: StoreSource) -> IntArray:
     """Return the tiles that can be read; StoreError for a store without any tile."""
     if not len(source.store):
-        raise StoreError(f"{source.store.url}: the store holds no tiles")
+        raise EmptyStoreError(f"{source.store.url}: the store holds no tiles")
     return np.asarray(source.store.readable, np.int64)
 
 
-def require_one_scale(sources: Sequence[Source]) -> None:
-    """Reject sources of different scale or tile size.
+def require_one_scale(sources: Sequence[Source], *, selectable: bool = True) -> None:
+    """Reject sources of different scale or tile size; where it is `selectable`, the advice is to select one.
 
     Raises
     ------
@@ -404,13 +412,13 @@ def require_one_scale(sources: Sequence[Source]) -> None:
     for other in sources[1:]:
         if other.size != first.size:
             raise StoreMismatchError(
-                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike, "
-                "or say which to take (--tile-size)"
+                f"{other.id} has tiles of {other.size} px, {first.id} of {first.size} px: tile all slides alike"
+                + ", or say which to take (--tile-size)" * selectable
             )
         if not same_scale(first.mpp, other.mpp):
             raise StoreMismatchError(
                 f"{other.id} is at {other.mpp:.4g} microns per pixel, {first.id} at {first.mpp:.4g}: "
-                "tile all slides at one scale, or say which to take (--mpp)"
+                "tile all slides at one scale" + ", or say which to take (--mpp)" * selectable
             )
 
 

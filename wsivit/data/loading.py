@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from wsivit.data.image_sources import (
 )
 from wsivit.data.index import is_index, labelled_index
 from wsivit.data.labelled_tiles import (
+    EmptyStoreError,
     LabelledTiles,
+    NoLabelError,
     Samples,
     StoreSource,
     combine,
@@ -31,10 +34,11 @@ from wsivit.data.labelled_tiles import (
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
 from wsivit.slide import JpegColor, Reader, open_slide, slide_stem
-from wsivit.slide_list import SlideRow, read_table, slides_below
+from wsivit.slide_list import COHORT, SlideRow, Sources, locations, read_table, slides_below
 from wsivit.store import TileStore
 from wsivit.tiling import LABEL, TileOptions, find_annotations, tile
 
+Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
 
 PICTURE_SIDE = 256
@@ -56,7 +60,9 @@ class SlideOptions:
     tile_size : int, optional
         Side of the tiles, in pixels, likewise. Default: for slides 256, or that of the run.
     slide_mpp : float, optional
-        Microns per pixel of the slides themselves, where their files do not say or are wrong.
+        Microns per pixel of the slides themselves, where their files do not say.
+    override_slide_mpp : float, optional
+        Microns per pixel of all slides, whatever their files say; the column mpp of a table goes first.
     reader : {"auto", "native", "openslide", "tiffslide", "image"}
         Which reader opens slides; auto takes the fastest that reads them rightly.
     jpeg_color : {"auto", "rgb", "ycbcr"}
@@ -69,12 +75,13 @@ class SlideOptions:
     mpp: float | None = None
     tile_size: int | None = None
     slide_mpp: float | None = None
+    override_slide_mpp: float | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mpp", "tile_size", "slide_mpp"):
+        for name in ("mpp", "tile_size", "slide_mpp", "override_slide_mpp"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} must be above 0, not {value}")
@@ -120,7 +127,8 @@ class SlideTiler:
         how = TileOptions(mpp=given.mpp or self.mpp, tile_size=given.tile_size or self.tile_size, codec="none")
         with open_slide(
             slide,
-            mpp=slide_mpp or given.slide_mpp,
+            mpp=slide_mpp or given.override_slide_mpp,
+            missing_mpp=given.slide_mpp,
             reader=given.reader,
             jpeg_color=given.jpeg_color,
             scene=given.scene,
@@ -129,7 +137,7 @@ class SlideTiler:
 
 
 def load_samples(
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     label: str | None = None,
     *,
     side: int = PICTURE_SIDE,
@@ -140,7 +148,7 @@ def load_samples(
 
     Parameters
     ----------
-    data : sequence of path or str
+    data : path, str or TileStore, or several
         Tile stores, slides, folders of them, cohort tables (``.csv``), an index of stores (``.parquet``); or an image
         folder, food-101 in torchvision's layout, ``food101`` or ``hf:<id>`` from the hub.
     label : str, optional
@@ -160,10 +168,8 @@ def load_samples(
     StoreMismatchError
         The data differ in scale or tile size.
     """
-    if not data:
-        raise UsageError("no data were given")
     loader = _Loader(label, side, tiler)
-    parts = [part for item in data for part in loader.load(os.fspath(item))]
+    parts = [part for item in locations(data) for part in loader.load(item)]
     # Of stores only those of the scale and tile size that were asked for.
     options = tiler.options if tiler else SlideOptions()
     fitting = [
@@ -200,6 +206,8 @@ class _Loader:
         path = Path(item)
         if path.suffix.lower() == ".csv":
             return self._table(path)
+        if (path / COHORT).is_file():
+            return self._table(path / COHORT, of_cohort=True)
         if path.is_dir():
             return self._folder(path)
         if path.is_file() or is_url(item):
@@ -212,14 +220,14 @@ class _Loader:
         below = [folder / name for name in slides_below(str(folder))]
         stores = [path for path in below if TileStore.is_store(path)]
         if stores:
-            return [self._store(path) for path in stores]
+            return _labelled(folder, stores, self._store)
         for food in (folder, folder / "food-101"):
             if is_food101(food):
                 return [labelled_food101(food, self.side)]
         if is_image_folder(folder):
             return [labelled_folder(folder, self.side)]
         if below:
-            return [self._slide(path) for path in below]
+            return _labelled(folder, below, self._slide)
         raise UsageError(f"{folder}: holds neither tile stores, nor slides, nor pictures in folders of classes")
 
     def _store(self, path: str | Path) -> LabelledTiles:
@@ -235,31 +243,36 @@ class _Loader:
         source = StoreSource(self.tiler.store(path))
         label = self.label or LABEL
         if label not in source.store.labels:
-            raise UsageError(
+            raise NoLabelError(
                 f"{path}: where are its labels? There are no annotations next to it (its name with .geojson or .xml), "
                 f"which give the label {LABEL!r}; or give a cohort table (.csv) with its path and a label"
             )
         return label_from_store(source, label)
 
-    def _table(self, path: Path) -> list[LabelledTiles]:
+    def _table(self, path: Path, *, of_cohort: bool = False) -> list[LabelledTiles]:
         """Label the tiles of a table's slides by its column of that name, one value per slide, else by the stores' own.
 
         Slides without a value are left out; a row with neither store nor path names ``<slide>.zarr`` next to the table.
+        Of a cohort's own table, slides without tiles or labels are left out too.
         """
         rows = read_table(str(path))
         for row in rows:
             if row.split and row.split.lower() not in SPLIT_FOLDERS:
                 raise UsageError(f"{path}, line {row.line}: split {row.split!r} is none of {', '.join(SPLIT_FOLDERS)}")
-        if self.label is None and LABEL_COLUMN not in rows[0].values:
-            raise UsageError(f"{path}: which label? (--label); its columns are {', '.join(rows[0].values)}")
         label = self.label or LABEL_COLUMN
+        if of_cohort:
+            label = self.label or (LABEL_COLUMN if LABEL_COLUMN in rows[0].values else LABEL)
+        elif self.label is None and LABEL_COLUMN not in rows[0].values:
+            raise UsageError(f"{path}: which label? (--label); its columns are {', '.join(rows[0].values)}")
         wanted = [row for row in rows if row.values.get(label) != ""]
         if not wanted:
             raise UsageError(f"{path}: no slide has a value of {label!r}")
         if len(wanted) < len(rows):
             _log.warning("%s: %d slides without a value of %r are left out", path, len(rows) - len(wanted), label)
-        parts = []
-        for row in wanted:
+
+        def labelled(row: SlideRow) -> LabelledTiles:
+            if of_cohort and not TileStore.is_store(row.store):
+                raise NoLabelError(f"{row.store}: slide {row.id} has no tiles: run wsivit tile first")
             source = StoreSource(self._store_of_row(path, row), row.patient, row.site, row.scanner)
             if label in row.values:
                 index = readable_tiles(source)
@@ -268,8 +281,9 @@ class _Loader:
                 part = label_from_store(source, label)
             if row.split:
                 part = replace(part, side=np.full(len(part.index), SPLIT_FOLDERS[row.split.lower()], np.int8))
-            parts.append(part)
-        return parts
+            return part
+
+        return _labelled(path, wanted, labelled) if of_cohort else [labelled(row) for row in wanted]
 
     def _store_of_row(self, table: Path, row: SlideRow) -> str | Path:
         path = row.store or row.path or join(table.parent, f"{row.id}.zarr")
@@ -283,3 +297,21 @@ class _Loader:
         if self.tiler is None:
             raise UsageError(f"{table}, slide {slide}: {path} is a slide: {_TILE_FIRST}")
         return self.tiler.store(path, row.annotations or None, row.mpp)
+
+
+def _labelled(where: Path, items: Sequence[Item], load: Callable[[Item], LabelledTiles]) -> list[LabelledTiles]:
+    """Load the items that have labels: among many slides one without stops nothing, but is counted."""
+    parts, refused = list[LabelledTiles](), list[Exception]()
+    for item in items:
+        try:
+            parts.append(load(item))
+        except (NoLabelError, EmptyStoreError) as error:
+            refused.append(error)
+    if refused and not parts:
+        raise refused[0]
+    if refused:
+        _log.warning(
+            "%s: %d of %d slides have no labels or no tiles and are left out; the first: %s",
+            *(where, len(refused), len(items), refused[0]),
+        )
+    return parts

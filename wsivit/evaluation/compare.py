@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import SlideOptions
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation.evaluate import finite, load_evaluation_data, scored_mask
@@ -19,6 +21,7 @@ from wsivit.evaluation.metrics import Measurement, bootstrap, paired_test
 from wsivit.evaluation.options import CompareOptions
 from wsivit.inference import ModelRunner, ScoringOptions, score_samples, softmax
 from wsivit.models import finished_run, open_run, run_name
+from wsivit.slide_list import Sources
 
 TABLE = "comparison.md"
 
@@ -76,14 +79,16 @@ class Comparison:
     n: int
 
 
+@options_as_keywords
 def compare(
     runs: Sequence[str | os.PathLike[str]],
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     *,
     output: str | os.PathLike[str] = "comparison",
     options: CompareOptions = CompareOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> Comparison:
     """Measure two or more runs on the same data: a table, the curves, and whether they differ.
 
@@ -94,7 +99,7 @@ def compare(
     ----------
     runs : sequence of path
         Run folders with the same classes; the first is the one that the others are tested against.
-    data : sequence of path
+    data : path or TileStore, or several
         Labelled data, of any kind that ``train`` accepts.
     output : path
         Folder for the results.
@@ -104,6 +109,8 @@ def compare(
         How slides are opened, where the data are slides; their scale and tile size are those of the first run.
     progress : bool
         Show progress bars.
+    **keywords
+        The fields of `options` and `slides`, in their place.
 
     Returns
     -------
@@ -119,7 +126,7 @@ def compare(
     folder = Path(output)
     if (folder / TABLE).exists() and not options.force:
         raise OutputExistsError(f"{folder}: contains a comparison; choose another output, or replace it with --force")
-    if len(runs) < 2:
+    if isinstance(runs, str | os.PathLike) or len(runs) < 2:
         raise UsageError("a comparison needs two runs")
     metadata = {Path(run): finished_run(run) for run in runs}
     first, *others = metadata.items()

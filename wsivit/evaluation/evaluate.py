@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import (
     TEST,
     VALIDATION,
@@ -32,6 +33,7 @@ from wsivit.evaluation.metrics import Measurement, bootstrap
 from wsivit.evaluation.options import CompareOptions, EvaluateOptions
 from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax, stored_logits
 from wsivit.models import RunMetadata, finished_run, open_run, run_name
+from wsivit.slide_list import Sources
 from wsivit.tiling import TileOptions
 
 _log = logging.getLogger(__name__)
@@ -74,14 +76,16 @@ class Evaluation:
     warnings: tuple[str, ...] = ()
 
 
+@options_as_keywords
 def evaluate(
     run: str | os.PathLike[str],
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     *,
     output: str | os.PathLike[str] | None = None,
     options: EvaluateOptions = EvaluateOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> Evaluation:
     """Measure a trained model on labelled data.
 
@@ -92,7 +96,7 @@ def evaluate(
     ----------
     run : path
         A run folder of ``wsivit train``.
-    data : sequence of path
+    data : path or TileStore, or several
         Labelled data, of any kind that ``train`` accepts.
     output : path, optional
         Folder for the results. Default: ``evaluation`` in the run folder.
@@ -102,6 +106,8 @@ def evaluate(
         How slides are opened, where the data are slides; their scale and tile size are those of the run.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options` and `slides`, in their place.
 
     Returns
     -------
@@ -164,7 +170,7 @@ def evaluate(
 
 def load_evaluation_data(
     runs: Mapping[Path, RunMetadata],
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     folder: Path,
     options: CompareOptions,
     slides: SlideOptions,

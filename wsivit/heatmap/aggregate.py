@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.heatmap.heatmap_data import HeatmapData, read_heatmap_data
 from wsivit.heatmap.options import StitchOptions, check_threshold
 from wsivit.heatmap.score_map import ScoreMap
 from wsivit.io import Output, display_path, local_output, replacing
-from wsivit.store import TileStore
+from wsivit.slide_list import Sources, find_stores
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,14 @@ class AggregateOptions(StitchOptions):
     top_k: int = 10
 
 
+@options_as_keywords
 def aggregate(
-    stores: Sequence[TileStore | str | os.PathLike[str]],
+    stores: Sources,
     output: str | os.PathLike[str] = "slide_scores.csv",
     *,
     run: str | None = None,
     options: AggregateOptions = AggregateOptions(),
+    **keywords: Any,
 ) -> Output:
     """Aggregate tile scores into slide-level scores: mean, top-k mean, noisy-or, area fraction, largest focus.
 
@@ -87,13 +91,16 @@ def aggregate(
 
     Parameters
     ----------
-    stores : sequence of path or TileStore
+    stores : path or TileStore, or several
+        Tile stores, folders of them, tables, the output of a cohort.
     output : path or URL
         The CSV to write.
     run : str, optional
         Which predictions. Default: the only run of each store.
     options : AggregateOptions
         Class, thresholds, blending.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
@@ -111,7 +118,7 @@ def aggregate(
     """
     rows: list[list[object]] = []
     classes: set[str] = set()
-    for store in stores:
+    for store in find_stores(stores):
         data = read_heatmap_data(store, run, options.window, options.smoothing)
         scores = score_slide(data, options.threshold, options.thresholds, options.top_k)
         if options.class_name is not None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.heatmap.evidence_data import has_evidence, read_evidence_data
 from wsivit.heatmap.heatmap_data import HeatmapData, read_heatmap_data
 from wsivit.heatmap.options import Format, HeatmapOptions
 from wsivit.io import Output, display_path, is_url, join, local_output, local_path, parent_and_name
+from wsivit.slide_list import Sources, find_stores, is_one
 from wsivit.store import TileStore
 
 
@@ -76,22 +79,25 @@ def export_formats() -> dict[Format, ExportFormat]:
     }
 
 
+@options_as_keywords
 def export(
-    store: TileStore | str | os.PathLike[str],
+    store: Sources,
     format: Format,
     output: str | os.PathLike[str] | None = None,
     *,
     run: str | None = None,
     options: HeatmapOptions = HeatmapOptions(),
-) -> Output:
+    **keywords: Any,
+) -> Output | tuple[Output, ...]:
     """Write a run's predictions in the format of another tool.
 
     An existing output is replaced. Only a contact sheet needs the slide, and only if the store has no pixels.
 
     Parameters
     ----------
-    store : path or TileStore
-        A tile store, with predictions for all formats but ``tissue``.
+    store : path or TileStore, or several
+        A tile store, with predictions for all formats but ``tissue``. Several (a list, a folder, a table, the output of
+        a cohort) give a file each in the folder `output`, next to each store without it.
     format : str
         ``geojson`` (tiles for QuPath), ``regions`` (merged regions for QuPath), ``overlay`` (colours alone, an RGBA
         OME-TIFF for QuPath), ``ome-tiff`` and ``ome-zarr`` (the score map), ``csv`` (as WSInfer's), ``h5`` (as
@@ -104,11 +110,13 @@ def export(
         Which predictions. Default: the only run of the store.
     options : HeatmapOptions
         Class, threshold, colours, blending; each format uses some of them.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
     Path or str
-        What was written; a URL without credentials.
+        What was written; a URL without credentials. Of several stores a tuple of these.
 
     Raises
     ------
@@ -120,7 +128,32 @@ def export(
         If it cannot be written.
     """
     check_formats([format], options)
-    opened = store if isinstance(store, TileStore) else TileStore(store)
+    if is_one(store):
+        return _export_one(one_store(store), format, output, run, options)
+    stores = [one_store(found) for found in find_stores(store)]
+    if output is not None:
+        slide, times = Counter(opened.parameters.slide_id for opened in stores).most_common(1)[0]
+        if times > 1:
+            raise UsageError(f"{times} stores are of a slide {slide}: export each into a folder of its own")
+        if not is_url(output):
+            Path(local_path(output)).mkdir(parents=True, exist_ok=True)
+    folder = None if output is None else join(output, "")
+    written = [_export_one(opened, format, folder, run, options) for opened in stores]
+    return tuple(written)
+
+
+def one_store(source: Sources) -> TileStore:
+    """Open a store, unless it is open."""
+    if isinstance(source, str | os.PathLike):
+        return TileStore(source)
+    if not isinstance(source, TileStore):
+        raise UsageError(f"{source!r} is no tile store")
+    return source
+
+
+def _export_one(
+    opened: TileStore, format: Format, output: str | os.PathLike[str] | None, run: str | None, options: HeatmapOptions
+) -> Output:
     if format != "tissue" and (format != "h5" or run is not None or opened.runs or not opened.encoders):
         data = read_map(opened, run, options)
         check_formats([format], options, data)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from wsivit._keywords import options_as_keywords
 from wsivit.heatmap.aggregate import SlideScore, score_slide
 from wsivit.heatmap.evidence_data import EvidenceData
-from wsivit.heatmap.export import check_formats, file_name, folder_of, read_map, write
+from wsivit.heatmap.export import check_formats, file_name, folder_of, one_store, read_map, write
 from wsivit.heatmap.options import Format, HeatmapOptions
 from wsivit.io import Output, join
-from wsivit.store import TileStore
+from wsivit.slide_list import Sources, takes_many
 
 DEFAULT_FORMATS: tuple[Format, ...] = ("png", "geojson", "regions", "ome-tiff")
 
@@ -48,14 +50,17 @@ class HeatmapOutputs:
         return self.files["png"]
 
 
+@takes_many("store")
+@options_as_keywords
 def heatmap(
-    store: TileStore | str | os.PathLike[str],
+    store: Sources,
     *,
     run: str | None = None,
     png: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     formats: Sequence[Format] = DEFAULT_FORMATS,
     options: HeatmapOptions = HeatmapOptions(),
+    **keywords: Any,
 ) -> HeatmapOutputs:
     """Draw a run's predictions over the slide, and export them for QuPath and image tools.
 
@@ -64,8 +69,9 @@ def heatmap(
 
     Parameters
     ----------
-    store : path, URL or TileStore
-        A tile store with predictions.
+    store : path, URL or TileStore, or several
+        A tile store with predictions. Several (a list, a folder, a table, the output of a cohort) are a `Cohort`, whose
+        pictures go to ``heatmaps/`` in `output`, and give its `CohortResult`.
     run : str, optional
         Which predictions, or which evidence of a slide-level run (``<run>/<method>`` for another method than the one
         to show). Default: the only run of the store.
@@ -78,6 +84,8 @@ def heatmap(
         ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
     options : HeatmapOptions
         Class, threshold, colours, blending; at least one of the formats must use each that is set.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
@@ -94,7 +102,7 @@ def heatmap(
     """
     written = formats if png is None else [*formats, "png"]
     check_formats(written, options)
-    data = read_map(store if isinstance(store, TileStore) else TileStore(store), run, options)
+    data = read_map(one_store(store), run, options)
     check_formats(written, options, data)
     for format in written:
         data.check_format(format)

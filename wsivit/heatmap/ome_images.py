@@ -17,6 +17,7 @@ from wsivit.heatmap.figure import SlideBackground
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
 from wsivit.io import replacing
+from wsivit.slide_list import EXPORT_SOFTWARE
 
 Pair: TypeAlias = tuple[float, float]
 
@@ -78,6 +79,7 @@ def _write_tiff(
                 subifds=None if depth else len(levels) - 1,
                 subfiletype=1 if depth else 0,
                 metadata=None if depth else metadata,
+                software=EXPORT_SOFTWARE,
                 **options,
             )
 

@@ -10,6 +10,7 @@ from .predict import predict_each as predict_each
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner
+from .runner import choose_device as choose_device
 from .runner import score_samples as score_samples
 from .runner import softmax as softmax
 from .runner import stored_logits as stored_logits

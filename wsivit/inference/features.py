@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.inference.blocks import BlockJob, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import Precision, ScoringOptions
-from wsivit.inference.predict import PathLike, Source, check_compatibility, open_tiles
+from wsivit.inference.predict import PathLike, check_compatibility, open_tiles
 from wsivit.inference.runner import ModelRunner
 from wsivit.io import LEARNING, versions
 from wsivit.models import Model, Pooling, find_encoder, open_model
+from wsivit.slide_list import Sources, takes_many
 from wsivit.store import TileStore
 
 if TYPE_CHECKING:
@@ -72,14 +74,17 @@ class FeaturesOptions:
         )
 
 
+@takes_many("source")
+@options_as_keywords
 def features(
-    source: Source,
+    source: Sources,
     encoder: PathLike | Sequence[PathLike],
     *,
     output: PathLike | None = None,
     options: FeaturesOptions = FeaturesOptions(),
     force: bool = False,
     progress: bool = False,
+    **keywords: Any,
 ) -> TileStore:
     """Keep what encoders make of every tile of a store, or of a slide.
 
@@ -90,8 +95,9 @@ def features(
 
     Parameters
     ----------
-    source : path, Slide or TileStore
-        A slide, or a tile store.
+    source : path, Slide or TileStore, or several
+        A slide, or a tile store. Several (a list, a folder, a table, the output of a cohort) are a `Cohort` in
+        `output`, and give its `CohortResult`.
     encoder : str or path, or a sequence of these
         A name of the registry (``wsivit encoders`` lists it), whatever its case, dashes and underscores; or another
         network without its last layer: a timm name, a hub id, a model folder, a run folder.
@@ -100,9 +106,11 @@ def features(
     options : FeaturesOptions
         Weights, pooling, scale, batch size, device.
     force : bool
-        Replace features of the same name that were made in another way.
+        Replace features of the same name that were made in another way; and of a slide, coordinates of other tiles.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
@@ -168,10 +176,10 @@ class FeatureExtractor:
         return TileOptions(mpp=mpp, tile_size=size, codec="none")
 
     def __call__(
-        self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
+        self, source: Sources, *, output: PathLike | None = None, force: bool = False, progress: bool = False
     ) -> TileStore:
         """Extract the features of one store or slide; see `features`."""
-        store = open_tiles(source, output, lambda: self.tile_options, progress=progress)
+        store = open_tiles(source, output, lambda: self.tile_options, force=force, progress=progress)
         wanted = [number for number, model in enumerate(self._models) if force or not _is_there(store, model)]
         allow = self.options.allow_mismatch
         mismatches = [check_compatibility(model.spec, store, allow=allow) for model in self._models]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import read_skipping_unreadable, same_scale
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError, WsivitError
 from wsivit.inference.blocks import BlockJob, run_blocks
@@ -21,29 +22,31 @@ from wsivit.inference.options import PredictOptions
 from wsivit.inference.runner import ModelRunner, softmax
 from wsivit.io import LEARNING, map_ordered, versions
 from wsivit.models import Model, ModelSpec, open_model
-from wsivit.slide import Slide
+from wsivit.slide_list import Source, Sources, takes_many
 from wsivit.store import VIEWS, Predictions, TileStore
 
 if TYPE_CHECKING:
     from wsivit.tiling import TileOptions
 
 PathLike = str | os.PathLike[str]
-Source = PathLike | Slide | TileStore
 
 _COMPARED = 256
 """Tiles on which 8 bits are compared with float32."""
 _IDENTITY_DEFAULTS = {"model_fingerprint": None, "views": 1, "int8": False}
 
 
+@takes_many("source")
+@options_as_keywords
 def predict(
     model: PathLike,
-    source: Source,
+    source: Sources,
     *,
     output: PathLike | None = None,
     name: str | None = None,
     options: PredictOptions = PredictOptions(),
     force: bool = False,
     progress: bool = False,
+    **keywords: Any,
 ) -> TileStore:
     """Run a model over the tiles of a store, or straight over a slide.
 
@@ -56,8 +59,9 @@ def predict(
     model : path or str
         A run folder made by ``wsivit train``; or an image classifier as it was published: a timm name, a hub id, or a
         folder with ``config.json`` and ``model.safetensors`` or (of the WSInfer zoo) ``torchscript_model.pt``.
-    source : path, Slide or TileStore
-        A tile store or a slide. A slide whose file has no scale: with ``--slide-mpp`` on the command line, as
+    source : path, Slide or TileStore, or several
+        A tile store or a slide. Several (a list, a folder, a table, the output of a cohort) are a `Cohort` in `output`,
+        and give its `CohortResult`. A slide whose file has no scale: with ``--slide-mpp`` on the command line, as
         ``open_slide(path, mpp=…)`` in Python.
     output : path or URL, optional
         Folder for the store of a slide. Default: the working directory.
@@ -66,9 +70,12 @@ def predict(
     options : PredictOptions
         Batch size, device, engine, test-time augmentation, features.
     force : bool
-        Predict again, and replace predictions of the same name, also those of another model.
+        Predict again, and replace predictions of the same name, also those of another model; and of a slide, replace
+        coordinates of other tiles that an earlier run made.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options`, in its place.
 
     Returns
     -------
@@ -171,10 +178,10 @@ class Predictor:
         return TileOptions(mpp=mpp, tile_size=tile_size, codec="none", downscale=downscale)
 
     def __call__(
-        self, source: Source, *, output: PathLike | None = None, force: bool = False, progress: bool = False
+        self, source: Sources, *, output: PathLike | None = None, force: bool = False, progress: bool = False
     ) -> TileStore:
         """Run the model over one store or slide; see `predict`."""
-        store = open_tiles(source, output, lambda: self.tile_options, progress=progress)
+        store = open_tiles(source, output, lambda: self.tile_options, force=force, progress=progress)
         mismatch = check_compatibility(self.spec, store, allow=self.options.allow_mismatch)
         views = VIEWS if self.options.tta else 1
         if not self.spec.classes:
@@ -246,16 +253,32 @@ def _predictions_of(logits: NDArray[Any], classes: tuple[str, ...], temperature:
 
 
 def open_tiles(
-    source: Source, output: PathLike | None, tile_options: Callable[[], TileOptions], *, progress: bool
+    source: Sources, output: PathLike | None, tile_options: Callable[[], TileOptions], *, force: bool, progress: bool
 ) -> TileStore:
     """Return the store that is given; of a slide, one of coordinates only, made as the options say."""
     if isinstance(source, TileStore):
         return source
-    if not isinstance(source, Slide) and (TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")):
+    if isinstance(source, str | os.PathLike) and (
+        TileStore.is_store(source) or str(source).rstrip("/").endswith(".zarr")
+    ):
         return TileStore(source)
-    from wsivit.tiling import tile
+    from wsivit.tiling import TilingTarget, ensure_open, tile_into
 
-    return tile(source, output or ".", tile_options(), progress=progress).store
+    options = tile_options()  # may refuse: before the slide is opened
+    with ensure_open(source, None) as slide:
+        target = TilingTarget.in_folder(output or ".", slide)
+        # Tiles with pixels are someone's work: only coordinates are replaced.
+        existing = TileStore(target.store, allow_incomplete=True) if TileStore.is_store(target.store) else None
+        disposable = existing is not None and not existing.has_pixels
+        try:
+            return tile_into(target, slide, options, force=force and disposable, progress=progress).store
+        except StoreMismatchError as error:
+            if disposable or existing is None:
+                raise
+            raise StoreMismatchError(
+                f"{existing.url} holds other tiles than the model needs ({options.tile_size} px at {options.mpp:g} "
+                "microns per pixel): write to another folder (--output), or give that store in place of the slide"
+            ) from error
 
 
 def check_compatibility(spec: ModelSpec, store: TileStore, *, allow: bool) -> list[str]:

@@ -12,6 +12,8 @@ from .byte_source import remote_file as remote_file
 from .credentials import complete as complete
 from .credentials import public as public
 from .credentials import scrub as scrub
+from .description import Described as Described
+from .description import format_bytes as format_bytes
 from .files import Files as Files
 from .files import LocalFiles as LocalFiles
 from .files import RemoteFiles as RemoteFiles

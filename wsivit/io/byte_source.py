@@ -2,7 +2,7 @@
 
 fsspec's own caches (``readahead``, ``blockcache``, ``background``) belong to one open file and one thread. A slide is
 read by many threads and, after a fork, processes: `RemoteFile` keeps its blocks for all of them, fetches each once, and
-reads ahead where a thread reads in order (measured in ``tests/benchmarks/remote.py requests``).
+reads ahead where a thread reads in order.
 """
 
 from __future__ import annotations

@@ -50,9 +50,19 @@ def local_output(location: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def progress_bar(total: int, what: str, unit: str, *, show: bool) -> Iterator[Callable[[int], object]]:
-    """Yield a function that advances a bar on standard error; it draws nothing unless `show`."""
-    from tqdm import tqdm
+def progress_bar(total: int, what: str, unit: str, *, show: bool) -> Iterator[Callable[..., object]]:
+    """Yield a function that advances a bar by a number, and may put a note behind it.
 
-    with tqdm(total=total, desc=what, unit=unit, disable=not show, dynamic_ncols=True, smoothing=0.1) as bar:
-        yield bar.update
+    It draws nothing unless `show`, and nothing into a file: only on a terminal or in a notebook.
+    """
+    from tqdm.auto import tqdm
+
+    disable = None if show else True  # None: where standard error is no terminal
+    with tqdm(total=total, desc=what, unit=unit, disable=disable, dynamic_ncols=True, smoothing=0.1) as bar:
+
+        def advance(by: int, note: str = "") -> None:
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            bar.update(by)
+
+        yield advance

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.io import LEARNING, TEMPORARY, LocalFiles, progress_bar, scrub, versions
 from wsivit.mil.bags import PatientBags, read_bags
@@ -69,6 +70,7 @@ class _OutOfFold:
     strengths: list[float]
 
 
+@options_as_keywords
 def train_slides(
     study: str | os.PathLike[str],
     labels: str | os.PathLike[str],
@@ -78,6 +80,7 @@ def train_slides(
     columns: LabelColumns = LabelColumns(),
     options: TrainSlidesOptions = TrainSlidesOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> SlideRunResult:
     """Train a slide-level model on labels of patients, from stored features.
 
@@ -103,6 +106,8 @@ def train_slides(
         Aggregator, folds, optimisation.
     progress : bool
         Show a progress bar.
+    **keywords
+        Fields of the columns and options, instead of them: ``train_slides(…, label="msi", folds=3)``.
 
     Returns
     -------

@@ -34,6 +34,8 @@ from .run_folder import RunMetadata as RunMetadata
 from .run_folder import finished_run as finished_run
 from .run_folder import run_level as run_level
 from .run_folder import run_name as run_name
+from .run_info import RunInfo as RunInfo
+from .run_info import run_info as run_info
 from .weights import MODEL_LOAD_ERRORS as MODEL_LOAD_ERRORS
 from .weights import hub_errors as hub_errors
 from .weights import non_finite as non_finite

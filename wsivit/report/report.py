@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from wsivit.cohort import COHORT, CohortLayout
+from wsivit.cohort import CohortLayout
 from wsivit.errors import InputNotFoundError, UsageError
 from wsivit.io import replacing
 from wsivit.models import CONTRACT
@@ -17,6 +17,7 @@ from wsivit.report.page import Page, render
 from wsivit.report.run_report import run_page
 from wsivit.report.slide_report import slide_page
 from wsivit.report.study_report import study_pages
+from wsivit.slide_list import COHORT
 from wsivit.store import TileStore
 
 

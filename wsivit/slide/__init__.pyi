@@ -16,6 +16,8 @@ from .identity import slide_id as slide_id
 from .identity import slide_stem as slide_stem
 from .metadata import SlideInfo as SlideInfo
 from .metadata import color_warnings as color_warnings
+from .open_slide import info as info
+from .open_slide import open_slide as open_slide
 from .overview import OverviewImage as OverviewImage
 from .preflight import MAX_PIXELS as MAX_PIXELS
 from .read_plan import Downscale as Downscale
@@ -34,5 +36,3 @@ from .scale import round_length as round_length
 from .scale import scale_sources as scale_sources
 from .select_reader import Reader as Reader
 from .slide import Slide as Slide
-from .slide import info as info
-from .slide import open_slide as open_slide

@@ -161,12 +161,13 @@ def over_background(rgba: Pixels, background: Color) -> Pixels:
     alpha = rgba[..., 3:]
     if alpha.min(initial=255) == 255:
         return np.ascontiguousarray(rgba[..., :3])
-    weight = alpha.astype(np.uint32)
+    weight = alpha.astype(np.uint32)  # sums reach 255 * 255
     mixed = rgba[..., :3] * weight + np.array(background, np.uint32) * (255 - weight)
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
 REDUCTIONS = (1, 2, 4, 8)
+# JFIF's factors; Cb and Cr are stored with 128 added.
 _RED, _GREEN, _BLUE = 1.402, (-0.344136, -0.714136), 1.772
 _YCBCR_TO_RGB = (
     *(1, 0, _RED, -128 * _RED),
@@ -178,6 +179,7 @@ _YCBCR_TO_RGB = (
 def block_size(tile_width: int | None, tile_height: int | None) -> tuple[int, int]:
     """Width and height of blocks for a reader of regions: the file's own tiles where sensible, else 256 x 256."""
     width, height = tile_width or 0, tile_height or 0
+    # Slivers, such as NDPI's stripes of 8 rows, cost a call each; huge tiles cost memory.
     return (width, height) if 128 <= min(width, height) <= max(width, height) <= 1024 else (256, 256)
 
 

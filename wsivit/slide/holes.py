@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from wsivit.io import ByteSource
 from wsivit.slide.backend import Backend, Pixels, TileFailure, TileMask, UnreadableBlockError, area_mean
+from wsivit.slide.dicom import read_frames, series_files
 from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.preflight import stored_tiles
 from wsivit.slide.read_plan import Level, ReadPlan, plan_downsample
 from wsivit.slide.reading import Request, map_rectangles
+from wsivit.slide.tiff_level import tile_size
 
 _MAX_PART, _MIN_PART = 512, 32
 _SOURCE = 2048  # side of what one part may be made of: memory stays bounded where levels are missing
@@ -104,20 +107,53 @@ def tiff_holes(source: ByteSource, levels: Sequence[Level]) -> Holes:
         with source.open() as file, tifffile.TiffFile(file) as tiff:
             if tiff.is_ndpi:
                 return Holes(levels, [None] * len(levels))  # its index is of stripes
-            for top_page in tiff.pages:
-                for page in [top_page, *(top_page.pages or [])] if isinstance(top_page, tifffile.TiffPage) else []:
-                    if not isinstance(page, tifffile.TiffPage) or not page.is_tiled:
-                        continue
-                    columns, rows = -(-page.imagewidth // page.tilewidth), -(-page.imagelength // page.tilelength)
-                    offsets = np.array(page.dataoffsets, np.int64)
-                    counts = np.array(page.databytecounts, np.int64)
-                    if len(offsets) != len(counts) or not len(offsets) or len(offsets) % (columns * rows):
-                        continue  # a damaged index
-                    planes = stored_tiles(offsets, counts, source.size).reshape(-1, rows, columns)
-                    mask = TileMask(page.tilewidth, page.tilelength, np.logical_and.reduce(planes, axis=0))
-                    tiles.setdefault((page.imagewidth, page.imagelength), mask)
+            pages = [
+                page
+                for top_page in tiff.pages
+                for page in ([top_page, *(top_page.pages or [])] if isinstance(top_page, tifffile.TiffPage) else [])
+                if isinstance(page, tifffile.TiffPage)
+            ]
+            pages.sort(key=lambda page: not page.is_tiled)  # a thumbnail in strips may have a level's size
+            for page in pages:
+                size, (width, height) = (page.imagewidth, page.imagelength), tile_size(page)
+                columns, rows = -(-size[0] // width), -(-size[1] // height)
+                offsets, counts = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
+                if len(offsets) != len(counts) or not len(offsets) or len(offsets) % (columns * rows):
+                    continue  # a damaged index
+                planes = stored_tiles(offsets, counts, source.size).reshape(-1, rows, columns)
+                tiles.setdefault(size, TileMask(width, height, np.logical_and.reduce(planes, axis=0)))
     except TIFF_ERRORS:
         pass  # no TIFF, or damaged from there on: its reader has opened it
+    return Holes(levels, [_find_level(tiles, level) for level in levels])
+
+
+def _find_level(tiles: dict[tuple[int, int], TileMask], level: Level) -> TileMask | None:
+    """The tiles of the page that is a level: of its size, or (Philips) padded to complete tiles."""
+
+    def beside(size: tuple[int, int]) -> int:
+        return max(abs(size[0] - level.width), abs(size[1] - level.height))
+
+    if not tiles:
+        return None
+    size = min(tiles, key=beside)
+    return tiles[size] if beside(size) < min(tiles[size].width, tiles[size].height) else None
+
+
+def dicom_holes(path: Path, levels: Sequence[Level]) -> Holes:
+    """Find the holes of a DICOM slide, whose levels may be tiled sparsely; `path` is any file of its series."""
+    parts: dict[tuple[tuple[int, int], str], TileMask] = {}
+    for file in series_files(path):
+        frames = read_frames(file)
+        key = frames.size, frames.concatenation or str(file)
+        stored = frames.stored
+        if key in parts and parts[key].where.shape == stored.shape:
+            stored = stored | parts[key].where
+        parts[key] = TileMask(*frames.tile, stored)
+    tiles: dict[tuple[int, int], TileMask] = {}
+    for (size, _), mask in parts.items():
+        # Which of several files of one size is read is not known here: a hole in one may be a hole of the level.
+        other = tiles.get(size, mask)
+        tiles[size] = mask._replace(where=mask.where & other.where) if mask.where.shape == other.where.shape else mask
     return Holes(levels, [tiles.get((level.width, level.height)) for level in levels])
 
 

@@ -25,17 +25,21 @@ _PLACES = 3  # heaviest tiles of each part of the picture
 _FLAT = 2.0  # grey levels: what varies less says nothing
 _DETAIL = 21  # pixels: what is coarser, like the outline of a round piece of tissue, many pictures share
 _ALIKE = 0.25  # correlation of details: real levels have 0.32 (every 16th pixel) to 1, other tissue -0.1 to 0.1
+_CERTAIN = 0.6  # correlation that few pixels must have
+_ENOUGH = 12288  # pixels, as three tiles of 64 have
+_MORE = 32  # tiles looked at where the heaviest show too little
 _FAINT = 1.0  # grey levels of detail that are no more than rounding: then the outlines must do
 _TINTED = 40.0  # grey levels by which a channel's mean may differ
 _UNDECIDED = 0.01  # correlation that does not tell two factors apart
 
 
 class _Window(NamedTuple):
-    """Some pixels of a picture, and where in it they lie."""
+    """Some pixels of a picture, and where in it they lie; `spare`: only for want of others."""
 
     x: int
     y: int
     pixels: Pixels
+    spare: bool = False
 
 
 class Match(NamedTuple):
@@ -57,14 +61,24 @@ def match(finer: list[TiledLevel], coarse: TiledLevel) -> Match:
         return Match(False, (1.0, 1.0))
     fine = finer[-1].level
     relative = [(x / fine.downsample_x, y / fine.downsample_y) for x, y in factors]
-    windows = list(_windows(coarse))
-    scores = [[_score(finer[-1], window, factor) for window in windows] for factor in relative]
-    known = [[score for score in row if score is not None] for row in scores]
+    known: list[list[float]] = [[] for _ in factors]
+    compared = [0] * len(factors)  # pixels
+    for window in _windows(coarse):
+        if window.spare and max(compared) >= _ENOUGH:
+            break
+        for index, factor in enumerate(relative):
+            score = _score(finer[-1], window, factor)
+            if score is not None:
+                known[index].append(score)
+                compared[index] += window.pixels.shape[0] * window.pixels.shape[1]
     if not any(known):
         return Match(None, factors[0])
     means = [float(np.mean(row)) if row else -1.0 for row in known]
     chosen = next(index for index, mean in enumerate(means) if mean > max(means) - _UNDECIDED)
-    return Match(float(np.median(known[chosen])) >= _ALIKE, factors[chosen])
+    median = float(np.median(known[chosen]))
+    # What little there is may be alike by chance.
+    doubtful = compared[chosen] < _ENOUGH and _ALIKE <= median < _CERTAIN
+    return Match(None if doubtful else median >= _ALIKE, factors[chosen])
 
 
 def rescale(tiled: TiledLevel, full: tuple[int, int], factor: Factor) -> None:
@@ -97,18 +111,20 @@ def _factors(full: tuple[int, int], small: tuple[int, int], tile: tuple[int, int
 
 
 def _windows(coarse: TiledLevel) -> Iterator[_Window]:
-    """What to compare: parts of the heaviest tiles of the picture, and of its right and lower ends."""
-    if len(coarse.counts) != coarse.n_cols * coarse.n_rows:
-        return  # NDPI indexes stripes; its own tags state which pictures are levels
-    grid = np.where(coarse.counts > coarse.max_bytes, 0, coarse.counts).reshape(coarse.n_rows, coarse.n_cols)
+    """What to compare: parts of the heaviest tiles of the picture, and of its right and lower ends; then of others."""
+    weights = coarse.weights
+    if weights is None or len(weights) != coarse.n_cols * coarse.n_rows:
+        return
+    grid = np.where(weights > coarse.max_bytes, 0, weights).reshape(coarse.n_rows, coarse.n_cols)
     rows, cols = np.mgrid[0 : coarse.n_rows, 0 : coarse.n_cols]
     seen: set[int] = set()
-    for part in (grid, grid * (cols >= 0.6 * coarse.n_cols), grid * (rows >= 0.6 * coarse.n_rows)):
-        heaviest = np.argsort(-part, axis=None, kind="stable")[:_PLACES].tolist()
-        for tile in heaviest:
+    parts = [grid, grid * (cols >= 0.6 * coarse.n_cols), grid * (rows >= 0.6 * coarse.n_rows)]
+    for part, places in (*((part, _PLACES) for part in parts), (grid, _MORE)):
+        for tile in np.argsort(-part, axis=None, kind="stable")[:places].tolist():
             if part.flat[tile] > 0 and tile not in seen:
                 seen.add(tile)
-                yield from _tile_windows(coarse, *divmod(tile, coarse.n_cols))
+                for window in _tile_windows(coarse, *divmod(tile, coarse.n_cols)):
+                    yield window._replace(spare=places == _MORE)
 
 
 def _tile_windows(coarse: TiledLevel, row: int, col: int) -> Iterator[_Window]:

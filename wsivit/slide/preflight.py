@@ -337,8 +337,6 @@ def check_tiff(file: IO[bytes], size: int, start: bytes, max_pixels: int) -> tup
         what = "tiles" if tiled else "strips"
         if lost and (lost == stored or not tiled):
             raise SlideError(f"{lost} of {needed} {what} lie outside the file ({tiff.size} bytes): truncated")
-        if stored < needed and not tiled:
-            raise SlideError(f"{needed - stored} of {needed} strips are empty")
         for directory in directories:
             if directory is not largest:
                 try:

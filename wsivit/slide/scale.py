@@ -230,8 +230,8 @@ def resolve_scale(
         absent = sorted({*_SIZES, *_POWERS} - {source.name for source in sources})
         sources_text = "; ".join([*seen, f"{'nothing else' if seen else 'nothing'} in the file states it"])
         raise ScaleError(
-            f"no usable scale: {sources_text} (looked for {', '.join(absent)}). Give the microns per level-0 pixel with"
-            " --slide-mpp"
+            f"no usable scale: {sources_text} (looked for {', '.join(absent)}). Give the microns per level-0 pixel,"
+            f" {low:g} to {high:g}, with --slide-mpp"
         )
     name, warnings = chosen.name, _warnings(chosen.mpp_x, chosen.mpp_y, chosen.name, sources)
     broken = [source.name for source in sources[: sources.index(chosen)] if source.mpp_x is None]

@@ -52,8 +52,10 @@ def open_backend(
     if not isinstance(layout, Layout):
         return backend, reason, None
     # What is known of the file's other pictures is known to no reader.
-    ours = layout.facts
-    backend.facts = replace(backend.facts, scene=ours.scene, others=ours.others, warnings=ours.warnings)
+    ours, theirs = layout.facts, backend.facts
+    # Of a slide that is not the file's first picture, other readers know the first one's scale.
+    properties = {**ours.properties, **theirs.properties} if layout.first else ours.properties
+    backend.facts = replace(theirs, properties=properties, scene=ours.scene, others=ours.others, warnings=ours.warnings)
     return backend, reason, layout
 
 

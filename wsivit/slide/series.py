@@ -22,7 +22,7 @@ from wsivit.slide.backend import UnreadableBlockError
 from wsivit.slide.level_match import fits, match, rescale
 from wsivit.slide.metadata import TIFF_ERRORS, OmeImage, harmless_name, ome_images
 from wsivit.slide.preflight import SUPPORTED_PIXELS, unsupported_pixels
-from wsivit.slide.tiff_level import TiledLevel
+from wsivit.slide.tiff_level import TiledLevel, tile_size
 
 Planes: TypeAlias = list[tifffile.TiffPage]
 Open: TypeAlias = Callable[[Planes, tuple[int, int], int], TiledLevel]
@@ -148,17 +148,20 @@ class Series:
         order = {id(page): index for index, page in enumerate(chain)}
         groups = [[[page], *_sub_directories([page])] for page in pages]
         levels = [(planes, order[id(group[0][0])], at > 0) for group in groups for at, planes in enumerate(group)]
-        levels.sort(key=lambda entry: (-math.prod(_size(entry[0])), entry[1]))
+        # A SubIFD before a directory of its size: it takes the place that the other must not have.
+        levels.sort(key=lambda entry: (-math.prod(_size(entry[0])), not entry[2], entry[1]))
         home = {id(picture.pages[0][0]): order.get(id(picture.pages[0][0]), 0) for picture in self.pictures}
         for planes, place, is_sub_directory in levels:
             reduced = is_sub_directory or bool(planes[0].subfiletype & _REDUCED)
-            aside = _aside(planes[0], place, self._tiff)
+            aside = "" if is_sub_directory else _aside(planes[0], place, self._tiff)
             # Levels follow their picture: the last picture before this directory is the likeliest, the next after
             # the others.
             distances = [place - home[id(picture.pages[0][0])] for picture in self.pictures]
             likeliest = sorted(range(len(distances)), key=lambda i: (distances[i] < 0, abs(distances[i])))
             candidates = [self.pictures[i] for i in likeliest] if not aside else []
             sure = reduced or self._tiff.is_svs or self._tiff.is_ndpi
+            if not planes[0].is_tiled and not is_sub_directory:
+                candidates = []  # a thumbnail, as most programs write them
             if not self._add_level(planes, candidates, sure=sure):
                 picture = self._add(planes, _name(planes[0]), None)
                 picture.aside = aside
@@ -171,10 +174,8 @@ class Series:
     def _add_level(self, planes: Planes, pictures: Sequence[Picture], *, sure: bool) -> bool:
         """Make planes a level of the picture that they show; `sure`: the file says that they are a level of one."""
         page, likely = planes[0], None
-        if not page.is_tiled:
-            return False
         for picture in pictures:
-            tile = page.tilewidth, page.tilelength
+            tile = tile_size(page) if page.is_tiled else (1, 1)  # strips are never padded
             taken = _size(planes) in [_size(pages) for pages in picture.pages]
             if taken or len(planes) != len(picture.pages[0]) or not fits(picture.size, _size(planes), tile):
                 continue

@@ -1,26 +1,25 @@
-"""A slide: one interface over every reader, and how it is opened."""
+"""A slide: one interface over every reader."""
 
 from __future__ import annotations
 
 import logging
-import math
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
+from PIL import Image
 
-from wsivit.errors import LimitError, ScaleError, UnreadableTilesError, UsageError
-from wsivit.io import LocalFile, complete, is_url, local_path, public
+from wsivit.errors import ScaleError, UnreadableTilesError, UsageError
+from wsivit.io import complete, is_url, public
 from wsivit.slide.backend import Backend, Color, JpegColor, Pixels, SlideFacts, TileFailure, TileMask
-from wsivit.slide.dicom import series_path
 from wsivit.slide.identity import fingerprint, slide_id
 from wsivit.slide.metadata import SlideInfo, color_warnings, private_items, reported_pictures
+from wsivit.slide.notebook import slide_html
 from wsivit.slide.overview import (
     Disagreement,
     OverviewImage,
@@ -28,13 +27,12 @@ from wsivit.slide.overview import (
     read_checked_overview,
     read_overview,
 )
-from wsivit.slide.preflight import MAX_PIXELS, check_pixel_limit, check_slide
-from wsivit.slide.read_plan import Level, ReadPlan, plan_read
+from wsivit.slide.read_plan import Level, ReadPlan, plan_downsample, plan_read
 from wsivit.slide.readers.isolated import IsolatedBackend
 from wsivit.slide.readers.native import NativeBackend, NativeTiles
 from wsivit.slide.reading import Request, map_rectangles, read_rectangles
 from wsivit.slide.scale import ScaleSource, SlideScale, objective_power, resolve_scale, scale_sources
-from wsivit.slide.select_reader import Reader, open_backend, reopen_backend
+from wsivit.slide.select_reader import reopen_backend
 from wsivit.slide.tiff_layout import Layout
 
 _log = logging.getLogger(__name__)
@@ -94,6 +92,9 @@ class Slide:
         """Close the files of this process; reading again opens them again."""
         self._backend.close()
 
+    def _repr_html_(self) -> str:
+        return slide_html(self)
+
     # --- what it is
 
     @property
@@ -127,6 +128,16 @@ class Slide:
     def dimensions(self) -> tuple[int, int]:
         """Width and height of level 0."""
         return self.levels[0].width, self.levels[0].height
+
+    @property
+    def level_dimensions(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of each level, finest first."""
+        return tuple((level.width, level.height) for level in self.levels)
+
+    @property
+    def level_downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level, the mean of both axes."""
+        return tuple((level.downsample_x + level.downsample_y) / 2 for level in self.levels)
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
@@ -167,6 +178,25 @@ class Slide:
         except ScaleError as error:
             raise ScaleError(f"{self.path}: {error}") from None
 
+    @property
+    def mpp(self) -> float:
+        """Microns per level-0 pixel, the mean of both axes; see `scale`.
+
+        Raises
+        ------
+        ScaleError
+            If the slide does not state it and none was given.
+        """
+        return (self.scale.mpp_x + self.scale.mpp_y) / 2
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether its scale is known."""
+        try:
+            return bool(self.scale)
+        except ScaleError:
+            return False
+
     def info(self, private: bool = False) -> SlideInfo:
         """Everything about the slide in plain values; private values only with `private`."""
         scale, problem = None, None
@@ -206,7 +236,7 @@ class Slide:
         try:
             return plan_read(mpp, self.scale, self.levels, tolerance=tolerance, downscale=downscale)
         except ScaleError as error:
-            text = str(error)
+            text = str(error)  # that of `scale` names the file already
             raise ScaleError(text if text.startswith(self.path) else f"{self.path}: {text}") from None
 
     def read(self, plan: ReadPlan, x: int, y: int, width: int, height: int) -> Pixels:
@@ -235,6 +265,42 @@ class Slide:
         if isinstance(pixels, TileFailure):
             raise UnreadableTilesError(f"{self.path}: region at ({x}, {y}) cannot be read: {pixels.reason}")
         return pixels
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """Read a rectangle of a level, as OpenSlide's method of this name.
+
+        Parameters
+        ----------
+        location : tuple of int
+            ``x, y`` of its top-left corner in level-0 pixels; between two pixels of the level, the nearest is taken.
+        level : int
+        size : tuple of int
+            Width and height in pixels of the level.
+
+        Returns
+        -------
+        PIL.Image.Image
+            RGB; `background` outside the slide and where nothing was scanned, which OpenSlide leaves transparent.
+
+        Raises
+        ------
+        UsageError
+            If there is no such level, or the size is not positive.
+        UnreadableTilesError
+            If a native tile below it cannot be read.
+        """
+        if not 0 <= level < len(self.levels):
+            raise UsageError(f"{self.path}: there is no level {level}: it has levels 0 to {len(self.levels) - 1}")
+        downsample = self.levels[level].downsample_x, self.levels[level].downsample_y
+        plan = plan_downsample(downsample, self.levels, tolerance=0)  # that level, as it is
+        x, y = (round(at / factor) for at, factor in zip(location, downsample, strict=True))
+        return Image.fromarray(self.read(plan, x, y, *size))
+
+    def get_thumbnail(self, size: tuple[int, int]) -> Image.Image:
+        """Read the complete slide as a PIL image that fits into a width and height, as OpenSlide's method."""
+        factor = max(side / most for side, most in zip(self.dimensions, size, strict=True))
+        width, height = (max(1, round(side / max(1.0, factor))) for side in self.dimensions)
+        return Image.fromarray(read_overview(self._backend, (width, height), self.threads).pixels)
 
     def read_tiles(self, plan: ReadPlan, size: int, x: ArrayLike, y: ArrayLike) -> Iterator[Pixels | TileFailure]:
         """Read many tiles; in reading order each native tile is decoded once.
@@ -296,6 +362,7 @@ class Slide:
         at = self.levels[level]
         if at.width >= view.shape[1]:
             return find_disagreement(self._backend, view, level=level)
+        # The level is coarser than the view: its own pixels are the finest that can be compared.
         coarse = read_overview(self._backend, (at.width, at.height), self.threads, level + 1)
         return find_disagreement(self._backend, coarse.pixels, coarse.unreadable)
 
@@ -319,119 +386,6 @@ class Slide:
         """Return the level's compressed JPEG tiles, where they can be copied as they are; else None."""
         backend = self._backend
         return backend.native_tiles(level) if isinstance(backend, NativeBackend | IsolatedBackend) else None
-
-
-def open_slide(
-    path: str | os.PathLike[str],
-    *,
-    reader: Reader = "auto",
-    mpp: float | None = None,
-    jpeg_color: JpegColor = "auto",
-    scene: int | str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    subprocess: bool = False,
-) -> Slide:
-    """Open a whole-slide image.
-
-    Parameters
-    ----------
-    path : str or path-like
-        A slide file, a folder with one DICOM series (or any file of it, or its DICOMDIR), or any URL that fsspec knows
-        (``s3://…``, ``https://…``).
-    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
-        ``"auto"`` takes the fastest that reads the slide correctly and says why in `Slide.reader_reason`; another
-        choice is never silently replaced.
-    mpp : float, optional
-        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
-    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
-        What JPEG tiles hold, for a slide that is labelled wrongly (its glass is magenta or salmon); ``"auto"``
-        believes the slide.
-    scene : int or str, optional
-        Which picture of a file that holds several, by its number (from 0, as `info` lists them) or its name; default:
-        the largest that is a slide.
-    max_pixels : int, optional
-        Refuse a slide of more pixels than this at its finest level.
-    subprocess : bool, optional
-        Decode in a subprocess with a limit on time (60 s a block) and memory (4 GiB), so that a slide on which native
-        code crashes or hangs cannot crash this process. Enabled automatically for malformed files.
-
-    Returns
-    -------
-    Slide
-
-    Raises
-    ------
-    SlideNotFoundError
-        If there is nothing at `path`.
-    SlideError
-        If no reader (or not the one asked for) reads it; the text says why of each.
-    LimitError
-        If it has more than `max_pixels` pixels.
-    UsageError
-        If the reader is unknown, `jpeg_color` cannot be applied by it, there is no such scene, or a folder holds
-        several DICOM series.
-    """
-    if reader not in get_args(Reader):
-        raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
-    if jpeg_color not in get_args(JpegColor):
-        raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
-    path = series_path(local_path(path))
-    source, anomalies = check_slide(path, max_pixels)
-    backend: Backend
-    layout = None
-    if subprocess or (anomalies and isinstance(source, LocalFile)):
-        backend = IsolatedBackend(path, reader, jpeg_color, max_pixels, scene)
-        reason = f"{backend.reason}; in a process of its own: {anomalies[0] if anomalies else 'asked for'}"
-    else:
-        backend, reason, layout = open_backend(source, reader, jpeg_color, scene)
-    slide = Slide(path, backend, reason, mpp, jpeg_color, layout)
-    try:
-        check_pixel_limit(math.prod(slide.dimensions), max_pixels)
-    except LimitError as error:
-        slide.close()
-        raise LimitError(f"{path}: {error}") from None
-    return slide
-
-
-def info(
-    slide: str | os.PathLike[str],
-    *,
-    slide_mpp: float | None = None,
-    reader: Reader = "auto",
-    jpeg_color: JpegColor = "auto",
-    scene: int | str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    subprocess: bool = False,
-    private: bool = False,
-) -> SlideInfo:
-    """Describe a slide: format, size, levels, scale and where it came from, and what in it could name a patient.
-
-    Parameters
-    ----------
-    slide : str or path-like
-        A slide file, or a folder with one DICOM series.
-    slide_mpp : float, optional
-        Microns per level-0 pixel, instead of what the slide says or because it says nothing.
-    reader : {"auto", "native", "openslide", "tiffslide", "image"}, optional
-        Which reader opens it.
-    jpeg_color : {"auto", "rgb", "ycbcr"}, optional
-        What its JPEG tiles hold, where it is labelled wrongly.
-    scene : int or str, optional
-        Which of the file's pictures, by number or name.
-    max_pixels : int, optional
-        Refuse a slide of more pixels than this.
-    subprocess : bool, optional
-        Decode in a subprocess; see `open_slide`.
-    private : bool, optional
-        Show the values of private items too, not only their names.
-
-    Returns
-    -------
-    SlideInfo
-    """
-    options: dict[str, Any] = {"scene": scene, "max_pixels": max_pixels, "subprocess": subprocess}
-    with open_slide(slide, reader=reader, mpp=slide_mpp, jpeg_color=jpeg_color, **options) as opened:
-        return opened.info(private)
 
 
 def _reopen(

@@ -12,8 +12,9 @@ from wsivit.errors import SlideError, UsageError
 from wsivit.io import ByteSource, LocalFile
 from wsivit.slide.backend import JpegColor, OtherPicture, SlideFacts
 from wsivit.slide.metadata import TIFF_ERRORS, tiff_format, tiff_properties
+from wsivit.slide.open_level import open_level
 from wsivit.slide.series import Planes, Series
-from wsivit.slide.tiff_level import PlanarTiles, TiledLevel, is_planar, tiled_level
+from wsivit.slide.tiff_level import TiledLevel
 
 # What tifffile has to say of a damaged file is in our own errors; without a handler it would go to the terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -67,6 +68,8 @@ class Layout:
     def contradicts(self, theirs: SlideFacts) -> str:
         """Why what another reader shows is not the slide; empty where it is."""
         sizes = [(level.width, level.height) for level in theirs.levels]
+        if any(tiled.compression == "none" and tiled.in_header() for tiled in self.tiled):
+            return "takes the file's header for tiles that are left out"
         if len(self.directories[0]) > 1:
             return "shows one of its colour planes only"
         if sizes[0] != self.sizes[0]:
@@ -110,10 +113,10 @@ def read_layout(source: ByteSource, color: JpegColor = "auto", scene: int | str 
             if tiff.is_scn or tiff.is_bif or tiff.is_philips:
                 raise UnknownLayoutError("its tiles do not simply lie side by side (a Leica, Ventana or Philips slide)")
 
-            def open_level(planes: Planes, size0: _Size, number: int) -> TiledLevel:
-                return _open_level(source, color, planes, size0, number)
+            def open_in_file(planes: Planes, size0: _Size, number: int) -> TiledLevel:
+                return open_level(planes, size0, source, number, color)
 
-            series = Series(tiff, open_level, scene)
+            series = Series(tiff, open_in_file, scene)
             slide, page = series.chosen, series.chosen.pages[0][0]
             others = [picture for picture in series.pictures if picture is not slide]
             properties = tiff_properties(tiff, page, slide.ome.scale if slide.ome else None)
@@ -166,7 +169,7 @@ def reread_layout(source: ByteSource, color: JpegColor, layout: Layout) -> Layou
             for offset in offsets:
                 tiff.filehandle.seek(offset)
                 planes.append(tifffile.TiffPage(tiff, number))
-            tiled.append(_open_level(source, color, planes, layout.sizes[0], number))
+            tiled.append(open_level(planes, layout.sizes[0], source, number, color))
             tiled[-1].level = level
     return replace(layout, tiled=tiled)
 
@@ -177,18 +180,6 @@ def file_version(source: ByteSource) -> tuple[int, int]:
         return source.size, 0
     status = source.path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def _open_level(source: ByteSource, color: JpegColor, planes: Planes, size0: _Size, number: int) -> TiledLevel:
-    if not planes[0].is_tiled:
-        raise SlideError("its first picture is not stored in tiles")
-    level: TiledLevel
-    if is_planar(planes):
-        level = PlanarTiles(planes, size0, source, number)
-    else:
-        level = tiled_level(planes[0], size0, source, number, color)
-    level.directories = tuple(plane.offset for plane in planes)
-    return level
 
 
 def _by(size: _Size) -> str:

@@ -1,8 +1,17 @@
 from .find import find_slides as find_slides
 from .find import is_one_file as is_one_file
 from .find import read_slides as read_slides
+from .folders import COHORT as COHORT
+from .folders import EXPORT_SOFTWARE as EXPORT_SOFTWARE
 from .folders import LEDGER as LEDGER
 from .folders import slides_below as slides_below
+from .many import takes_many as takes_many
+from .sources import Source as Source
+from .sources import Sources as Sources
+from .sources import each_source as each_source
+from .sources import find_stores as find_stores
+from .sources import is_one as is_one
+from .sources import locations as locations
 from .table import SlideRow as SlideRow
 from .table import read_patient_table as read_patient_table
 from .table import read_table as read_table

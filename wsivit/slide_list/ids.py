@@ -28,11 +28,9 @@ def assign_ids(paths: Sequence[tuple[str, str]], known: Mapping[str, str]) -> li
     plain = [slide_id(relative.replace("/", "__")) for relative, _ in paths]
     taken = Counter(name.lower() for name in known.values())
     taken.update(name.lower() for name, (_, path) in zip(plain, paths, strict=True) if path not in known)
-    return [
-        known[path] if path in known else name if taken[name.lower()] == 1 else f"{name}-{_digest(relative, path)}"
-        for name, (relative, path) in zip(plain, paths, strict=True)
-    ]
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    ids = []
+    for name, (relative, path) in zip(plain, paths, strict=True):
+        digest = hashlib.sha256(f"{relative}\n{path}".encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        # Not counted up: the id of a slide must not depend on which others are given with it.
+        ids.append(known.get(path) or (name if taken[name.lower()] == 1 else f"{name}-{digest}"))
+    return ids

@@ -19,6 +19,9 @@ from .shard import pieces_of as pieces_of
 from .slide_location import SLIDE_ROOT as SLIDE_ROOT
 from .slide_location import recorded_paths as recorded_paths
 from .slide_location import set_slide_path as set_slide_path
+from .slide_location import slide_paths as slide_paths
+from .store_info import StoreInfo as StoreInfo
+from .store_info import store_info as store_info
 from .verify import verify as verify
 from .writer import StoreWriter as StoreWriter
 from .zarr_codec import Jpeg as Jpeg

@@ -204,7 +204,7 @@ class TileColumns:
         StoreError
             When the codes are not one per tile, or outside `classes`.
         """
-        codes = np.asarray(codes, np.int16)
+        codes = np.asarray(codes, np.int16)  # 32,767 classes are enough, and a million tiles take 2 MB
         if codes.shape != (self._n,) or (self._n and not -1 <= codes.min() <= codes.max() < len(classes)):
             last = len(classes) - 1
             raise StoreError(f"labels for {self.files.url} must be {self._n} codes from -1 to {last}, one per tile")
@@ -230,6 +230,7 @@ class TileColumns:
         """Read the predictions of a run; UsageError names the existing ones."""
         key = self._existing(_PREDICTIONS, run)
         classes, attrs = (zarr_metadata.attribute(self.files, key, name) for name in ("classes", "attrs"))
+        # Only the columns that the run kept: logits and spread are optional.
         stored = {"probabilities", *zarr_metadata.nodes(self.files, key)} & set(_PREDICTED)
         columns = {name: zarr_metadata.read_array(self.files, f"{key}/{name}") for name in stored}
         return Predictions(classes=tuple(classes), attrs=attrs, **columns)
@@ -285,6 +286,11 @@ class TileColumns:
         key = self._existing(_FEATURES, encoder)
         attrs = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key)).get("attrs", {})
         return Features(zarr_metadata.read_array(self.files, key), attrs)
+
+    def features_shape(self, encoder: str) -> tuple[int, ...]:
+        """Shape of each tile's features, (d,) or (tokens, d), without reading them."""
+        document = zarr_metadata.read_document(self.files, self._existing(_FEATURES, encoder))
+        return tuple(document["shape"][1:])
 
     def features_writer(self, encoder: str, shape: tuple[int, ...], attrs: dict[str, Any]) -> FeaturesWriter:
         """Start the features of an encoder, or resume interrupted ones of the same attributes.

@@ -145,6 +145,7 @@ class StoreParameters:
         StoreError
             When fields are missing or unknown: the store is of another version, or damaged.
         """
+        # A field too many is refused as well: a newer version may give it a meaning that changes the others.
         names = {entry.name for entry in fields(cls)}
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
         if missing or unknown:
@@ -167,6 +168,7 @@ class StoreParameters:
             for name in dict.fromkeys([*mine, *theirs])
             if name not in ("slide_path", "slide_relative_path")
             and mine.get(name) != theirs.get(name)
+            # A checksum is a check of the slide, and no part of the content.
             and not (name == "slide_sha256" and "" in (mine.get(name), theirs.get(name)))  # not asked for
         ]
 

@@ -5,6 +5,7 @@ zarr's own reading costs 38 times as much per chunk, so shards are read here; th
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +27,9 @@ from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, StorePar
 from wsivit.store.schema import read_root, shard_key
 from wsivit.store.shard import decode, decode_index, decode_verified_jpeg, index_size, strip_crc
 from wsivit.store.slide_location import locate_slide
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped, unused-ignore]
 
 _BLOCK = 64  # tiles that iteration and dask read together
 _SPAN = 256  # tiles whose shards are open at a time
@@ -88,8 +92,12 @@ class TileStore(TileColumns):
         return partial(TileStore, allow_incomplete=self._allow_incomplete), (self.files.location,)
 
     def __repr__(self) -> str:
-        size, mpp = self.grid.tile_size, self.parameters.mpp[0]
-        return f"<TileStore {self.url}: {self._n} tiles of {size} px at {mpp:g} mpp>"
+        return f"<TileStore {self.url}: {self._n} tiles of {self.grid.tile_size} px at {self.mpp:g} mpp>"
+
+    def _repr_html_(self) -> str:
+        from wsivit.store.store_info import store_info
+
+        return store_info(self)._repr_html_()
 
     # What it holds
 
@@ -104,6 +112,17 @@ class TileStore(TileColumns):
     def grid(self) -> TileGrid:
         """The lattice that the tiles lie on."""
         return self.parameters.grid
+
+    @property
+    def mpp(self) -> float:
+        """Microns per pixel of the tiles; of a scale that differs in x and y (`parameters.mpp`) the mean."""
+        x, y = self.parameters.mpp
+        return x if x == y else math.sqrt(x * y)
+
+    @property
+    def coords(self) -> NDArray[np.int64]:
+        """Top-left corner of every tile in level-0 pixels, x and y; int64 (n, 2)."""
+        return np.stack([self.x0, self.y0], axis=1)
 
     @property
     def has_pixels(self) -> bool:
@@ -180,14 +199,42 @@ class TileStore(TileColumns):
             name: zarr_metadata.read_array(self.files, f"qc/{name}") for name in zarr_metadata.nodes(self.files, "qc")
         }
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return what is known of each tile, a row each: its place, status, quality control, labels, predictions.
+
+        Columns are named as in the store: ``col``, ``x0``, ``tissue_fraction``, ``qc/blur``, ``labels/region`` (the
+        class, None where there is none), ``predictions/<run>/<class>``. Features are in `features`.
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
+        columns["status"] = np.array([Status(code).name.lower() for code in self.status], object)
+        columns |= {f"qc/{name}": values for name, values in self.qc.items()}
+        for name in self.labels:
+            label = self.label(name)
+            # The code -1, for none, takes the last name.
+            columns[f"labels/{name}"] = np.array([*label.classes, None], object)[label.codes]
+        for run in self.runs:
+            predictions = self.predictions(run)
+            columns |= {
+                f"predictions/{run}/{title}": predictions.probabilities[:, code]
+                for code, title in enumerate(predictions.classes)
+            }
+        return pd.DataFrame(columns)
+
     # Pixels
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        """Tile as uint8 (size, size, 3)."""
+    def __getitem__(self, index: int | slice | ArrayLike) -> NDArray[np.uint8]:
+        """Tile as uint8 (size, size, 3); of a slice, list or mask the tiles, (k, size, size, 3)."""
+        if isinstance(index, slice):
+            return self.read(np.arange(self._n)[index])
+        if not isinstance(index, int | np.integer):
+            several = np.asarray(index)
+            return self.read(np.arange(self._n)[several] if several.dtype == np.bool_ else several)
         if not -self._n <= index < self._n:
             raise IndexError(f"tile {index} of {self._n} in {self.url}")
         if not self.has_pixels:
-            return self.read([index])[0]  # type: ignore[no-any-return]
+            return self.read([int(index)])[0]  # type: ignore[no-any-return]
         # Without what only a batch needs, which would cost a third of the decoding.
         tile = self._target(1, None)[0]
         self._read_span([int(index) % self._n], [tile], threads=1)

@@ -102,6 +102,7 @@ def read_root(files: Files) -> dict[str, Any]:
 def refuse_foreign(files: Files) -> None:
     """Raise OutputExistsError where something exists that is not a tile store."""
     names = [name for name in files.list() if not name.startswith(TEMPORARY)]
+    # Never replace what this program did not write: a folder given by mistake may be anything.
     if zarr_metadata.DOCUMENT not in names:
         # A writer killed before the group's document was written leaves the folder of tiles only.
         if names and names != [TILES]:

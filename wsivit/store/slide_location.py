@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wsivit.errors import SlideError, SlideNotFoundError, StoreMismatchError
+from wsivit.errors import SlideError, SlideNotFoundError, StoreError, StoreMismatchError
 from wsivit.io import Files, LocalFiles, exclusive, is_url
 from wsivit.slide import fingerprint
 from wsivit.store import zarr_metadata
@@ -32,6 +32,18 @@ def recorded_paths(slide: str, store: str) -> tuple[str, str]:
     except ValueError:  # on another drive
         relative = ""
     return str(path), relative
+
+
+def slide_paths(files: Files) -> list[str]:
+    """Return where a store says that its slide is: the absolute path or URL, and the one relative to the store."""
+    try:
+        recorded = read_root(files)["parameters"]
+        paths = [str(recorded["slide_path"])]
+        if recorded["slide_relative_path"] and isinstance(files, LocalFiles):
+            paths.append(os.path.normpath(files.root.absolute() / recorded["slide_relative_path"]))
+    except (StoreError, KeyError, TypeError):
+        return []  # damaged, or of another version: what reads it says so
+    return paths
 
 
 def locate_slide(parameters: StoreParameters, files: Files) -> str:

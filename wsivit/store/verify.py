@@ -69,6 +69,7 @@ def verify(
     problems = [*_documents(opened), *_columns(opened)]
     if opened.has_pixels:
         problems += _shards(opened)
+    # Reading tiles of a store that is damaged would only repeat what is wrong with it.
     if slide is not None and not problems:
         problems += _against_slide(opened, slide, sample)
     return problems

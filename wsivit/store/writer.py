@@ -283,11 +283,6 @@ class StoreWriter:
         zarr_metadata.ensure_group(self._files, "qc")
         zarr_metadata.write_array(self._files, key, np.asarray(values, np.float32), ("tile",), {})
 
-    def read_qc(self, name: str) -> NDArray[np.float32] | None:
-        """Return a column of quality control; None where it is not written yet."""
-        written = name in zarr_metadata.nodes(self._files, "qc")
-        return zarr_metadata.read_array(self._files, f"qc/{name}") if written else None
-
     def finish(self) -> None:
         """Write the columns, then mark the store as complete; with ``overwrite``, replace the old one.
 

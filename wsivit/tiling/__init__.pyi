@@ -10,6 +10,7 @@ from .shard_writer import TileSource as TileSource
 from .tile import LABEL as LABEL
 from .tile import TilingResult as TilingResult
 from .tile import TilingTarget as TilingTarget
+from .tile import ensure_open as ensure_open
 from .tile import tile as tile
 from .tile import tile_into as tile_into
 from .tile_report import TileOrigins as TileOrigins

@@ -142,7 +142,7 @@ def read_annotations(
 
 
 def find_annotations(slide: str | os.PathLike[str]) -> Path | None:
-    """Find the file beside a slide that has its name and one of the forms of annotations; None if there is none."""
+    """Find the file next to a slide that has its name and one of the forms of annotations; None if there is none."""
     path = Path(series_path(os.fspath(slide)))
     stem = path.name if path.is_dir() else slide_stem(path.name)
     stems = dict.fromkeys((stem, path.stem))  # QuPath exports case.ome.geojson of case.ome.tif

@@ -74,6 +74,7 @@ class TileOptions:
     sha256: str | None = None
 
     def __post_init__(self) -> None:
+        # Here and not where they are used: wrong use ends before a slide is opened.
         if not 0 < self.mpp < math.inf:
             raise UsageError(f"mpp must be above 0, not {self.mpp}")
         for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wsivit.errors import InputNotFoundError, StoreError, WsivitError
+from wsivit.errors import InputNotFoundError, WsivitError
 from wsivit.io import is_url, local_path
 from wsivit.slide import fingerprint
-from wsivit.slide_list import find_slides, slides_below
+from wsivit.slide_list import Sources, find_stores, locations, slides_below
 from wsivit.store import TileStore, set_slide_path
 
 _log = logging.getLogger(__name__)
@@ -37,17 +37,15 @@ class Relinked:
     slide: str
 
 
-def relink(
-    stores: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], root: str | os.PathLike[str]
-) -> list[Relinked]:
+def relink(stores: Sources, root: str | os.PathLike[str]) -> list[Relinked]:
     """Record where the slides of stores are, after stores or slides moved.
 
     Slides are recognised by their content, under whatever name. Stores whose slide is not found stay unchanged.
 
     Parameters
     ----------
-    stores : path, or sequence of path
-        Stores, folders of them, globs, tables.
+    stores : path or TileStore, or several
+        Stores, folders of them, globs, tables, outputs of cohorts.
     root : path or URL
         A slide, or a folder of slides, with all folders in it.
 
@@ -60,18 +58,13 @@ def relink(
     ------
     InputNotFoundError
         If there is no `root`.
+    UsageError
+        If there is no tile store among `stores`.
     StoreError
-        If there is no tile store among `stores`, or one cannot be read.
+        If one cannot be read.
     """
-    sources = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
-    opened: dict[str, TileStore] = {}
-    for source in sources:
-        named = [os.fspath(source)]
-        if not TileStore.is_store(source):
-            named = [slide.store for slide in find_slides([source]) if slide.store]
-        opened |= {path: TileStore(path, allow_incomplete=True) for path in named}
-    if not opened:
-        raise StoreError(f"there is no tile store among {', '.join(os.fspath(source) for source in sources)}")
+    found = [TileStore(path, allow_incomplete=True) for path in locations(find_stores(stores))]
+    opened = {store.url: store for store in found}
     wanted = {store.parameters.slide_fingerprint for store in opened.values()}
     names = {posixpath.basename(store.parameters.slide_path) for store in opened.values()}
     slides: dict[str, str] = {}
@@ -106,4 +99,5 @@ def _slides(root: str, names: set[str]) -> Iterator[str]:
     else:
         raise InputNotFoundError(f"{root}: there is no such slide or folder")
     slides = [path for path in found if not path.endswith(".zarr")]
+    # Fingerprints cost reads of each slide: those of a matching name are most likely enough.
     yield from sorted(slides, key=lambda path: posixpath.basename(path) not in names)

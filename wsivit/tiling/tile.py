@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field, replace
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
+from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.io import Output, display_path, join, local_output
 from wsivit.slide import Slide, color_warnings, open_slide
+from wsivit.slide_list import Sources, takes_many
 from wsivit.store import StoreWriter, TileStore, recorded_paths
-from wsivit.tiling.annotations import label_tiles, read_annotations
+from wsivit.tiling.annotations import Annotation, find_annotations, label_tiles, read_annotations
 from wsivit.tiling.options import TileOptions
 from wsivit.tiling.preview import write_preview
 from wsivit.tiling.shard_writer import OnUnreadableTile, TileSource, write_shards
@@ -57,6 +60,10 @@ class TilingResult:
     origins: TileOrigins = TileOrigins()
     warnings: tuple[str, ...] = ()
 
+    def _repr_png_(self) -> bytes | None:
+        """Show the preview in a notebook."""
+        return self.preview.read_bytes() if isinstance(self.preview, Path) and self.preview.is_file() else None
+
 
 @dataclass(frozen=True)
 class TilingTarget:
@@ -69,19 +76,25 @@ class TilingTarget:
     @classmethod
     def in_folder(cls, folder: str | os.PathLike[str], slide: Slide) -> Self:
         """Return where `tile` writes a slide."""
-        return cls(join(folder, f"{slide.id}.zarr"), join(folder, f"{slide.id}-preview.png"), slide.id)
+        # Of a file of several slides each has a store of its own.
+        scene = slide.open_options.get("scene")
+        name = slide.id if scene is None else f"{slide.id}-scene{scene}"
+        return cls(join(folder, f"{name}.zarr"), join(folder, f"{name}-preview.png"), name)
 
 
+@takes_many("slide")
+@options_as_keywords
 def tile(
-    slide: str | os.PathLike[str] | Slide,
+    slide: Sources,
     output: str | os.PathLike[str] = ".",
     options: TileOptions = TileOptions(),
     *,
     slide_mpp: float | None = None,
-    annotations: str | os.PathLike[str] | None = None,
+    annotations: str | os.PathLike[str] | None = "auto",
     on_unreadable_tile: OnUnreadableTile = "skip",
     force: bool = False,
     progress: bool = False,
+    **keywords: Any,
 ) -> TilingResult:
     """Tile a slide into a zarr store at an exact scale, where there is tissue.
 
@@ -90,24 +103,29 @@ def tile(
 
     Parameters
     ----------
-    slide : path or Slide
-        A whole-slide image.
+    slide : path or Slide, or several
+        A whole-slide image. Several (a list, a folder, a glob, a table) are a `Cohort` in `output`, and give its
+        `CohortResult`.
     output : path or URL
-        Folder for ``<slide_id>.zarr`` and ``<slide_id>-preview.png``.
+        Folder for ``<slide_id>.zarr`` and ``<slide_id>-preview.png``; of a file of several slides
+        ``<slide_id>-scene<n>.zarr``.
     options : TileOptions
         Scale, tile size, tissue, codec.
     slide_mpp : float, optional
-        Microns per pixel of the slide itself, where its file has no scale or a wrong one.
+        Microns per pixel of the slide itself, where its file has no scale or a wrong one; of several slides only where
+        a file has none.
     annotations : path, optional
         QuPath GeoJSON, XML of ASAP or Aperio ImageScope, or HALO ``.annotations``; becomes the label column
-        ``region``.
+        ``region``. Default, ``auto``: the file next to the slide that has its name, if there is one; ``none``: none.
     on_unreadable_tile : {"skip", "skip-all", "fail"}
-        ``skip`` marks an unreadable tile in the store and goes on, but fails after 1,000 of them in a row;
+        ``skip`` marks an unreadable tile in the store and continues, but fails after 1,000 of them in a row;
         ``skip-all`` never fails; ``fail`` fails at the first.
     force : bool
         Tile the slide again and replace the store, also one with other parameters or of another slide.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options`, in its place: ``tile(slide, mpp=1.0)``.
 
     Returns
     -------
@@ -150,9 +168,7 @@ def tile_into(
 ) -> TilingResult:
     """Tile an open slide to any target, by options or by a plan of another origin; see `tile`."""
     # Read first: an annotation file that cannot be used should fail in a second, not after an hour.
-    regions = None
-    if annotations is not None:
-        regions = read_annotations(annotations, view_origin=slide.bounds[:2], slide_size=slide.dimensions)
+    regions, unusable = _read_regions(slide, annotations)
     plan = plan_tiling(slide, options, progress=progress) if isinstance(options, TileOptions) else options
     slide_path, relative = recorded_paths(slide.path, target.store)
     parameters = replace(plan.parameters, slide_id=target.slide_id, slide_path=slide_path, slide_relative_path=relative)
@@ -174,9 +190,9 @@ def tile_into(
             writer.finish()
         resumed = len(writer.shards) - len(todo)
     store = TileStore(target.store)
-    if regions is not None:
+    if regions is not None:  # also on a finished store: labels can be drawn later
         store.write_labels(LABEL, *label_tiles(regions, store.grid.boxes0(store.col, store.row)))
-    warnings = store_warnings(store)
+    warnings = [*unusable, *store_warnings(store)]
     for warning in warnings:
         _log.warning("%s: %s", slide.path, warning)
     with local_output(target.preview) as path:
@@ -189,10 +205,29 @@ def tile_into(
             store.row,
             slide_size=parameters.slide_size,
             mpp=parameters.slide_mpp,
+            title=parameters.slide_id,
+            annotations=regions or (),
             warnings=warnings,
         )
     origins = count_tile_origins(store, slide)
     return TilingResult(store, display_path(target.preview), failures, resumed, origins, tuple(warnings))
+
+
+def _read_regions(
+    slide: Slide, annotations: str | os.PathLike[str] | None
+) -> tuple[list[Annotation] | None, list[str]]:
+    """Return the annotations of a slide, and why a file next to it that nobody named is not used."""
+    named = None if annotations in (None, "none") else annotations
+    path = find_annotations(slide.path) if named == "auto" else named
+    if path is None:
+        return None, []
+    try:
+        return read_annotations(path, view_origin=slide.bounds[:2], slide_size=slide.dimensions), []
+    except UsageError as error:
+        if named != "auto":
+            raise
+        # Its name alone: the warning is drawn into the preview, where folders are nobody's business.
+        return None, [f"ANNOTATIONS NOT USED: {str(error).replace(str(path), Path(path).name)}"]
 
 
 def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> None:
@@ -211,10 +246,12 @@ def _write_low_power(writer: StoreWriter, slide: Slide, plan: TilingPlan) -> Non
     writer.write_thumbnail(thumbnail, (width / thumbnail.shape[1], height / thumbnail.shape[0]))
 
 
-def ensure_open(slide: str | os.PathLike[str] | Slide, slide_mpp: float | None) -> Slide:
+def ensure_open(slide: Sources, slide_mpp: float | None) -> Slide:
     """Open a slide, unless it is open."""
-    if not isinstance(slide, Slide):
+    if isinstance(slide, str | os.PathLike):
         return open_slide(slide, mpp=slide_mpp)
+    if not isinstance(slide, Slide):
+        raise UsageError(f"{slide!r} is no slide")
     if slide_mpp is not None:
         raise UsageError(f"{slide.path} is open already: give its scale to open_slide(…, mpp={slide_mpp:g})")
     return slide

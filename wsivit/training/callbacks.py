@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from wsivit.errors import UsageError
@@ -47,7 +47,7 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any
     ) -> None:
         """Open the bar where the training begins or resumes."""
-        hide = not (self.show and state.is_world_process_zero)
+        hide = None if self.show and state.is_world_process_zero else True  # None: where there is no terminal
         self.bar = tqdm(
             total=state.max_steps, initial=state.global_step, desc="training", unit="batch", disable=hide,
             dynamic_ncols=True, smoothing=0.1,
@@ -149,11 +149,12 @@ class Health:
     Parameters
     ----------
     lr : float
-        For the advice.
+    pretrained : bool
+        Both for the advice.
     """
 
-    def __init__(self, lr: float) -> None:
-        self.lr = lr
+    def __init__(self, lr: float, pretrained: bool = True) -> None:
+        self.lr, self.pretrained = lr, pretrained
         self._first: Tensor | None = None  # step of the first bad loss, -1 for none, on the device
 
     def watch_loss(self, loss: Tensor, state: TrainerState) -> None:
@@ -185,9 +186,9 @@ class Health:
 
     def _stop(self, what: str, step: int, state: TrainerState) -> UsageError:
         if step <= 1:
+            others = "another --model or --weights, or --no-pretrained" if self.pretrained else "another --model"
             advice = (
-                "nothing was learned before it, so the weights that it started from overflow: take others "
-                "(another --model or --weights, or --no-pretrained)"
+                f"nothing was learned before it, so the weights that it started from overflow: take others ({others})"
             )
         else:
             advice = f"try a lower learning rate (--lr {self.lr / 10:.2g}) in another output folder"

@@ -6,13 +6,14 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from wsivit._keywords import options_as_keywords
 from wsivit.data import (
     PICTURE_SIDE,
     SIDES,
@@ -36,6 +37,7 @@ from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation import fit_temperature
 from wsivit.io import LEARNING, TEMPORARY, LocalFiles, require_main_guard, scrub, versions
 from wsivit.models import CONTRACT, RunMetadata
+from wsivit.slide_list import Sources
 from wsivit.training.options import TrainOptions
 
 log = logging.getLogger(__name__)
@@ -71,8 +73,9 @@ class RunResult:
         return {name: value for name, value in self.validation.items() if name not in COSTS}
 
 
+@options_as_keywords
 def train(
-    data: Sequence[str | os.PathLike[str]],
+    data: Sources,
     *,
     model: str,
     output: str | os.PathLike[str],
@@ -80,6 +83,7 @@ def train(
     options: TrainOptions = TrainOptions(),
     slides: SlideOptions = SlideOptions(),
     progress: bool = False,
+    **keywords: Any,
 ) -> RunResult:
     """Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of pictures.
 
@@ -89,7 +93,7 @@ def train(
 
     Parameters
     ----------
-    data : sequence of path
+    data : path or TileStore, or several
         Tile stores, slides with annotations next to them, folders of either, or a cohort table (``.csv``: slide_id,
         path, patient, site, split, labels); or an image folder, food-101 in torchvision's layout, ``food101`` or
         ``hf:<id>``.
@@ -107,6 +111,8 @@ def train(
         Scale and tile size where the data are slides, whose pixels are read when they are needed.
     progress : bool
         Show a progress bar.
+    **keywords
+        The fields of `options` and `slides`, in their place.
 
     Returns
     -------

@@ -71,7 +71,7 @@ class TileTrainer(Trainer):
         self.training_set, self.validation_set = train, validation
         self.augment = augmentation(options.augment)
         self.average: Average | None = None
-        self.health = Health(arguments.learning_rate)
+        self.health = Health(arguments.learning_rate, options.pretrained)
         self._step, self._batch = -1, 0
         frequency = train.samples.frequency()
         self.class_weights = torch.tensor(1 / (frequency * len(frequency))) if options.balance == "weights" else None

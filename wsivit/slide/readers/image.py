@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from wsivit.errors import LimitError, SlideError, WsivitError
@@ -15,9 +16,11 @@ from wsivit.slide.backend import WHITE, Pixels, SlideFacts, area_mean, over_back
 from wsivit.slide.metadata import TIFF_ERRORS
 from wsivit.slide.read_plan import Level
 from wsivit.slide.tiff_layout import Layout
+from wsivit.slide.tiff_level import tile_size
 
 MAX_PIXELS = 500_000_000
 _BLOCK = 256
+_PARTLY = "some strips or tiles are left out of some of its colour planes only: the file is damaged"
 _MODES = {"RGB", "RGBA", "L", "LA", "P", "PA"}
 
 
@@ -114,11 +117,20 @@ def _read_tiff(file: IO[bytes], layout: Layout) -> Pixels:
         raise
     except (RuntimeError, *TIFF_ERRORS) as error:
         raise SlideError(f"{layout.name}: the TIFF cannot be read: {error}") from error
-    return np.concatenate([plane[..., :1] for plane in planes], axis=2) if len(planes) == 3 else planes[0]
+    pixels, alpha = planes[0]
+    first = None if alpha is None else alpha.tobytes()
+    if len(planes) == 3:
+        if any((None if other is None else other.tobytes()) != first for _, other in planes):
+            raise SlideError(f"{layout.name}: {_PARTLY}")
+        pixels = np.concatenate([plane[..., :1] for plane, _ in planes], axis=2)
+    return pixels if alpha is None else np.dstack([pixels, alpha])
 
 
-def _read_plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
-    """Read the picture whose directory lies there; uint8 (h, w, 3)."""
+def _read_plane(tiff: tifffile.TiffFile, offset: int, name: str) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    """Read the picture whose directory lies there.
+
+    Returns uint8 (h, w, 3), and what is transparent because the file leaves it out, uint8 (h, w); None if nothing is.
+    """
     tiff.filehandle.seek(offset)
     page = tifffile.TiffPage(tiff, 0)
     _check_size(name, page.imagewidth, page.imagelength)
@@ -126,6 +138,10 @@ def _read_plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
     plain = page.dtype == np.uint8 and (page.photometric, page.samplesperpixel) in {(2, 3), (6, 3), (1, 1)}
     if not plain:
         raise SlideError(f"{name}: pixels of {kind} are not supported, only 8-bit RGB and grey")
+    offsets, counts = np.array(page.dataoffsets, np.int64), np.array(page.databytecounts, np.int64)
+    left_out = (counts == 0) | (offsets == 0)
+    # tifffile passes over what has neither place nor bytes, and would decode what has a place only.
+    page.dataoffsets, page.databytecounts = (tuple(np.where(left_out, 0, v).tolist()) for v in (offsets, counts))
     pixels = page.asarray()
     if page.planarconfig == 2 and page.samplesperpixel == 3:
         pixels = np.moveaxis(pixels, 0, -1)
@@ -133,4 +149,11 @@ def _read_plane(tiff: tifffile.TiffFile, offset: int, name: str) -> Pixels:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     if pixels.shape != (page.imagelength, page.imagewidth, 3):
         raise SlideError(f"{name}: its pixels decode to {pixels.shape}: the TIFF contradicts itself")
-    return np.ascontiguousarray(pixels)
+    if not left_out.any():
+        return np.ascontiguousarray(pixels), None
+    width, height = tile_size(page)
+    planes = left_out.reshape(-1, -(-page.imagelength // height), -(-page.imagewidth // width))
+    if (planes != planes[0]).any():
+        raise SlideError(f"{name}: {_PARTLY}")
+    alpha = np.where(planes[0], 0, 255).astype(np.uint8).repeat(height, axis=0).repeat(width, axis=1)
+    return pixels, alpha[: pixels.shape[0], : pixels.shape[1]]

@@ -13,8 +13,8 @@ from wsivit.io import ByteSource
 from wsivit.slide.backend import JpegColor, Pixels, TileMask, UnreadableBlockError
 from wsivit.slide.holes import Holes, Mask, read_finer
 from wsivit.slide.jpeg import EOI, SplitJpeg
+from wsivit.slide.jpeg_levels import JpegTiles
 from wsivit.slide.tiff_layout import Layout, read_layout
-from wsivit.slide.tiff_level import JpegTiles
 
 
 class JpegStreams(Protocol):
@@ -113,6 +113,7 @@ class NativeBackend:
             raise SlideError(f"{source.name}: the native reader does not read it: {layout.refusal}")
         self.tiled, self.facts = layout.tiled, layout.facts
         tiles = [TileMask(tiled.block_width, tiled.block_height, tiled.stored()) for tiled in self.tiled]
+        # Aperio makes its coarse levels of levels with holes, and they are black there.
         self.holes = Holes([tiled.level for tiled in self.tiled], tiles, self.facts.format == "aperio")
 
     def block_size(self, level: int) -> tuple[int, int]:
@@ -122,6 +123,7 @@ class NativeBackend:
     def block(self, level: int, col: int, row: int, reduce: int) -> Pixels | None:
         """See `Backend.block`."""
         filled = self.holes.filled(level)
+        # Otherwise a tile is what the file holds, or blank where no finer level has it either.
         if filled is None or not filled.where[row, col]:
             return self.tiled[level].block(col, row, reduce)
         width, height = self.block_size(level)

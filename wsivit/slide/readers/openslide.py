@@ -22,7 +22,7 @@ from wsivit.slide.backend import (
     scanned,
     ycbcr_to_rgb,
 )
-from wsivit.slide.holes import Holes, read_finer, tiff_holes
+from wsivit.slide.holes import Holes, dicom_holes, read_finer, tiff_holes
 from wsivit.slide.readers.handle import LibraryHandle
 
 _CACHE = PerProcess(lambda: openslide.OpenSlideCache(32 << 20))  # one for all slides: memory does not grow with them
@@ -86,6 +86,10 @@ class OpenSlideBackend:
                 with openslide.OpenSlide(self.path) as handle:
                     rgba = np.asarray(handle.read_region(place, level, size))
             except openslide.OpenSlideError as error:
+                # Of Ventana slides it takes a tile that is left out for a damaged one.
+                holes = self._holes.left_out(level, x, y, *size) if level else None
+                if holes is not None and holes[1]:
+                    return read_finer(self, level, (x, y, *size))
                 raise UnreadableBlockError(f"level {level}, level-0 position {place}: {error}") from error
         pixels = scanned(rgba, self.facts.background)
         if self._convert and pixels is not None:
@@ -99,6 +103,8 @@ class OpenSlideBackend:
 
     @cached_property
     def _holes(self) -> Holes:
+        if self.facts.format == "dicom":
+            return dicom_holes(self.path, self.facts.levels)
         return tiff_holes(LocalFile(self.path), self.facts.levels)
 
     def filled(self, level: int) -> TileMask | None:

@@ -25,7 +25,8 @@ from wsivit.slide.readers.handle import LibraryHandle
 if TYPE_CHECKING:
     from tiffslide import TiffSlide
 
-_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError, NotImplementedError)
+# What its parsers raise of files that they do not expect, StopIteration and AttributeError included.
+_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError, StopIteration)
 
 
 class TiffSlideBackend:
@@ -56,7 +57,8 @@ class TiffSlideBackend:
                 raise ValueError(f"pixels are {sample.shape[-1]} x {sample.dtype}, not 8-bit RGB")
             self._holes = tiff_holes(source, self.facts.levels)
         except _ERRORS as error:
-            raise SlideError(f"{source.name}: tiffslide cannot read it: {error}") from error
+            what = str(error) or type(error).__name__
+            raise SlideError(f"{source.name}: tiffslide cannot read it: {what}") from error
 
     def block_size(self, level: int) -> tuple[int, int]:
         """See `Backend.block_size`."""

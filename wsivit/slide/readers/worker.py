@@ -20,11 +20,11 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from wsivit.slide.backend import Backend
+from wsivit.slide.jpeg_levels import JpegTiles
 from wsivit.slide.preflight import check_slide
 from wsivit.slide.readers.isolated import ERRORS, TOO_SLOW, receive, send
 from wsivit.slide.readers.native import NativeBackend
 from wsivit.slide.select_reader import open_backend
-from wsivit.slide.tiff_level import JpegTiles
 
 Answer: TypeAlias = tuple[dict[str, Any], bytes | memoryview]
 
