@@ -223,4 +223,4 @@ def compare(
         return compare_tiles(runs, data, output=output, options=options, slides=slides, progress=progress)
     from wsivit.mil import compare_patients
 
-    return compare_patients(runs, locations(data), output=output, options=options, progress=progress)
+    return compare_patients(runs, locations(data) if data else (), output=output, options=options, progress=progress)
