@@ -97,6 +97,12 @@ def test_cli_reference_is_what_the_commands_say() -> None:
     assert reference == fresh, "run: python docs/make_cli_reference.py"
 
 
+def test_the_list_of_models_is_that_of_the_registry() -> None:
+    script = ROOT / "docs" / "make_model_list.py"
+    fresh = subprocess.run([sys.executable, script, "-"], check=True, capture_output=True, text=True).stdout
+    assert (ROOT / "docs" / "models.md").read_text() == fresh, "run: python docs/make_model_list.py"
+
+
 def test_every_verb_is_on_a_page_that_people_read() -> None:
     pages = "".join(page.read_text() for page in PAGES if page.name != "cli.md")
     assert [verb for verb in VERBS if f"wsivit {verb}" not in pages] == []

@@ -26,6 +26,7 @@ ORDER = [
     "slide_list",
     "tiling",
     "heatmap",
+    "explore",
     "models",
     "data",
     "inference",

@@ -14,6 +14,8 @@ from .errors import WsivitError as WsivitError
 from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
 from .explain import explain as explain
+from .explore import ExploreOptions as ExploreOptions
+from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
 from .heatmap import HeatmapOptions as HeatmapOptions
 from .heatmap import aggregate as aggregate
@@ -24,6 +26,7 @@ from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
+from .inference import predict_pictures as predict_pictures
 from .mil import LabelColumns as LabelColumns
 from .mil import TrainSlidesOptions as TrainSlidesOptions
 from .mil import train_slides as train_slides

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from PIL import Image
 from shapely.geometry import shape
 from support.heatmap_helpers import make_store
 
-from wsivit.errors import OutputExistsError, SlideNotFoundError, StoreError, UsageError
+from wsivit.errors import OutputExistsError, SlideNotFoundError, UsageError
 from wsivit.heatmap import AggregateOptions, CellStatus, Format, HeatmapOptions, aggregate, export, heatmap, stitch
 from wsivit.heatmap.export import export_formats
 from wsivit.heatmap.geojson import merged_regions
@@ -69,10 +68,12 @@ def test_an_option_that_changes_nothing_is_refused_and_all_others_change_the_fil
         for block in writer.pending():
             writer.write(block, np.ones((len(block), 4), np.float16))
         writer.finish()
+    found = store.predictions("run-1")
+    store.write_predictions("run-1", replace(found, attrs={"trained_on": [[0, 40]]}))
     store = TileStore(store.path)
     changes = {
         "class_name": "normal", "threshold": 0.3, "window": "max", "smoothing": 50.0, "cmap": "magma", "alpha": 0.8,
-        "vmin": 0.2, "vmax": 0.7, "size": 300, "interpolation": "nearest", "encoder": "uni",
+        "vmin": 0.2, "vmax": 0.7, "size": 300, "interpolation": "nearest", "encoder": "uni", "hatch_trained": True,
     }  # fmt: skip
     assert set(changes) == {field.name for field in fields(HeatmapOptions)}
 
@@ -298,42 +299,6 @@ def test_h5_has_what_trident_reads(store: TileStore, tmp_path: Path) -> None:
         assert attributes["patch_size"] == 128 and attributes["patch_size_level0"] == 256
         assert attributes["level0_magnification"] == 40 and attributes["target_magnification"] == 20
         assert "features" not in file
-
-
-def test_h5_takes_the_features_of_the_store(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    store = make_store(tmp_path / "S.zarr", unreadable=[1])
-    features = np.arange(len(store) * 3, dtype=np.float16).reshape(-1, 3)
-    group = zarr.open_group(store.path, mode="r+").require_group("features")
-    group.create_array("resnet", data=features)
-    with h5py.File(export(store, "h5")) as file:
-        np.testing.assert_array_equal(file["features"][...], np.delete(features, 1, axis=0))
-        assert file["features"].attrs["encoder"] == "resnet"
-    group.create_array("vit", data=features + 1)
-    with pytest.raises(UsageError, match=r"several encoders; choose one of resnet, vit \(--encoder\)"):
-        export(store, "h5")
-    with h5py.File(export(store, "h5", options=HeatmapOptions(encoder="vit"))) as file:
-        assert file["features"].attrs["encoder"] == "vit" and file["features"][0, 0] == 1
-    with pytest.raises(UsageError, match="no features 'uni'; it has resnet, vit"):
-        export(store, "h5", options=HeatmapOptions(encoder="uni"))
-    group.create_array("short", data=features[:5])
-    with pytest.raises(StoreError, match="for 192 tiles"):
-        export(store, "h5", options=HeatmapOptions(encoder="short"))
-
-
-def test_h5_of_features_needs_no_predictions(tmp_path: Path) -> None:
-    h5py = pytest.importorskip("h5py")
-    store = make_store(tmp_path / "S.zarr", unreadable=[1])
-    shutil.rmtree(store.path / "predictions")
-    with store.features_writer("uni", (4,), {}) as writer:
-        for block in writer.pending():
-            writer.write(block, np.ones((len(block), 4), np.float16))
-        writer.finish()
-    path = export(TileStore(store.path), "h5")
-    assert path == tmp_path / "S.h5"
-    with h5py.File(path) as file:
-        assert file["features"].dtype == np.float16 and len(file["features"]) == len(file["coords"]) == len(store) - 1
-        assert "probabilities" not in file
 
 
 def test_h5_without_h5py_says_how_to_get_it(store: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

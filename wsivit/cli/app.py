@@ -23,6 +23,7 @@ from wsivit.io import scrub
 
 VERBS = {
     "info": ("describe_slide:info", "Describe a slide, a store, a run or a cohort: scale, tiles, labels, results."),
+    "explore": ("without_labels:explore", "Map stain, nuclei and texture of a slide, without labels or a model."),
     "tile": ("slides:tile", "Tile the tissue of slides into zarr stores at an exact scale."),
     "import": ("slides:import_tiles", "Create a store from the tile coordinates of another tool."),
     "index": ("stores:index", "Write one table of the tiles of many stores, to train on a cohort."),

@@ -31,6 +31,7 @@ GROUPS = {
     "Training": "TrainOptions TrainSlidesOptions",
     "Split": "holdout split_by split folds repeats by_site folds_file fold seed allow_leakage allow_site_confounding",
     "Prediction": "PredictOptions FeaturesOptions explain",
+    "Exploration": "ExploreOptions",
     "Evaluation": "CompareOptions EvaluateOptions alpha permutations bootstrap_samples",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",

@@ -39,12 +39,14 @@ def demo(
     lines = ["\n    ".join([f"$ {step.command}", *map(str, step.made)]) for step in result.steps]
     if result.accuracy is None:
         lines.append(
-            "Look at the preview. To go on, draw regions in QuPath, export them as GeoJSON, and tile again with "
+            "Look at the preview. For maps without labels: wsivit explore. "
+            "To go on, draw regions in QuPath, export them as GeoJSON, and tile again with "
             "--annotations; then wsivit train, predict and heatmap, as the demo without --slide shows."
         )
     else:
         lines.append(
             f"On {result.tiles} tiles of the test slide that lie in a known region: "
-            f"accuracy {result.accuracy:.3f}, AUROC {result.auroc:.3f}."
+            f"accuracy {result.accuracy:.3f}, AUROC {result.auroc:.3f}.\n"
+            "This model knows drawn slides only: on a real slide its answers mean nothing; docs/models.md lists others."
         )
     return Report("\n".join(lines))

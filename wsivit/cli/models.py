@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Annotated
 
 from wsivit import compare as _compare
@@ -17,7 +17,15 @@ from wsivit.cohort import CohortOptions
 from wsivit.data import SlideOptions
 from wsivit.errors import UsageError
 from wsivit.evaluation import CompareOptions, EvaluateOptions
-from wsivit.inference import Agreement, FeaturesOptions, PredictOptions, Predictor
+from wsivit.inference import (
+    Agreement,
+    FeaturesOptions,
+    PredictOptions,
+    Predictor,
+    ScoringOptions,
+    is_of_pictures,
+    predict_pictures,
+)
 from wsivit.mil import LabelColumns, PatientEvaluation, TrainSlidesOptions, predict_patients
 from wsivit.models import PATIENT, run_level
 from wsivit.slide_list import is_one_file
@@ -70,7 +78,7 @@ def evaluate(
     result = _evaluate(run, data, output=output, options=options, slides=slides, progress=not quiet)
     if isinstance(result, PatientEvaluation):
         return Report(f"{result}\nwrote    {result.folder}")
-    patients = "one patient or slide: no intervals" if result.patients == 1 else f"{result.patients} patients or slides"
+    patients = "one patient or slide" if result.patients == 1 else f"{result.patients} patients or slides"
     lines = [f"{result.n} tiles of {patients}"]
     if result.tiles_of_training_slides:
         lines.append(f"{result.tiles_of_training_slides} of them are from slides that other tiles were trained on")
@@ -80,6 +88,7 @@ def evaluate(
         lines.append(f"{result.scores['unreadable']} more are unreadable and left out")
     lines.append(f"measured {_format_metrics(result.metrics)}")
     lines += [f"  {name}: 95 % interval {low:.3f} to {high:.3f}" for name, (low, high) in result.intervals.items()]
+    lines += [result.missing_intervals] if result.missing_intervals else []
     return Report("\n".join([*lines, f"wrote    {result.folder}"]))
 
 
@@ -125,6 +134,12 @@ def predict(
         )
     if explain:
         raise UsageError("--explain is for runs of patients (wsivit train-slides)")
+    if is_of_pictures(model):
+        scoring = {field.name: getattr(options, field.name) for field in fields(ScoringOptions)}
+        found = predict_pictures(
+            model, source, output=output or ".", options=ScoringOptions(**scoring), progress=not quiet
+        )
+        return Report(f"{len(found.names)} pictures predicted\nwrote    {found.table}\nwrote    {found.sheet}")
     if cohort := many_slides(source, output, many, quiet=quiet):
         return format_report(cohort.predict(model, name=name, options=options, open_options=asdict(open_options)))
     predictor = Predictor(model, name=name, options=options)

@@ -2,6 +2,7 @@ from .augment import augmentation as augmentation
 from .augment import view as view
 from .dataset import TileDataset as TileDataset
 from .dataset import collate as collate
+from .image_sources import picture_source as picture_source
 from .index import IndexedSource as IndexedSource
 from .index import index as index
 from .index import shards_of as shards_of

@@ -145,6 +145,22 @@ class ImageSource:
         return [self.names[i] for i in indices]
 
 
+def picture_source(paths: Sequence[str | os.PathLike[str]], size: int) -> ImageSource:
+    """Collect picture files, and those below folders, without their classes; UsageError where there is none."""
+    pictures: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            pictures += sorted(file for file in path.rglob("*") if _is_picture(file.relative_to(path)))
+        elif path.is_file() and path.suffix.lower() in SUFFIXES:
+            pictures.append(path)
+        else:
+            raise UsageError(f"{path}: there is no such picture or folder; pictures are {', '.join(sorted(SUFFIXES))}")
+    if not pictures:
+        raise UsageError(f"{', '.join(map(str, paths))}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
+    root = Path(os.path.commonpath([picture.parent.absolute() for picture in pictures]))
+    return ImageSource(root, [str(picture.absolute().relative_to(root)) for picture in pictures], size)
+
+
 def is_food101(folder: Path) -> bool:
     """Whether a folder is food-101 in torchvision's layout."""
     return (folder / "images").is_dir() and any(

@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
@@ -242,6 +243,18 @@ class Samples:
         chosen = np.asarray(chosen, np.int64)
         chosen = chosen[np.argsort(self.source[chosen], kind="stable")]
         return read_skipping_unreadable(lambda places: self.read(places, threads), chosen, self.size)
+
+    @property
+    def resizable(self) -> bool:
+        """Whether these are pictures of no scale, which are brought to any size as they are read."""
+        return not any(isinstance(source, StoreSource) or source.mpp is not None for source in self.sources)
+
+    def resized(self, side: int) -> Self:
+        """Return the same pictures at another size; they must be `resizable`."""
+        sources = tuple(map(copy, self.sources))
+        for source in sources:
+            source.size = side
+        return replace(self, sources=sources)
 
     def items(self) -> Iterator[str]:
         """Name each picture within its source, one after the other: all names at once would take more than the rest."""

@@ -17,7 +17,14 @@ from wsivit.data import SlideOptions
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation.evaluate import finite, load_evaluation_data, scored_mask
 from wsivit.evaluation.figures import draw_comparison
-from wsivit.evaluation.metrics import Measurement, bootstrap, paired_test
+from wsivit.evaluation.metrics import (
+    MIN_PATIENTS,
+    Measurement,
+    bootstrap,
+    missing_intervals,
+    paired_test,
+    patients_per_class,
+)
 from wsivit.evaluation.options import CompareOptions
 from wsivit.inference import ModelRunner, ScoringOptions, score_samples, softmax
 from wsivit.models import finished_run, open_run, run_name
@@ -37,7 +44,7 @@ class Entry:
     metrics : dict of str to float
         As `Evaluation.metrics`.
     intervals : dict of str to (float, float)
-        95 %, over patients; empty with one patient.
+        95 %, over patients; left out where there are too few.
     images_per_second : float
         Of the model on this device, reading included.
     seconds_per_epoch : float or None
@@ -45,7 +52,7 @@ class Entry:
     memory_mb : float or None
         Peak of its training: on the GPU, or of the process on a CPU.
     p_value : float or None
-        Of equal accuracy with the first run; None for the first, and with one patient.
+        Of equal accuracy with the first run; None for the first, and with fewer than five patients.
     """
 
     run: str
@@ -71,12 +78,18 @@ class Comparison:
         In the order of the runs.
     patients, n : int
         Number of patients and of tiles.
+    per_class : dict of str to (int, int)
+        Tiles, and patients that they are of, of each class that occurs.
+    missing_intervals : str
+        Which intervals there are none of, and why; empty where there are all.
     """
 
     folder: Path
     entries: tuple[Entry, ...]
     patients: int
     n: int
+    per_class: dict[str, tuple[int, int]]
+    missing_intervals: str = ""
 
 
 @options_as_keywords
@@ -141,7 +154,8 @@ def compare(
     for run, of_run in metadata.items():
         runner = ModelRunner(open_run(run, of_run), ScoringOptions(options.batch_size, options.device))
         start = time.perf_counter()
-        logits.append(score_samples(runner, samples, progress=progress))
+        own = samples if samples.size == of_run.tile_size else samples.resized(of_run.tile_size)
+        logits.append(score_samples(runner, own, progress=progress))
         speeds.append(len(samples) / (time.perf_counter() - start))
         parameters.append(runner.parameters)
     # The same tiles for every run: one that a single run could not score counts for none.
@@ -153,7 +167,7 @@ def compare(
         right, p_value = measured.predicted == measured.truth, None
         if first_right is None:
             first_right = right
-        elif patients.count() > 1:
+        elif patients.count() >= MIN_PATIENTS:
             p_value = paired_test(first_right, right, patients.code, seed=options.seed)
         entries.append(
             Entry(
@@ -168,7 +182,15 @@ def compare(
                 p_value=p_value,
             )
         )
-    comparison = Comparison(folder, tuple(entries), patients.count(), len(samples))
+    tiles, holders = samples.counts(), patients_per_class(measured, patients.code)
+    comparison = Comparison(
+        folder,
+        tuple(entries),
+        patients.count(),
+        len(samples),
+        {samples.classes[index]: (tiles[samples.classes[index]], n) for index, n in holders.items()},
+        missing_intervals(measured, patients.code, samples.classes),
+    )
     _write(comparison, list(metadata), options.subset)
     return comparison
 
@@ -183,8 +205,9 @@ def _write(comparison: Comparison, runs: Sequence[Path], subset: str) -> None:
         with suppress(FileNotFoundError), (run / "metrics.csv").open(newline="") as file:  # shared without its curves
             curves[entry.run] = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     accuracies = [(entry.run, entry.metrics["accuracy"], entry.intervals.get("accuracy")) for entry in entries]
-    draw_comparison(folder / "comparison.png", curves, accuracies)
-    report = {"tiles": comparison.n, "patients": comparison.patients, "runs": [asdict(entry) for entry in entries]}
+    draw_comparison(folder / "comparison.png", curves, accuracies, _basis(comparison))
+    report = {key: value for key, value in asdict(comparison).items() if key not in ("folder", "entries", "n")}
+    report |= {"tiles": comparison.n, "runs": [asdict(entry) for entry in entries]}
     (folder / "comparison.json").write_text(json.dumps(finite(report), indent=2) + "\n", encoding="utf-8")
     # Last: it marks the folder as a complete comparison.
     (folder / TABLE).write_text(_table(comparison, subset), encoding="utf-8")
@@ -205,10 +228,24 @@ def _table(comparison: Comparison, subset: str) -> str:
         lines += [] if lines else [" | ".join(row), "|".join("---" for _ in row)]
         lines.append(" | ".join(row.values()))
     table = "\n".join(f"| {line} |" for line in lines)
-    count = comparison.patients
-    intervals = f"intervals over {count} patients" if count > 1 else "one patient, so no intervals"
     tiles = "tiles that no run was trained on" if subset == "unseen" else "tiles, some of which may be training data"
-    return f"{table}\n\n{comparison.n:,} {tiles}; {intervals}.\n"
+    lines = [f"{comparison.n:,} {tiles}. {_basis(comparison)}."]
+    if comparison.missing_intervals:
+        lines.append(f"{comparison.missing_intervals[0].upper()}{comparison.missing_intervals[1:]}.")
+    else:
+        lines.append(f"Intervals and p are over {comparison.patients} patients or slides.")
+    if comparison.patients < MIN_PATIENTS:
+        lines.append("**So few say nothing about which run is better on other patients.**")
+    return "\n\n".join([table, *lines]) + "\n"
+
+
+def _basis(comparison: Comparison) -> str:
+    """What the comparison rests on, class by class; of many classes the one with the fewest patients."""
+    counts = {name: f"{name}: {n:,} of {patients}" for name, (n, patients) in comparison.per_class.items()}
+    if len(counts) > 6:
+        fewest = min(counts, key=lambda name: comparison.per_class[name][::-1])
+        return f"Of {comparison.patients} patients or slides; fewest of {counts[fewest]}"
+    return f"Tiles and patients or slides of {', '.join(counts.values())}"
 
 
 def _or_blank(value: float | None, spec: str) -> str:

@@ -29,7 +29,7 @@ from wsivit.data import (
 )
 from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
 from wsivit.evaluation.figures import draw_confusion, draw_examples, draw_reliability, draw_roc
-from wsivit.evaluation.metrics import Measurement, bootstrap
+from wsivit.evaluation.metrics import Measurement, bootstrap, missing_intervals
 from wsivit.evaluation.options import CompareOptions, EvaluateOptions
 from wsivit.inference import Floats, ModelRunner, ScoringOptions, score_samples, softmax, stored_logits
 from wsivit.models import RunMetadata, finished_run, open_run, run_name
@@ -53,7 +53,7 @@ class Evaluation:
         ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``kappa``, ``auroc``, ``auprc``, ``log_loss``, ``brier``,
         ``ece``; with more than five classes ``top5_accuracy``.
     intervals : dict of str to (float, float)
-        95 %, over patients; empty with one patient.
+        95 %, over patients; left out where there are too few patients, or too few with one of the classes.
     patients : int
         Number of patients (or slides, where the patient is not known).
     n : int
@@ -62,6 +62,8 @@ class Evaluation:
         Number of tiles whose scores were ``stored`` or ``computed``, and of ``unreadable`` ones.
     tiles_of_training_slides : int
         Number of tiles from slides whose other parts the run was trained on: they say nothing about new patients.
+    missing_intervals : str
+        Which intervals there are none of, and why; empty where there are all.
     warnings : tuple of str
         Classes whose tiles show nothing.
     """
@@ -73,6 +75,7 @@ class Evaluation:
     n: int
     scores: dict[str, int]
     tiles_of_training_slides: int
+    missing_intervals: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -90,7 +93,7 @@ def evaluate(
     """Measure a trained model on labelled data.
 
     Tiles that the run was trained on are left out. Intervals are over patients, not tiles: they say how the metrics
-    would change with other patients, and are left out where there is only one.
+    would change with other patients, and are left out, with the reason, where there are fewer than five.
 
     Parameters
     ----------
@@ -144,6 +147,7 @@ def evaluate(
         len(samples),
         origins,
         int(np.array(from_training)[samples.source].sum()),
+        missing_intervals(measured, samples.patients.code, samples.classes),
         tuple(warnings),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +166,7 @@ def evaluate(
         caption = f"{samples.classes[measured.predicted[tile]]} {measured.confidence[tile]:.0%}"
         true = "" if right[tile] else f"\ntrue: {samples.classes[measured.truth[tile]]}"
         captions.append((caption + true, bool(right[tile])))
-    draw_examples(folder / "examples.png", samples.read(shown), captions)
+    draw_examples(folder / "examples.png", samples.read(shown), captions, samples.mpp)
     # Last: it marks the folder as a complete evaluation.
     _write_metrics(folder / METRICS, run_name(run), metadata, samples, measured, evaluation)
     return evaluation
@@ -177,7 +181,8 @@ def load_evaluation_data(
 ) -> Samples:
     """Load the labelled tiles that none of the runs was trained on, with the classes in the runs' order.
 
-    Slides are tiled into ``tiles`` in `folder`, at the scale and tile size of the first run.
+    Slides are tiled into ``tiles`` in `folder`, at the scale and tile size of the first run. Pictures have its size
+    too; `Samples.resized` brings them to that of another.
 
     Raises
     ------
@@ -205,7 +210,7 @@ def load_evaluation_data(
             for source in samples.sources
             if not same_scale(metadata.mpp, source.mpp)
         ]
-        if samples.size != metadata.tile_size:
+        if samples.size != metadata.tile_size and not samples.resizable:
             differences.append(f"tiles of {samples.size} px, the run's have {metadata.tile_size} px")
         if differences and not options.allow_mismatch:
             raise StoreMismatchError(
@@ -282,6 +287,7 @@ def _write_metrics(
         "patients": evaluation.patients,
         "metrics": evaluation.metrics,
         "intervals_95": evaluation.intervals,
+        "missing_intervals": evaluation.missing_intervals,
         "per_class": dict(zip(samples.classes, measured.per_class(), strict=True)),
         "per_slide": per_slide,
         "confusion": measured.confusion().astype(int).tolist(),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.evaluation.metrics import Measurement
+from wsivit.slide import round_length
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 DPI = 150
+BEST = "validation_loss"
+"""What chooses the epoch whose weights are kept: the lowest."""
 
 
 def new_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1, layout: Literal["constrained"] | None = "constrained"
+    width: float,
+    height: float,
+    columns: int = 1,
+    rows: int = 1,
+    layout: Literal["constrained"] | None = "constrained",
+    heights: Sequence[float] | None = None,
 ) -> tuple[Figure, Any]:
     """Make a figure of a width and height in inches, without pyplot and its global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -30,35 +38,59 @@ def new_figure(
 
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns)
+    axes = figure.subplots(rows, columns, height_ratios=heights)
     for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.training.callbacks.epoch_table` gives them."""
-    figure, (left, right) = new_figure(9, 3.6, 2)
+    """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.training.callbacks.epoch_table` gives them.
+
+    The epoch of the lowest validation loss, whose weights are kept, is marked.
+    """
+    figure, (left, right) = new_figure(9, 3.9, 2)
     epochs = [row["epoch"] for row in rows]
     accuracies = {"validation_accuracy": "accuracy", "validation_balanced_accuracy": "balanced accuracy"}
     for axis, lines, name, loc in (
-        (left, {"train_loss": "training", "validation_loss": "held out"}, "loss", "upper right"),
-        (right, accuracies, "held out", "lower right"),
+        (left, {"train_loss": "training", "validation_loss": "validation"}, "loss", "upper right"),
+        (right, accuracies, "validation", "lower right"),
     ):
         for key, text in lines.items():
             axis.plot(epochs, [row.get(key) for row in rows], marker="o", markersize=3, label=text)
         axis.set(xlabel="epoch", ylabel=name)
-        axis.grid(alpha=0.25)
+        _count_epochs(axis)
         axis.legend(loc=loc, frameon=False)  # searching for the best place takes long, and warns of it
     right.set_ylim(top=1.01)
+    measured = [row for row in rows if BEST in row]
+    if measured:
+        best = min(measured, key=lambda row: row[BEST])  # of equals the first, as the Trainer keeps it
+        for axis in (left, right):
+            axis.axvline(best["epoch"], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+        left.plot(best["epoch"], best[BEST], marker="*", markersize=12, color="C1")
+        left.set_title(f"kept: epoch {best['epoch']:g}, validation loss {best[BEST]:.3g}", fontsize=9)
+    figure.supxlabel(
+        "Training loss is a mean over the epoch, of augmented tiles and with regularisation: it may lie above the "
+        "validation loss, of plain tiles at its end.",
+        fontsize=7.5,
+        color="0.4",
+    )
     figure.savefig(Path(path), dpi=DPI)
 
 
+def _count_epochs(axis: Any) -> None:
+    """Mark whole epochs: there are none between."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.grid(alpha=0.25)
+
+
 def draw_confusion(path: PathLike, measured: Measurement, classes: Sequence[str]) -> None:
-    """Draw the confusion matrix: counts in the cells, shares of the true class as colour."""
+    """Draw the confusion matrix: counts and percentages of the true class in the cells, the latter as colour too."""
     counts = measured.confusion()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = float(np.clip(2.2 + 0.55 * len(classes), 3.6, 16))
+    side = float(np.clip(2.2 + 0.65 * len(classes), 3.6, 18))
     figure, axis = new_figure(side + 0.9, side)
     image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     ticks = range(len(classes))
@@ -69,9 +101,16 @@ def draw_confusion(path: PathLike, measured: Measurement, classes: Sequence[str]
     if len(classes) <= 20:
         for row, column in np.ndindex(*counts.shape):
             ink = "white" if share[row, column] > 0.55 else "black"
-            axis.text(column, row, f"{counts[row, column]:,.0f}", ha="center", va="center", color=ink)
-    figure.colorbar(image, ax=axis, label="share of the true class")
+            text = f"{counts[row, column]:,.0f}\n{share[row, column]:.0%}" if counts[row].any() else "–"
+            axis.text(column, row, text, ha="center", va="center", color=ink, fontsize=9 if len(classes) < 8 else 7)
+    figure.colorbar(image, ax=axis, label="share of the true class", format=_percent_ticks())
     figure.savefig(Path(path), dpi=DPI)
+
+
+def _percent_ticks() -> Any:
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1)
 
 
 def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> None:
@@ -99,30 +138,44 @@ def draw_roc(path: PathLike, measured: Measurement, classes: Sequence[str]) -> N
 
 
 def draw_reliability(path: PathLike, measured: Measurement) -> None:
-    """Draw how often predictions of each confidence are right, over how many there are."""
-    figure, axis = new_figure(4.6, 4.4)
+    """Draw how often predictions of each confidence are right, above how many there are."""
+    figure, (axis, below) = new_figure(4.6, 5.6, rows=2, heights=(3, 1.1))
     confidence, right, weight = measured.reliability()
     edges = np.linspace(0, 1, len(weight) + 1)
-    axis.bar(
-        edges[:-1], weight / max(weight.sum(), 1), 1 / len(weight), align="edge", color="0.85", label="share of tiles"
-    )
-    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
+    axis.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--", label="perfect")
     filled = weight > 0
     axis.plot(confidence[filled], right[filled], linewidth=0.8, color="C0")
     # A bin of few tiles says little: its dot is as small.
     axis.scatter(
         confidence[filled], right[filled], s=8 + 120 * weight[filled] / weight.sum(), label="accuracy", zorder=3
     )
-    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     axis.set_title(f"calibration error {measured.metrics(areas=False)['ece']:.3f}", fontsize=10)
     axis.legend(frameon=False, loc="upper left")
+    below.bar(edges[:-1], weight, 1 / len(weight), align="edge", color="0.8", edgecolor="white")
+    for left, count in zip(edges[:-1][filled], weight[filled], strict=True):
+        below.text(left + 0.5 / len(weight), count, f"{count:,.0f}", ha="center", va="bottom", fontsize=6, rotation=90)
+    below.set(xlabel="confidence", ylabel="tiles", xlim=(0, 1), ylim=(0, 1.45 * max(weight.max(), 1)))
     figure.savefig(Path(path), dpi=DPI)
 
 
-def draw_examples(path: PathLike, tiles: NDArray[np.uint8], captions: Sequence[tuple[str, bool]]) -> None:
-    """Draw tiles (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not."""
+def draw_examples(
+    path: PathLike, tiles: NDArray[np.uint8], captions: Sequence[tuple[str, bool]], mpp: float | None = None
+) -> None:
+    """Draw tiles (n, h, w, 3) in a grid, each under its caption: green where it is right, red where not.
+
+    With a scale `mpp`, in microns per pixel, there is a scale bar on the first tile.
+    """
     columns = min(6, max(1, len(tiles)))
     figure, axis = _tile_grid(columns, -(-len(tiles) // columns), 2.0, 2.25)
+    if mpp is not None and len(tiles):
+        side = mpp * tiles.shape[2]
+        length, label = round_length(side / 3)
+        x, y = 0.15, 2.08
+        axis.plot([x, x + 1.9 * length / side], [y, y], color="white", linewidth=4, solid_capstyle="butt", zorder=3)
+        axis.plot([x, x + 1.9 * length / side], [y, y], color="black", linewidth=2, solid_capstyle="butt", zorder=4)
+        box = {"facecolor": "white", "alpha": 0.8, "pad": 1.0, "edgecolor": "none"}
+        axis.text(x, y - 0.06, label, fontsize=7, va="bottom", bbox=box, zorder=4)
     for index, (tile, (text, right)) in enumerate(zip(tiles, captions, strict=True)):
         x, y = index % columns * 2.0, index // columns * 2.25
         axis.imshow(tile, extent=(x + 0.05, x + 1.95, y + 2.2, y + 0.35))
@@ -163,24 +216,43 @@ def draw_comparison(
     path: PathLike,
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     accuracies: Sequence[tuple[str, float, tuple[float, float] | None]],
+    basis: str = "",
 ) -> None:
-    """Draw the runs' held-out loss and accuracy over the epochs, and their accuracy with its interval."""
-    figure, (left, middle, right) = new_figure(12.5, 3.8, 3)
+    """Draw the runs' validation loss and accuracy over the epochs, and their accuracy with its interval.
+
+    The axis of the accuracy is complete: cut, it would make small differences look large. `basis` says on how many
+    tiles and patients it rests.
+    """
+    figure, (left, middle, right) = new_figure(12.5, 4.0, 3)
     for axis, key, name, loc in (
-        (left, "validation_loss", "held-out loss", "upper right"),
-        (middle, "validation_accuracy", "held-out accuracy", "lower right"),
+        (left, "validation_loss", "validation loss", "upper right"),
+        (middle, "validation_accuracy", "validation accuracy", "lower right"),
     ):
         for run, rows in curves.items():
             axis.plot([r["epoch"] for r in rows], [r.get(key) for r in rows], marker="o", markersize=3, label=run)
         axis.set(xlabel="epoch", ylabel=name)
-        axis.grid(alpha=0.25)
-        axis.legend(loc=loc, frameon=False)
+        _count_epochs(axis)
+        if any(curves.values()):
+            axis.legend(loc=loc, frameon=False)
+    middle.set_ylim(0, 1.01)
     for row, (_, value, interval) in enumerate(accuracies):
-        low, high = interval or (value, value)
-        error = [[max(0.0, value - low)], [max(0.0, high - value)]]
-        right.errorbar(value, row, xerr=error, fmt="o", capsize=3, color=f"C{row % 10}")
-        right.annotate(f"{value:.3f}", (value, row), textcoords="offset points", xytext=(0, 8), ha="center")
-    right.set(xlabel="accuracy on the same tiles", ylim=(len(accuracies) - 0.4, -0.6))
+        text = f"{value:.3f}"
+        if interval is not None:
+            low, high = interval
+            # The bootstrap's percentiles need not enclose the value itself.
+            error = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            right.errorbar(value, row, xerr=error, fmt="o", capsize=4, color=f"C{row % 10}")
+            text += f"  ({low:.3f} to {high:.3f})"
+        else:
+            right.plot(value, row, "o", color=f"C{row % 10}")
+        # Inside the axis on either side.
+        right.annotate(
+            text, (value, row), textcoords="offset points", xytext=(0, 8), ha="right" if value > 0.5 else "left"
+        )
+    named = any(interval is not None for _, _, interval in accuracies)
+    what = "accuracy on the same tiles, 95 % interval" if named else "accuracy; too few patients for intervals"
+    right.set(xlabel=what, ylim=(len(accuracies) - 0.4, -0.6), xlim=(-0.01, 1.01))
     right.set_yticks(range(len(accuracies)), [run for run, _, _ in accuracies])
     right.grid(alpha=0.25, axis="x")
+    figure.supxlabel(basis, fontsize=8, color="0.4", parse_math=False)
     figure.savefig(Path(path), dpi=DPI)

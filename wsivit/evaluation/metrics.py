@@ -18,6 +18,10 @@ BINS = 15
 """Equal bins of confidence for calibration."""
 MANY_CLASSES = 20
 """From here on intervals leave out the areas under curves, one per class, which would take minutes."""
+MIN_PATIENTS = 5
+"""Fewest patients for an interval: two or three, drawn again and again, give a false precision."""
+_OF_CLASSES = ("balanced_accuracy", "macro_f1", "kappa", "auroc", "auprc")
+"""Metrics that weigh classes alike: one patient with all tiles of a class decides them."""
 
 
 # Not scikit-learn's metrics with sample_weight, which sort the probabilities again in each bootstrap sample: these,
@@ -156,11 +160,13 @@ def bootstrap(
     Returns
     -------
     dict of str to (float, float)
-        Empty with one group, which says nothing about other patients.
+        Empty with fewer than `MIN_PATIENTS` groups; without the metrics that weigh classes alike where one of the
+        classes has fewer. `missing_intervals` says so in words.
     """
     names, member = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
+    if len(names) < MIN_PATIENTS:
         return {}
+    few_of_class = min(patients_per_class(measurement, groups).values()) < MIN_PATIENTS
     rng = np.random.default_rng(seed)
     areas = measurement.n_classes < MANY_CLASSES
     replicates = []
@@ -169,12 +175,34 @@ def bootstrap(
         replicates.append(measurement.metrics(times[member], areas=areas))
     intervals = {}
     for name in replicates[0]:
+        if few_of_class and name in _OF_CLASSES:
+            continue
         # A sample without one of the classes has no area under its curve.
         values = np.array([metrics[name] for metrics in replicates])
         if np.isfinite(values).any():
             low, high = np.nanpercentile(values, [2.5, 97.5])
             intervals[name] = (float(low), float(high))
     return intervals
+
+
+def patients_per_class(measurement: Measurement, groups: NDArray[Any]) -> dict[int, int]:
+    """Return how many patients have tiles of each class that occurs."""
+    classes = np.unique(measurement.truth).tolist()
+    return {index: len(np.unique(groups[measurement.truth == index])) for index in classes}
+
+
+def missing_intervals(measurement: Measurement, groups: NDArray[Any], classes: Sequence[str]) -> str:
+    """Say which intervals there are none of, and why; empty where all can be given."""
+    count = len(np.unique(groups))
+    if count < MIN_PATIENTS:
+        patients = "one patient or slide" if count == 1 else f"{count} patients or slides"
+        return f"no intervals: the tiles are of {patients}, and intervals over patients need {MIN_PATIENTS}"
+    few = {index: n for index, n in patients_per_class(measurement, groups).items() if n < MIN_PATIENTS}
+    if not few:
+        return ""
+    named = ", ".join(f"{classes[index]} has tiles of {n}" for index, n in few.items())
+    metrics = ", ".join(name.replace("_", " ") for name in _OF_CLASSES)
+    return f"no intervals of {metrics}: they need {MIN_PATIENTS} patients or slides of each class, and {named}"
 
 
 def paired_test(

@@ -19,6 +19,9 @@ from wsivit.heatmap.score_map import ScoreMap
 from wsivit.io import Output, display_path, local_output, replacing
 from wsivit.slide_list import Sources, find_stores
 
+_FACTS = ("window", "smoothing_um", "trained_on_slide", "trained_on_share")
+"""What the table records of the predictions: how they were stitched, and whether the model learned from the slide."""
+
 
 @dataclass(frozen=True)
 class SlideScore:
@@ -87,7 +90,8 @@ def aggregate(
 ) -> Output:
     """Aggregate tile scores into slide-level scores: mean, top-k mean, noisy-or, area fraction, largest focus.
 
-    The table has one row per slide and class, with the threshold, window and smoothing it was calculated with.
+    The table has one row per slide and class, with the threshold, window and smoothing it was calculated with,
+    and the share of the tiles that the model learned from.
 
     Parameters
     ----------
@@ -124,11 +128,11 @@ def aggregate(
         if options.class_name is not None:
             scores = [scores[data.class_index(options.class_name)]]
         classes |= {score.class_name for score in scores}
-        stitching = [data.facts["window"], data.facts["smoothing_um"]]
+        stitching = [data.facts[name] for name in _FACTS]
         rows += [[data.slide_id, data.run, *asdict(score).values(), *stitching] for score in scores]
     if unknown := set(options.thresholds or {}) - classes:
         raise UsageError(f"a threshold for {', '.join(sorted(unknown))}, which is a class of none of the slides")
-    header = ["slide_id", "run", *(field.name for field in fields(SlideScore)), "window", "smoothing_um"]
+    header = ["slide_id", "run", *(field.name for field in fields(SlideScore)), *_FACTS]
     with (
         local_output(output) as path,
         replacing(path) as temporary,

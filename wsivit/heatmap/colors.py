@@ -5,6 +5,7 @@ Colours are absolute: the same probability has the same colour in every picture.
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from typing import TypeAlias
 
 import numpy as np
@@ -19,8 +20,8 @@ CMAP = "coolwarm"
 """Of probabilities: perceptually even, neutral at 0.5."""
 UNCERTAINTY_CMAP = "viridis"
 """Of uncertainty: not diverging, since it has no neutral middle."""
-INK, QUIET, FRAME = "#1a1a1a", "#555555", "#b8b8b8"
-"""Text and threshold line, small print, frame of the slide."""
+INK, QUIET, FRAME, WARNING = "#1a1a1a", "#555555", "#b8b8b8", "#b00020"
+"""Text and threshold line, small print, frame of the slide, what makes a picture doubtful."""
 TISSUE_OUTLINE, CONTOUR_HALO = "#30303a", "white"
 _HATCH = (60, 60, 60)
 _CLASSES = (
@@ -40,7 +41,13 @@ _CLASSES = (
 def class_colors(count: int, main_class: int) -> list[tuple[int, int, int]]:
     """Return the RGB of each of `count` classes: the palette in order; of two classes the main one is red."""
     order = [1, 0] if count == 2 and main_class == 1 else range(count)
-    return [_CLASSES[k % len(_CLASSES)] for k in order]
+    return [_CLASSES[k] if k < len(_CLASSES) else _further_color(k) for k in order]
+
+
+def _further_color(k: int) -> tuple[int, int, int]:
+    """Colour of a class beyond the palette: steps of the golden ratio around the hues, so that neighbours differ."""
+    red, green, blue = hsv_to_rgb(k * 0.618034 % 1, 0.75 - 0.3 * (k % 3) / 2, 0.85 - 0.3 * (k % 2))
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def score_colors(scores: NDArray[np.float32], cmap: str, vmin: float, vmax: float) -> RGB:
@@ -80,3 +87,13 @@ def hatch(rgb: RGB, where: NDArray[np.bool_]) -> RGB:
     line = (x + y) % period < max(2, period // 5)
     hatched[y[line], x[line]] = _HATCH
     return hatched
+
+
+def line_over(rgb: RGB, where: NDArray[np.bool_]) -> RGB:
+    """Return the picture with thin lines along the other diagonal in the pixels `where`, whose colours stay."""
+    y, x = np.nonzero(where)
+    period = max(10, rgb.shape[1] // 90)
+    line = (x - y) % period < max(1, period // 10)
+    lined = rgb.copy()
+    lined[y[line], x[line]] = _HATCH
+    return lined

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.heatmap.colors import UNCERTAINTY_CMAP
-from wsivit.heatmap.heatmap_data import HeatmapData
+from wsivit.heatmap.heatmap_data import HeatmapData, TrainedOn
 from wsivit.heatmap.options import HeatmapOptions
 from wsivit.heatmap.score_map import Window, smooth, stitch
 from wsivit.store import TileStore
@@ -17,7 +17,7 @@ from wsivit.store import TileStore
 LOGITS = 5.0
 """End of the scale of evidence: a slide all of whose tiles are like that is 99.3 % sure."""
 _ATTENTION = 10.0
-_WITHOUT_EVIDENCE = ("argmax", "uncertainty", "csv", "h5")
+_WITHOUT_EVIDENCE = ("argmax", "uncertainty", "csv", "h5", "stamp", "pt", "parquet", "h5ad")
 """Formats that hold probabilities by their definition."""
 
 
@@ -143,6 +143,7 @@ def read_evidence_data(store: TileStore, run: str | None, window: Window, smooth
         classes,
         values,
         smooth(scores, smoothing_um / store.parameters.slide_mpp[0]),
+        TrainedOn(np.zeros(len(store), bool)),
         method=method,
         logits=evidence.attrs["logit"],
         faithfulness=evidence.attrs.get("faithfulness", {}).get(method),

@@ -7,17 +7,18 @@ a place in the picture can be traced back to the slide.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.errors import UsageError
-from wsivit.heatmap.colors import CONTOUR_HALO, FRAME, INK, QUIET, RGB, TISSUE_OUTLINE, score_colors
+from wsivit.heatmap.colors import CONTOUR_HALO, FRAME, INK, QUIET, RGB, TISSUE_OUTLINE, WARNING, score_colors
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
 from wsivit.heatmap.score_map import CellStatus, FloatGrid, ScoreMap
@@ -126,22 +127,32 @@ class HeatmapFigure:
     background : SlideBackground
     data : HeatmapData
     title : str
+        What is drawn.
     room : float
         Width of what stands to the right of the slide, in hundredths of the slide's longer side.
+    keys : dict of str to (str, str)
+        Colour and hatching by what they mean, for what the colours of scores do not explain.
     """
 
     def __init__(
-        self, panels: Sequence[RGB], background: SlideBackground, data: HeatmapData, title: str, room: float = 12
+        self,
+        panels: Sequence[RGB],
+        background: SlideBackground,
+        data: HeatmapData,
+        title: str,
+        room: float = 12,
+        keys: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     ) -> None:
         from matplotlib.figure import Figure
 
-        self._panels, self._background, self._data = panels, background, data
+        self._panels, self._background, self._data, self._keys = panels, background, data, keys
         # Everything on the page is measured in hundredths of the slide's longer side: pictures of any size look alike.
         self._unit = u = max(background.size) / 100
         width, height = background.size
-        self._top, gap = round(7 * u), round(2 * u)
+        warnings = data.training.warnings
+        self._top, gap = round((7 + 2.4 * len(warnings)) * u), round(2 * u)
         self._lefts = [gap + k * (width + gap) for k in range(len(panels))]
-        self._size = max(round(70 * u), self._lefts[-1] + width + round(room * u)), self._top + height + round(5 * u)
+        self._size = max(round(70 * u), self._lefts[-1] + width + round(room * u)), self._top + height + round(7.5 * u)
         self._figure: Figure = Figure(figsize=(self._size[0] / 100, self._size[1] / 100), dpi=100, facecolor="none")
         for left in self._lefts:
             self._axes = self._add_axes(left, self._top, width, height)
@@ -150,8 +161,10 @@ class HeatmapFigure:
                 spine.set(color=FRAME, linewidth=self._points(0.08))
         self._contour(background.tissue.astype(np.float32), 0.5, TISSUE_OUTLINE, 0.1)
         self._scale_bar()
-        self._write(2.9 * u, title, 2.6, INK, "bold")
-        self._write(5.7 * u, f"{data.slide_id}   ·   run {data.run}", 1.5, QUIET)
+        self._write(2.9 * u, data.slide_id, 2.6, INK, "bold")
+        self._write(5.5 * u, f"{title}   ·   run {data.run}", 1.7, INK)
+        for line, warning in enumerate(warnings):
+            self._write((7.9 + 2.4 * line) * u, f"Caution: {warning}", 1.6, WARNING, "bold")
 
     def contour(self, field: FloatGrid, threshold: float) -> None:
         """Trace where a field crosses a threshold."""
@@ -159,8 +172,12 @@ class HeatmapFigure:
         self._contour(field, threshold, INK, 0.13)
 
     def color_bar(self, options: HeatmapOptions, label: str, line: float | None) -> None:
-        """Draw the absolute scale next to the slide, as its colours look on tissue."""
-        axes = self._right_of_slide(2.2 * self._unit, min(self._background.size[1], 50 * self._unit))
+        """Draw the absolute scale next to the slide, as its colours look on tissue, and the keys below it."""
+        u, height = self._unit, self._background.size[1]
+        keys = 2.6 * u * len(self._keys)
+        length = min(max(height - keys - 2 * u, 10 * u), 50 * u)
+        top = max(0.0, (height - length - keys) / 2)
+        axes = self._right_of_slide(top, 2.2 * u, length)
         levels = np.linspace(options.vmax, options.vmin, 256, dtype=np.float32)
         ramp = score_colors(levels, options.cmap, options.vmin, options.vmax) / 255
         ramp = options.alpha * ramp[:, None] + (1 - options.alpha) * 0.75  # tissue is light grey
@@ -172,19 +189,48 @@ class HeatmapFigure:
         axes.yaxis.set_label_position("right")
         axes.tick_params(labelsize=self._points(1.5), width=self._points(0.08), length=self._points(0.5), colors=INK)
         axes.set_ylabel(label, fontsize=self._points(1.6), color=INK, labelpad=self._points(0.8), parse_math=False)
+        self._draw_keys(top + length + 1.5 * u)
 
     def legend(self, areas: Sequence[float]) -> None:
-        """Name the classes next to the slide, with their areas in mm²."""
+        """Name the classes that occur next to the slide, largest first, with their areas in mm²; the keys below."""
         u, total, height = self._unit, sum(areas), self._background.size[1]
-        axes = self._right_of_slide(self._size[0] - self._lefts[-1] - self._background.size[0] - 2 * u, height)
+        order = sorted((k for k, area in enumerate(areas) if area), key=lambda k: -areas[k])
+        room = max(3, int((height - 2.6 * u * len(self._keys)) // (5 * u)))
+        shown = order if len(order) <= room else order[: room - 1]
+        axes = self._key_axes(0, height)
+        y = 1.6 * u
+        for k in shown:
+            self._key(axes, y, self._data.classes[k], "#{:02x}{:02x}{:02x}".format(*self._data.class_colors[k]))
+            share = f"{areas[k]:.3g} mm²\n{_percent(areas[k] / total)}"
+            axes.text(2 * u, y + u, share, fontsize=self._points(1.2), color=QUIET, va="top")
+            y += 5 * u
+        if rest := order[len(shown) :]:
+            share = f"and {len(rest)} more\n{_percent(sum(areas[k] for k in rest) / total)}"
+            axes.text(2 * u, y, share, fontsize=self._points(1.4), color=QUIET, va="top")
+            y += 4 * u
+        self._draw_keys(y)
+
+    def _draw_keys(self, top: float) -> None:
+        axes = self._key_axes(top, 2.6 * self._unit * max(1, len(self._keys)))
+        for line, (name, (color, hatching)) in enumerate(self._keys.items()):
+            self._key(axes, (1.3 + 2.6 * line) * self._unit, name, color, hatching)
+
+    def _key_axes(self, top: float, height: float) -> Axes:
+        """Axes to the right of the slide, `top` pixels below its upper edge, measured in pixels."""
+        width = self._size[0] - self._lefts[-1] - self._background.size[0] - 2 * self._unit
+        axes = self._right_of_slide(top, width, height)
         axes.set(xlim=(0, axes.bbox.width), ylim=(height, 0))
         axes.axis("off")
-        for k, (name, color, area) in enumerate(zip(self._data.classes, self._data.class_colors, areas, strict=True)):
-            y = 1.6 * u + k * 5 * u
-            axes.scatter([0.8 * u], [y], s=self._points(1.5) ** 2, marker="s", color=[np.array(color) / 255])
-            axes.text(2 * u, y, name, fontsize=self._points(1.6), color=INK, va="center", parse_math=False)
-            share = f"{area:.3g} mm²\n{100 * area / total:.0f} %"
-            axes.text(2 * u, y + u, share, fontsize=self._points(1.2), color=QUIET, va="top")
+        return axes
+
+    def _key(self, axes: Axes, y: float, name: str, color: str, hatching: str = "") -> None:
+        from matplotlib.patches import Rectangle
+
+        u = self._unit
+        box = Rectangle((0, y - 0.8 * u), 1.6 * u, 1.6 * u, facecolor=color, edgecolor=QUIET, hatch=hatching)
+        box.set(linewidth=self._points(0.08), clip_on=False)
+        axes.add_patch(box)
+        axes.text(2.2 * u, y, name, fontsize=self._points(1.5), color=INK, va="center", parse_math=False)
 
     def save(self, path: Path, facts: dict[str, Any], *notes: str) -> None:
         """Write the page atomically: small print with `notes` at its end, and the frame with `facts` in the file."""
@@ -209,10 +255,11 @@ class HeatmapFigure:
         for left, panel in zip(self._lefts, self._panels, strict=True):
             page.paste(Image.fromarray(panel), (left, self._top))
         page.alpha_composite(Image.fromarray(np.asarray(drawn.buffer_rgba())))
-        frame = {"slide_id": self._data.slide_id, "run": self._data.run, "left": self._lefts[-1], "top": self._top}
+        frame: dict[str, Any] = {"left": self._lefts[-1], "top": self._top}
         frame |= {"width": self._background.size[0], "height": self._background.size[1]}
         text = PngImagePlugin.PngInfo()
-        text.add_itxt("wsivit", json.dumps(frame | {"level0_per_pixel": self._background.scale0} | facts))
+        about = self._data.facts | frame | {"level0_per_pixel": self._background.scale0} | facts
+        text.add_itxt("wsivit", json.dumps(about))
         kind = PICTURE_FORMATS[path.suffix.lower()]
         options: dict[str, Any] = {"pnginfo": text} if kind == "PNG" else {"quality": 92}
         with replacing(path) as temporary:
@@ -229,9 +276,9 @@ class HeatmapFigure:
             (x / page_width, 1 - (y + height) / page_height, width / page_width, height / page_height)
         )
 
-    def _right_of_slide(self, width: float, height: float) -> Axes:
+    def _right_of_slide(self, top: float, width: float, height: float) -> Axes:
         x = self._lefts[-1] + self._background.size[0] + 2 * self._unit
-        return self._add_axes(x, self._top + (self._background.size[1] - height) / 2, width, height)
+        return self._add_axes(x, self._top + top, width, height)
 
     def _write(self, y: float, text: str, size: float, ink: str, weight: str = "normal") -> None:
         """Write a line at the left, `y` pixels from the top."""
@@ -249,24 +296,20 @@ class HeatmapFigure:
             self._axes.contour(x, y, thinned, [level], colors=ink, linewidths=self._points(width))
 
     def _scale_bar(self) -> None:
-        """Draw a bar of a round length in the lower left corner."""
+        """Draw a bar of a round length below the slide, where it hides nothing."""
         # Not matplotlib's AnchoredSizeBar: its padding is measured in font sizes, the page in the slide's longer side.
-        from matplotlib.patches import FancyBboxPatch, Rectangle
+        from matplotlib.patches import Rectangle
 
         width, height = self._background.size
         um_per_px = self._background.scale0[0] * self._data.slide_mpp[0]
         u = self._unit
-        length, label = round_length(max(width / 5, min(width - 5 * u, 9 * u)) * um_per_px)
-        long = length / um_per_px
-        x, y = 2.5 * u, height - 2.5 * u
-        style = f"round,pad=0,rounding_size={0.5 * u}"
-        plate = FancyBboxPatch(
-            (x - u, y - 3.4 * u), long + 2 * u, 4.4 * u, boxstyle=style, fc="w", ec="none", alpha=0.82
-        )
-        bar = Rectangle((x, y - 0.5 * u), long, 0.5 * u, facecolor=INK)
-        for patch, order in ((plate, 5), (bar, 6)):
-            patch.set_zorder(order)
-            self._axes.add_patch(patch)
-        self._axes.text(
-            x + long / 2, y - u, label, ha="center", va="bottom", fontsize=self._points(1.6), color=INK, zorder=6
-        )
+        length, label = round_length(max(width / 5, min(width, 9 * u)) * um_per_px)
+        axes = self._add_axes(self._lefts[-1], self._top + height, max(width, 20 * u), 3 * u)
+        axes.set(xlim=(0, max(width, 20 * u)), ylim=(3 * u, 0))
+        axes.axis("off")
+        axes.add_patch(Rectangle((0, 1.3 * u), length / um_per_px, 0.5 * u, facecolor=INK))
+        axes.text(length / um_per_px + u, 1.55 * u, label, va="center", fontsize=self._points(1.6), color=INK)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1g} %"

@@ -81,7 +81,8 @@ def heatmap(
         Folder for all other files, named ``<slide_id>-<run>-…``. Default: the one that contains the store.
     formats : sequence of str
         What is written: ``png``, ``argmax``, ``side-by-side``, ``uncertainty``, ``contact`` (pictures), ``geojson``,
-        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``, ``h5``.
+        ``regions``, ``overlay``, ``tissue`` (for QuPath), ``ome-tiff``, ``ome-zarr``, ``csv``; features, with the
+        probabilities where there is room: ``h5``, ``parquet``, ``stamp``, ``pt``, ``h5ad``.
     options : HeatmapOptions
         Class, threshold, colours, blending; at least one of the formats must use each that is set.
     **keywords
@@ -109,8 +110,8 @@ def heatmap(
     folder = folder_of(data.store) if output is None else os.fspath(output)
     paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
     for format in formats:
-        paths.setdefault(format, join(folder, file_name(data, format, options)))
-    files = {format: write(data, format, path, options) for format, path in paths.items()}
+        paths.setdefault(format, join(folder, file_name(data.store, format, options, data)))
+    files = {format: write(data.store, format, path, options, data) for format, path in paths.items()}
     names = ", ".join(data.classes[k] for k in data.selected_classes(options.class_name))
     # Evidence is no score of a tile: the slide's own is that of the prediction.
     scores = () if isinstance(data, EvidenceData) else tuple(score_slide(data, options.threshold))

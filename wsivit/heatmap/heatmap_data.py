@@ -21,6 +21,36 @@ _NEGATIVE = {"normal", "benign", "negative", "background", "other", "none", "str
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """What the model saw of a slide before it predicted it.
+
+    Attributes
+    ----------
+    tiles : bool (n,)
+        Tiles that show something the model learned from.
+    share : float or None
+        Share of the predicted tiles; None where the model learned from the slide, but not known from which tiles.
+    mismatch : tuple of str
+        Differences between the model and the store that ``--allow-mismatch`` let pass.
+    """
+
+    tiles: NDArray[np.bool_]
+    share: float | None = 0.0
+    mismatch: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the predictions are to be read with care, in words for a picture."""
+        if self.share is None:
+            learned: tuple[str, ...] = ("the model learned from tiles of this slide",)
+        elif self.share:
+            learned = (f"the model learned from {max(1, round(100 * self.share))} % of these tiles",)
+        else:
+            learned = ()
+        return learned + tuple(f"mismatch allowed: {difference}" for difference in self.mismatch)
+
+
+@dataclass(frozen=True)
 class HeatmapData:
     """Predictions of one run of one store, per tile and stitched.
 
@@ -33,6 +63,8 @@ class HeatmapData:
         Per tile, in the order of the store; NaN where nothing was predicted.
     scores : ScoreMap
         The same, stitched to cells.
+    training : TrainedOn
+        What the model saw of the slide before.
     spread : float32 (n,), optional
         Standard deviation over the views of each tile, of the class where it is highest; only with several views.
     """
@@ -42,6 +74,7 @@ class HeatmapData:
     classes: tuple[str, ...]
     probabilities: NDArray[np.float32]
     scores: ScoreMap
+    training: TrainedOn
     spread: NDArray[np.float32] | None = None
 
     @property
@@ -136,7 +169,23 @@ class HeatmapData:
             "window": self.scores.window,
             "smoothing_um": self.scores.smoothing0 * self.slide_mpp[0],
             "uncertainty": self.scores.uncertainty_kind,
+            "trained_on_slide": self.training.share != 0,
+            "trained_on_share": self.training.share,
+            "mismatch": list(self.training.mismatch),
         }
+
+    @property
+    def trained_cells(self) -> NDArray[np.bool_]:
+        """Cells of the score map under a tile that the model learned from, bool (h, w)."""
+        cells = np.zeros(self.scores.shape, bool)
+        learned = np.flatnonzero(self.training.tiles)
+        reach = range(-(-self.grid.tile_size // self.grid.step))
+        for down in reach:
+            for right in reach:
+                row, col = self.store.row[learned] + down, self.store.col[learned] + right
+                inside = (row < cells.shape[0]) & (col < cells.shape[1])
+                cells[row[inside], col[inside]] = True
+        return cells
 
     def boxes0(self) -> NDArray[np.float64]:
         """Extents of all tiles, cut at the slide, float64 (n, 4): ``x_min, y_min, x_max, y_max`` in level-0 pixels."""
@@ -200,4 +249,16 @@ def read_heatmap_data(
     spread = None if predictions.spread is None else predictions.spread.max(axis=1)
     scores = stitch(opened.grid, opened.col, opened.row, probabilities, opened.status, window, spread)
     scores = smooth(scores, smoothing_um / opened.parameters.slide_mpp[0])
-    return HeatmapData(opened, name, classes, probabilities, scores, spread)
+    training = _trained_on(predictions.attrs, len(opened), opened.readable)
+    return HeatmapData(opened, name, classes, probabilities, scores, training, spread)
+
+
+def _trained_on(attrs: dict[str, Any], count: int, readable: NDArray[np.int64]) -> TrainedOn:
+    """Read what `predict` recorded: ``trained_on`` holds runs of tiles, or None where only the slide is known."""
+    mismatch, tiles = tuple(map(str, attrs.get("mismatch", ()))), np.zeros(count, bool)
+    ranges = attrs.get("trained_on", [])
+    if ranges is None:
+        return TrainedOn(tiles, None, mismatch)
+    for start, stop in ranges:
+        tiles[start:stop] = True
+    return TrainedOn(tiles, float(tiles[readable].mean()) if len(readable) else 0.0, mismatch)

@@ -22,6 +22,10 @@ Format: TypeAlias = Literal[
     "ome-zarr",
     "csv",
     "h5",
+    "stamp",
+    "pt",
+    "parquet",
+    "h5ad",
     "tissue",
 ]
 """Export formats; `wsivit.heatmap.export.export_formats` has one entry for each."""
@@ -72,7 +76,9 @@ class HeatmapOptions(StitchOptions):
     interpolation : {"linear", "nearest"}
         Interpolate between tile centres, or draw each tile in one colour.
     encoder : str, optional
-        Encoder whose features ``h5`` contains; required only if the store has features of several.
+        Encoder whose features are exported; required only if the store has features of several.
+    hatch_trained : bool
+        Hatch the tiles that the model learned from.
     """
 
     cmap: str = CMAP
@@ -82,6 +88,7 @@ class HeatmapOptions(StitchOptions):
     size: int = 1800
     interpolation: Literal["linear", "nearest"] = "linear"
     encoder: str | None = None
+    hatch_trained: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

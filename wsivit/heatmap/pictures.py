@@ -1,4 +1,4 @@
-"""The pictures of a run: one class, the most probable class or the uncertainty over the slide; a contact sheet."""
+"""The pictures of a run: one class, the most probable class or the uncertainty over the slide."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsivit.heatmap.colors import INK, RGB, UNCERTAINTY_CMAP, alpha_blend, hatch, score_colors
-from wsivit.heatmap.figure import PICTURE_FORMATS, HeatmapFigure, SlideBackground, check_picture_path
+from wsivit.heatmap.colors import RGB, UNCERTAINTY_CMAP, alpha_blend, hatch, line_over, score_colors
+from wsivit.heatmap.figure import HeatmapFigure, SlideBackground, check_picture_path
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
 from wsivit.heatmap.score_map import CellStatus, FloatGrid
-from wsivit.io import label_font, replacing
 
 _UNCERTAINTY_SCALES = {
     "entropy": (1.0, "entropy of the probabilities, 1 at most"),
     "spread": (0.5, "standard deviation over 8 views"),
 }
 """Highest possible value, and label, by `ScoreMap.uncertainty_kind`."""
-_COLUMNS, _ROWS, _TILE, _GAP, _CAPTION, _HEAD = 6, 2, 256, 12, 30, 56
-"""Of the contact sheet: tiles per block, and sizes in pixels."""
 
 
 def draw_heatmap(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
@@ -61,51 +58,15 @@ def draw_argmax(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
     # Nearest: between class 0 and class 2 lies no class 1.
     field = background.sample(data.scores, best)
     colors = np.array(data.class_colors, np.uint8)[np.nan_to_num(field).astype(np.int64)]
-    panel = _blend(data, background, field, colors, options.alpha)
-    room = 8 + max(len(name) for name in data.classes)
-    figure = HeatmapFigure([panel], background, data, "most probable class", room)
-    areas = data.scores.cell_areas(data.slide_mpp)
-    figure.legend([float(areas[best == k].sum()) for k in range(len(data.classes))])
+    panel = _blend(data, background, field, colors, options)
+    cells = data.scores.cell_areas(data.slide_mpp)[np.isfinite(best)]
+    areas = np.bincount(best[np.isfinite(best)].astype(np.int64), cells, len(data.classes)).tolist()
+    room = 8 + max(len(name) for name, area in zip(data.classes, areas, strict=True) if area)
+    figure = HeatmapFigure(
+        [panel], background, data, "most probable class", max(room, 14), _keys(data, background, field, options)
+    )
+    figure.legend(areas)
     figure.save(path, {"class": None})
-
-
-def draw_contact_sheet(data: HeatmapData, options: HeatmapOptions, path: Path) -> None:
-    """Draw the twelve highest and the twelve lowest tiles of a class, each with its probability and position.
-
-    The pixels come from the store, or through it from the slide.
-
-    Raises
-    ------
-    SlideNotFoundError
-        If the store has no pixels and the slide is gone.
-    """
-    from PIL import Image, ImageDraw
-
-    check_picture_path(path)
-    index = data.class_index(options.class_name)
-    order = data.predicted[np.argsort(-data.probabilities[data.predicted, index], kind="stable")]
-    # With fewer than 24 tiles no tile is on the sheet twice: the highest take the odd one.
-    highest = min(_COLUMNS * _ROWS, (len(order) + 1) // 2)
-    lowest = min(highest, len(order) - highest)
-    block = _HEAD + _ROWS * (_TILE + _GAP + _CAPTION)
-    sheet = Image.new("RGB", (_COLUMNS * (_TILE + _GAP) + _GAP, _HEAD + 2 * block), "white")
-    draw = ImageDraw.Draw(sheet)
-
-    def write(x: int, y: int, text: str, size: int) -> None:
-        draw.text((x, y), text, fill=INK, font=label_font(size))
-
-    write(_GAP, 14, f"{data.classes[index]}   ·   {data.slide_id}   ·   run {data.run}", 28)
-    blocks = (("strongest", order[:highest]), ("weakest", order[len(order) - lowest :][::-1]))
-    for top, (title, tiles) in zip((_HEAD, _HEAD + block), blocks, strict=True):
-        write(_GAP, top + 16, title, 24)
-        for position, (tile, pixels) in enumerate(zip(tiles.tolist(), data.store.read(tiles), strict=True)):
-            x = _GAP + position % _COLUMNS * (_TILE + _GAP)
-            y = top + _HEAD + position // _COLUMNS * (_TILE + _GAP + _CAPTION)
-            sheet.paste(Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.LANCZOS), (x, y))
-            where = f"{data.store.x0[tile]}, {data.store.y0[tile]}"
-            write(x, y + _TILE + 6, f"{data.probabilities[tile, index]:.3f}   at {where}", 16)
-    with replacing(path) as temporary:
-        sheet.save(temporary, format=PICTURE_FORMATS[path.suffix.lower()])
 
 
 class _Band(NamedTuple):
@@ -121,7 +82,8 @@ class _Band(NamedTuple):
 def _class_band(data: HeatmapData, index: int, options: HeatmapOptions) -> _Band:
     name = data.classes[index]
     values = data.scores.scores[..., index]
-    return _Band(values, name, data.scale_label(name), options.threshold, {"class": name})
+    label = data.scale_label(name)
+    return _Band(values, label, label, options.threshold, {"class": name})
 
 
 def _draw_band(
@@ -132,17 +94,40 @@ def _draw_band(
     background = SlideBackground.read(data.store, options.size)
     field = background.sample(data.scores, band.values, options.interpolation)
     colors = score_colors(field, options.cmap, options.vmin, options.vmax)
-    panel = _blend(data, background, field, colors, options.alpha)
-    figure = HeatmapFigure([background.rgb, panel] if side_by_side else [panel], background, data, band.title)
+    panel = _blend(data, background, field, colors, options)
+    panels = [background.rgb, panel] if side_by_side else [panel]
+    figure = HeatmapFigure(panels, background, data, band.title, 14, _keys(data, background, field, options))
     if band.contour is not None:
         figure.contour(np.where(background.tissue, field, np.nan), band.contour)
     figure.color_bar(options, band.label, band.contour)
     figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]), *data.notes)
 
 
-def _blend(data: HeatmapData, background: SlideBackground, field: FloatGrid, colors: RGB, alpha: float) -> RGB:
-    """Lay colours over tissue that has a value, and hatch unreadable tiles."""
+def _blend(
+    data: HeatmapData, background: SlideBackground, field: FloatGrid, colors: RGB, options: HeatmapOptions
+) -> RGB:
+    """Lay colours over tissue that has a value, hatch unreadable tiles, and on request those that were learned from."""
     scored = np.isfinite(field) & background.tissue
-    rgb = alpha_blend(background.rgb, background.grey, colors, scored, alpha)
+    rgb = alpha_blend(background.rgb, background.grey, colors, scored, options.alpha)
     unreadable = (data.scores.status == CellStatus.UNREADABLE).astype(np.float32)
-    return hatch(rgb, background.sample(data.scores, unreadable) > 0)
+    rgb = hatch(rgb, background.sample(data.scores, unreadable) > 0)
+    if options.hatch_trained:
+        rgb = line_over(rgb, scored & (background.sample(data.scores, data.trained_cells.astype(np.float32)) > 0))
+    return rgb
+
+
+def _keys(
+    data: HeatmapData, background: SlideBackground, field: FloatGrid, options: HeatmapOptions
+) -> dict[str, tuple[str, str]]:
+    """Colour and hatching of what has no score, or is lined: only of what the picture shows."""
+    keys = {}
+    unreadable = (data.scores.status == CellStatus.UNREADABLE).astype(np.float32)
+    unscored = background.tissue & ~np.isfinite(field) & ~(background.sample(data.scores, unreadable) > 0)
+    if unscored.any():
+        color = np.median(background.rgb[unscored], axis=0).astype(int)
+        keys["not scored"] = "#{:02x}{:02x}{:02x}".format(*color), ""
+    if unreadable.any():
+        keys["unreadable"] = "#e8e8e8", "/" * 5
+    if options.hatch_trained and data.training.tiles.any():
+        keys["learned from"] = "white", "\\" * 3
+    return keys

@@ -7,6 +7,9 @@ from .options import ScoringOptions as ScoringOptions
 from .predict import Predictor as Predictor
 from .predict import predict as predict
 from .predict import predict_each as predict_each
+from .predict_pictures import PicturePredictions as PicturePredictions
+from .predict_pictures import is_of_pictures as is_of_pictures
+from .predict_pictures import predict_pictures as predict_pictures
 from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from wsivit.inference.blocks import BlockJob, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import PredictOptions
 from wsivit.inference.runner import ModelRunner, softmax
+from wsivit.inference.seen_tiles import trained_on
 from wsivit.io import LEARNING, map_ordered, versions
-from wsivit.models import Model, ModelSpec, open_model
+from wsivit.models import CONTRACT, Model, ModelSpec, RunMetadata, open_model
 from wsivit.slide_list import Source, Sources, takes_many
 from wsivit.store import VIEWS, Predictions, TileStore
 
@@ -148,6 +150,7 @@ class Predictor:
     def __init__(self, model: PathLike, *, name: str | None = None, options: PredictOptions = PredictOptions()) -> None:
         self.options = options
         keep_freed_memory()  # before torch is loaded, which starts threads
+        self._origin = model
         opened = open_model(model, trust_torchscript=options.trust_torchscript)
         spec = opened.spec
         # Options fill in what the model does not say of its tiles; what it says is its own.
@@ -207,6 +210,7 @@ class Predictor:
             "model": self.spec.model,
             "preprocessing": asdict(self.spec.preprocessing),
             "mismatch": mismatch,
+            "trained_on": self._trained_on(store),
             "device": self.runner.device.type,
             "engine": self.options.engine,
             "precision": self.runner.precision,
@@ -214,6 +218,11 @@ class Predictor:
         }
         self._write_predictions(store, attrs, progress)
         return TileStore(store.files.location)
+
+    def _trained_on(self, store: TileStore) -> list[list[int]] | None:
+        """Tiles that the model learned from; published models do not say."""
+        is_run = (Path(self._origin) / CONTRACT).is_file()
+        return trained_on(self._origin, RunMetadata.read(self._origin), store) if is_run else []
 
     def _write_predictions(self, store: TileStore, attrs: dict[str, Any], progress: bool) -> None:
         attrs |= {"temperature": self.spec.temperature}

@@ -60,6 +60,7 @@ def _predictions(store: TileStore, options: ReportOptions, name: str) -> tuple[s
         f"{shown.class_name} at a threshold of {options.threshold:g}; the largest focus has "
         f"{shown.largest_focus_mm2:.3f} mm². By run {data.run}, on {shown.n_tiles:,} tiles."
     )
+    verdict += "".join(f" Caution: {warning}." for warning in data.training.warnings)
     rows = [
         [score.class_name, f"{score.area_fraction:.3f}", f"{score.area_fraction * mm2:.3f}",
          f"{score.largest_focus_mm2:.3f}", number(score.mean), number(score.top_k_mean)]

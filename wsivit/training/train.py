@@ -278,7 +278,16 @@ def _provenance(samples: Samples, split: Split) -> list[dict[str, Any]]:
     counts = samples.count_per_source(split.side.astype(np.int64) - first, len(SIDES))
     for source, per_side in zip(samples.sources, counts.tolist(), strict=True):
         sides = {SIDES[first + place]: count for place, count in enumerate(per_side) if count}
-        about = {"id": source.id, "fingerprint": source.fingerprint, "mpp": source.mpp, "downscale": source.downscale}
+        about: dict[str, Any] = {
+            "id": source.id,
+            "fingerprint": source.fingerprint,
+            "mpp": source.mpp,
+            "downscale": source.downscale,
+        }
+        if isinstance(source, StoreSource):
+            # Where its tiles lie, so that predictions of the same tissue, tiled in any way, can say that it was seen.
+            side0 = [source.size * scale for scale in (source.grid.downsample_x, source.grid.downsample_y)]
+            about |= {"stride0": list(source.grid.stride0), "side0": side0}
         provenance.append({**about, **sides})
     return provenance
 
@@ -302,30 +311,43 @@ def model_card(result: RunResult) -> str:
     run = result.contract
     rows = [f"| {side} | " + " | ".join(str(n) for n in per.values()) + " |" for side, per in result.counts.items()]
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.held_out.items())
-    scale = "any scale" if run.mpp is None else f"{run.mpp:.4g} microns per pixel"
+    if run.mpp is None:  # pictures, which are of no slide
+        what, tags, also = "pictures", "wsivit", f"wsivit evaluate {result.folder.name} folder-of-pictures"
+        given = f"pictures, cropped to their middle square and brought to {run.tile_size} px"
+        caution = "Figures on held-out pictures say little about pictures of other origin."
+    else:
+        what, tags, also = (
+            "tiles",
+            "histopathology, whole-slide-imaging, wsivit",
+            f"wsivit predict {result.folder.name} slide.svs",
+        )
+        given = f"tiles of {run.tile_size} x {run.tile_size} px at {run.mpp:.4g} microns per pixel"
+        caution = (
+            "Figures on held-out parts of the slides trained on say little about slides of other patients, scanners "
+            "and stains.\nNot a medical device."
+        )
     leaks = "".join(f"\n- **Leak, allowed on request:** {leak}" for leak in run.split["leaks"])
     leaks += "".join(f"\n- **Warning:** {warning}" for warning in run.split["warnings"])
     return f"""---
 library_name: {"timm" if "/" not in run.model else "transformers"}
 pipeline_tag: image-classification
-tags: [histopathology, whole-slide-imaging, wsivit]
+tags: [{tags}]
 ---
 # {result.folder.name}
 
 `{run.model}`, trained by wsivit {run.versions["wsivit"]} to tell {", ".join(run.classes)} (label `{run.label}`).
 
-- **Input:** tiles of {run.tile_size} x {run.tile_size} px at {scale}, resized to {run.preprocessing.image_size} px.
+- **Input:** {given}, resized to {run.preprocessing.image_size} px.
 - **Held out:** {figures}. {run.split["how"].capitalize()}.{leaks}
 - **Sources:** {len(run.data)} ({", ".join(source["id"] for source in run.data[:10])}).
 
-| tiles | {" | ".join(run.classes)} |
+| {what} | {" | ".join(run.classes)} |
 |---|{"---|" * len(run.classes)}
 {chr(10).join(rows)}
 
-Figures on held-out parts of the slides trained on say little about slides of other patients, scanners and stains.
-Not a medical device.
+{caution}
 
 ```
-wsivit predict {result.folder.name} slide.svs
+{also}
 ```
 """
