@@ -36,6 +36,7 @@ ORDER = [
     "mil",
     "explain",
     "by_level",
+    "viewer",
     "report",
     "demo",
     "doctor",

@@ -26,6 +26,7 @@ from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
+from .inference import import_features as import_features
 from .inference import predict_pictures as predict_pictures
 from .mil import LabelColumns as LabelColumns
 from .mil import TrainSlidesOptions as TrainSlidesOptions
@@ -48,3 +49,6 @@ from .tiling import tile as tile
 from .tissue import find_tissue as find_tissue
 from .training import TrainOptions as TrainOptions
 from .training import train as train
+from .viewer import View as View
+from .viewer import ViewOptions as ViewOptions
+from .viewer import view as view

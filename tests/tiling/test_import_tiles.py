@@ -210,7 +210,7 @@ def test_a_scale_that_contradicts_the_file_or_the_slide_is_refused(slide: Path, 
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("t.txt", b"", r"coordinates are \.h5, \.hdf5, \.npz, \.csv files"),
+        ("t.txt", b"", r"tile coordinates are \.h5, \.hdf5, \.npz, \.csv, \.parquet files"),
         ("t.h5", b"no H5", "cannot be read"),
         ("w.csv", b"minx,miny,width\n1,2,3\n", "no height"),
         ("w.csv", b"minx,miny,width,height\n", "no rows"),

@@ -19,7 +19,7 @@ from transformers import AutoModelForImageClassification
 from wsivit.errors import OutputExistsError, StoreError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference.predict import predict
-from wsivit.models.classifier import load_classifier, weights_fingerprint
+from wsivit.models.classifier_folder import load_classifier, weights_fingerprint
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
 from wsivit.training import TileTrainer
@@ -220,7 +220,8 @@ def test_shuffled_labels_teach_nothing(tmp_path: Path) -> None:
 
 
 def test_the_backbone_rests_in_a_linear_probe(slides: tuple[TileStore, TileStore], tmp_path: Path) -> None:
-    from wsivit.models.classifier import create_classifier, save_classifier
+    from wsivit.models.classifier import create_classifier
+    from wsivit.models.classifier_folder import save_classifier
 
     start = create_classifier("test_resnet", ("x", "y", "z"), pretrained=False, image_size=48)
     save_classifier(start, tmp_path / "start")

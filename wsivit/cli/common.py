@@ -21,13 +21,13 @@ OUTPUT = Parameter(alias="-o")
 QUIET = Parameter(alias="-q", negative=(), help="No progress bar.")
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "LabelColumns path slide store stores root study labels data source coordinates cohort run runs label "
-    "annotations sample name check",
+    "Input": "LabelColumns path slide sources store stores root study labels data source coordinates cohort run runs "
+    "label annotations sample name check",
     "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
     "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
-    "Model": "model encoder pooling pretrained weights allow_other_weights freeze image_size tta temperature "
-    "trust_torchscript",
+    "Model": "model encoder pooling pretrained weights allow_other_weights allow_mismatch freeze image_size tta "
+    "temperature trust_torchscript",
     "Training": "TrainOptions TrainSlidesOptions",
     "Split": "holdout split_by split folds repeats by_site folds_file fold seed allow_leakage allow_site_confounding",
     "Prediction": "PredictOptions FeaturesOptions explain",
@@ -35,6 +35,7 @@ GROUPS = {
     "Evaluation": "CompareOptions EvaluateOptions alpha permutations bootstrap_samples",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
+    "Page": "ViewOptions no_browser",
     "Report": "ReportOptions",
     "Hardware": "batch_size device precision engine compile workers gpu",
     "Output": "output force name png pictures form forms format formats codec quality sha256 report_to "

@@ -32,17 +32,18 @@ def encoders(
 ) -> Report:
     """List the patch encoders that wsivit knows by name, or show one.
 
-    With `check`, tell whether vectors that another tool made of the eight probe pictures are this encoder's, and by
-    which other rule they were made if not.
+    With `check`, tell whether vectors that another tool made of the eight probe pictures are this encoder's, or whether
+    a set of weights is, and by which other rule (pooling, resizing, mean and deviation) if not.
 
     Parameters
     ----------
     name : str, optional
         The encoder to show, whatever its case, dashes and underscores.
     check : str, optional
-        Vectors of the probe pictures, (8, d): ``.npy``, or ``.h5`` with ``features``.
+        Vectors of the probe pictures, (8, d): ``.npy``, or ``.h5`` with ``features``; or weights: a file, or a folder
+        in the form of a repository, whose own settings then count.
     weights : str, optional
-        File or folder of the encoder's weights, for `check`. Default: the hub's, at the registry's revision.
+        File or folder of the encoder's weights to compare with. Default: the hub's, at the registry's revision.
     allow_other_weights : bool
         Check with weights that have another checksum than the registry's.
     pictures : str, optional

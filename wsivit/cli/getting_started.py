@@ -49,4 +49,5 @@ def demo(
             f"accuracy {result.accuracy:.3f}, AUROC {result.auroc:.3f}.\n"
             "This model knows drawn slides only: on a real slide its answers mean nothing; docs/models.md lists others."
         )
+        lines.append(f"Look at it: wsivit view {result.folder / 'tiles'}")
     return Report("\n".join(lines))

@@ -1,4 +1,4 @@
-"""``wsivit tile`` and ``import``."""
+"""``wsivit tile``, and what is reported of the tiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsivit import import_tiles as _import_tiles
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
@@ -17,10 +16,9 @@ from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError, UsageError
 from wsivit.slide import MICRONS_AT_1X
 from wsivit.store import Status, TileStore
-from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
+from wsivit.tiling import OnUnreadableTile, TileOptions, TilingResult
 
 MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
-FORCE = Parameter(negative=(), help="Make the store again, and replace one with other parameters or of another slide.")
 
 
 @documented_by(_tile)
@@ -52,20 +50,7 @@ def tile(
         progress=not quiet,
     )
     unreadable = (result.store.status == Status.UNREADABLE).any()
-    return Report(_describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
-
-
-@documented_by(_import_tiles)
-def import_tiles(
-    coordinates: str,
-    slide: str,
-    *,
-    output: Annotated[str, OUTPUT] = ".",
-    options: Annotated[ImportOptions, FLAT] = ImportOptions(),
-    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    force: Annotated[bool, FORCE] = False,
-) -> Report:
-    return Report(_describe_tiling(_import_tiles(coordinates, open_options.open(slide), output, options, force=force)))
+    return Report(describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
 
 
 def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:
@@ -78,7 +63,7 @@ def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:
     return replace(options, mpp=MICRONS_AT_1X / mag)
 
 
-def _describe_tiling(result: TilingResult) -> str:
+def describe_tiling(result: TilingResult) -> str:
     store, parameters = result.store, result.store.parameters
     count = Counter(store.status.tolist())
     lines = [

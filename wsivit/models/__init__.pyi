@@ -1,8 +1,7 @@
 from .classifier import Classifier as Classifier
 from .classifier import create_classifier as create_classifier
-from .classifier import device_for as device_for
 from .classifier import require_image_size as require_image_size
-from .classifier import save_classifier as save_classifier
+from .classifier_folder import save_classifier as save_classifier
 from .encoder_check import EncoderCheck as EncoderCheck
 from .encoder_check import check_encoder as check_encoder
 from .encoder_check import probe_pictures as probe_pictures
@@ -13,6 +12,7 @@ from .encoders import Pooling as Pooling
 from .encoders import encoder as encoder
 from .encoders import encoders as encoders
 from .encoders import find_encoder as find_encoder
+from .hub import hub_errors as hub_errors
 from .model_input import fit_tiles as fit_tiles
 from .model_input import model_input as model_input
 from .model_input import normalise_pictures as normalise_pictures
@@ -20,6 +20,7 @@ from .model_input import resize as resize
 from .network import Network as Network
 from .network import OnnxNetwork as OnnxNetwork
 from .network import autocast_type as autocast_type
+from .network import device_for as device_for
 from .open_encoder import open_encoder as open_encoder
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
@@ -37,7 +38,6 @@ from .run_folder import run_name as run_name
 from .run_info import RunInfo as RunInfo
 from .run_info import run_info as run_info
 from .weights import MODEL_LOAD_ERRORS as MODEL_LOAD_ERRORS
-from .weights import hub_errors as hub_errors
 from .weights import non_finite as non_finite
 from .weights import quiet_transformers as quiet_transformers
 from .weights import refuse_code as refuse_code

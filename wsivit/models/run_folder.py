@@ -228,6 +228,10 @@ class ModelSpec:
         How slides were brought to the scale that it learned from; empty where that is not known.
     pooling : str
         What of an encoder's output is its vector; empty where its own library says.
+    weights_sha256 : str
+        Of the file with an encoder's weights, as it was published or given; empty for other models.
+    weights_registered : bool
+        Whether the registry of encoders lists that file.
     """
 
     name: str
@@ -241,6 +245,8 @@ class ModelSpec:
     label: str = ""
     downscale: frozenset[str] = frozenset()
     pooling: str = ""
+    weights_sha256: str = ""
+    weights_registered: bool = False
 
     @classmethod
     def of_run(cls, name: str, contract: RunMetadata) -> ModelSpec:

@@ -32,10 +32,13 @@ class LabelColumn:
     codes : ndarray of int16 (n,)
         Index into `classes`; -1 where there is none.
     classes : tuple of str
+    attrs : dict
+        What else is known of the labels, such as who gave them; anything JSON can hold.
     """
 
     codes: NDArray[np.int16]
     classes: tuple[str, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,10 +189,14 @@ class TileColumns:
     def label(self, name: str) -> LabelColumn:
         """Read a label column; UsageError names the existing ones."""
         key = self._existing(_LABELS, name)
+        attributes = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key))
         classes = tuple(zarr_metadata.attribute(self.files, key, "classes"))
-        return LabelColumn(zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False), classes)
+        codes = zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False)
+        return LabelColumn(codes, classes, attributes.get("attrs", {}))
 
-    def write_labels(self, name: str, codes: ArrayLike, classes: Sequence[str]) -> None:
+    def write_labels(
+        self, name: str, codes: ArrayLike, classes: Sequence[str], attrs: dict[str, Any] | None = None
+    ) -> None:
         """Write a label column, or replace one of the same name.
 
         Parameters
@@ -198,6 +205,8 @@ class TileColumns:
         codes : array-like of int (n,)
             Index of each tile's class in `classes`; -1 for none.
         classes : sequence of str
+        attrs : dict, optional
+            What else is known of the labels; anything JSON can hold.
 
         Raises
         ------
@@ -213,7 +222,7 @@ class TileColumns:
             self.files.remove(column.building_key)
             try:
                 column.ensure_group()
-                attributes = {"classes": list(classes), "none": -1}
+                attributes = {"classes": list(classes), "none": -1, **({"attrs": attrs} if attrs else {})}
                 zarr_metadata.write_array(self.files, column.building_key, codes, ("tile",), attributes)
                 column.put_in_place()
             except BaseException:
