@@ -1,4 +1,7 @@
 __version__: str
+from .by_level import compare as compare
+from .by_level import evaluate as evaluate
+from .by_level import predict as predict
 from .cohort import Cohort as Cohort
 from .cohort import CohortOptions as CohortOptions
 from .cohort import info as info
@@ -10,8 +13,7 @@ from .doctor import doctor as doctor
 from .errors import WsivitError as WsivitError
 from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
-from .evaluation import compare as compare
-from .evaluation import evaluate as evaluate
+from .explain import explain as explain
 from .explore import ExploreOptions as ExploreOptions
 from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
@@ -25,8 +27,10 @@ from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
 from .inference import import_features as import_features
-from .inference import predict as predict
 from .inference import predict_pictures as predict_pictures
+from .mil import LabelColumns as LabelColumns
+from .mil import TrainSlidesOptions as TrainSlidesOptions
+from .mil import train_slides as train_slides
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders

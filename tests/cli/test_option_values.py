@@ -27,6 +27,7 @@ WORDS = {
     "import": ["nowhere.csv", "nowhere.svs"],
     "index": ["nowhere.zarr"],
     "train": ["nowhere.zarr", "--model", "./nowhere", "-o", "run"],
+    "train-slides": ["nowhere", "nowhere.csv", "--encoder", "uni", "--label", "x", "-o", "run"],
     "evaluate": ["./nowhere", "nowhere.zarr"],
     "compare": ["./nowhere", "--data", "nowhere.zarr"],
     "predict": ["./nowhere", "nowhere.zarr"],

@@ -33,6 +33,7 @@ VERBS = {
     "import": ("importing:import_tiles", "Import tiles, or features of them, that another tool has made."),
     "index": ("stores:index", "Write one table of the tiles of many stores, to train on a cohort."),
     "train": ("models:train", "Fine-tune a ViT or ResNet on labelled tiles of slides, or on folders of images."),
+    "train-slides": ("models:train_slides", "Train a slide-level model on labels of patients, from stored features."),
     "evaluate": ("models:evaluate", "Evaluate a trained model on labelled data."),
     "compare": ("models:compare", "Compare two or more runs on the same data."),
     "predict": ("models:predict", "Run a trained model on stores or slides."),

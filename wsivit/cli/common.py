@@ -22,18 +22,18 @@ FLAG = Parameter(negative=())
 MANY = Parameter(negative=(), consume_multiple=True)
 JSON = Parameter(name="--json", negative=(), help="Print JSON.")
 GROUPS = {
-    "Input": "study path slide sources store stores root data source coordinates cohort run runs label annotations "
-    "sample name check",
+    "Input": "LabelColumns study path slide sources store stores root labels data source coordinates cohort run runs "
+    "label annotations sample name check",
     "Slide": "OpenOptions SlideOptions slide_mpp override_slide_mpp reader jpeg_color scene max_pixels subprocess "
     "private",
     "Scale and tissue": "TileOptions ImportOptions mpp mag tile_size",
     "Model": "model encoder pooling pretrained weights allow_other_weights allow_mismatch freeze image_size tta "
     "temperature trust_torchscript",
-    "Training": "TrainOptions",
-    "Split": "holdout split_by split folds fold seed allow_leakage",
-    "Prediction": "PredictOptions FeaturesOptions",
+    "Training": "TrainOptions TrainSlidesOptions",
+    "Split": "holdout split_by split folds repeats by_site folds_file fold seed allow_leakage allow_site_confounding",
+    "Prediction": "PredictOptions FeaturesOptions explain",
     "Exploration": "ExploreOptions",
-    "Evaluation": "CompareOptions EvaluateOptions",
+    "Evaluation": "CompareOptions EvaluateOptions alpha permutations bootstrap_samples",
     "Picture": "HeatmapOptions size",
     "Slide scores": "AggregateOptions top_k thresholds",
     "Page": "ViewOptions no_browser",

@@ -25,12 +25,15 @@ from .open_encoder import open_encoder as open_encoder
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
 from .run_folder import CONTRACT as CONTRACT
+from .run_folder import PATIENT as PATIENT
+from .run_folder import TILE as TILE
 from .run_folder import Interpolation as Interpolation
 from .run_folder import Model as Model
 from .run_folder import ModelSpec as ModelSpec
 from .run_folder import Preprocessing as Preprocessing
 from .run_folder import RunMetadata as RunMetadata
 from .run_folder import finished_run as finished_run
+from .run_folder import run_level as run_level
 from .run_folder import run_name as run_name
 from .run_info import RunInfo as RunInfo
 from .run_info import run_info as run_info

@@ -25,6 +25,8 @@ FORMAT = 2
 READABLE = (1, 2)
 """Formats that can be read: 1 had fewer fields of the preprocessing."""
 CONTRACT = "wsivit.json"
+TILE, PATIENT = "tile", "patient"
+"""Levels of a run: what its model predicts."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -168,6 +170,8 @@ class RunMetadata:
             raise StoreError(f"{folder}: not a run folder: there is no {CONTRACT}; wsivit train makes one") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
+        if isinstance(values, dict) and values.get("level", TILE) != TILE:
+            raise UsageError(f"{folder} is a slide-level run; this needs a tile classifier (wsivit train)")
         version = values.get("format") if isinstance(values, dict) else None
         if version not in READABLE:
             known = " and ".join(map(str, READABLE))
@@ -274,6 +278,15 @@ class Model:
 
     spec: ModelSpec
     load: Callable[[], Network]
+
+
+def run_level(folder: PathLike) -> str:
+    """Return what the model of a run folder predicts, ``tile`` or ``patient``; ``tile`` for all that is no run."""
+    try:
+        values = json.loads((Path(folder) / CONTRACT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return TILE
+    return str(values.get("level", TILE)) if isinstance(values, dict) else TILE
 
 
 def finished_run(folder: PathLike) -> RunMetadata:

@@ -1,4 +1,5 @@
 from .columns import VIEWS as VIEWS
+from .columns import Evidence as Evidence
 from .columns import Features as Features
 from .columns import FeaturesWriter as FeaturesWriter
 from .columns import LabelColumn as LabelColumn

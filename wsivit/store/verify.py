@@ -82,10 +82,13 @@ def _documents(store: TileStore) -> Iterator[str]:
     root = read_root(files)
     missing = set(root["arrays"]) - set(zarr_metadata.nodes(files, ""))
     yield from (f"{store.url}/{name} is missing" for name in sorted(missing))
-    groups = [group for group in ("qc", "labels", "predictions", "features") if files.list(group)]
+    groups = [group for group in ("qc", "labels", "predictions", "features", "evidence", "slides") if files.list(group)]
     columns = [f"{group}/{name}" for group in groups for name in zarr_metadata.names(files, group)]
     of_runs = [
-        f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in zarr_metadata.names(files, run)
+        f"{run}/{name}"
+        for run in columns
+        if run.startswith(("predictions/", "evidence/"))
+        for name in zarr_metadata.names(files, run)
     ]
     for node in ["", *sorted(set(root["arrays"]) - missing), *groups, *columns, *of_runs]:
         try:
@@ -128,6 +131,7 @@ def _columns(store: TileStore) -> Iterator[str]:
         ("labels", store.labels, lambda name: store.label(name).codes),
         ("predictions", store.runs, lambda name: store.predictions(name).probabilities),
         ("features", store.encoders, lambda name: store.features(name).values),
+        ("evidence", store.evidence_runs, lambda name: next(iter(store.evidence(name).methods.values()))),
     ]
     for kind, names, read in added:
         for name in names:
