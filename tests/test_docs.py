@@ -81,6 +81,8 @@ def test_code_blocks_run(page: Path, workplace: Path) -> None:
     for language, code in blocks(page):
         if language == "bash":
             run_commands(code)
+        elif language == "toml":  # a file, whose name is in its first line
+            Path(code.split()[1]).write_text(code)
         elif language == "python":
             exec(compile(code, page.name, "exec"), namespace)
 

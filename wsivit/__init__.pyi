@@ -1,4 +1,7 @@
 __version__: str
+from .by_level import compare as compare
+from .by_level import evaluate as evaluate
+from .by_level import predict as predict
 from .cohort import Cohort as Cohort
 from .cohort import CohortOptions as CohortOptions
 from .cohort import info as info
@@ -10,8 +13,7 @@ from .doctor import doctor as doctor
 from .errors import WsivitError as WsivitError
 from .evaluation import CompareOptions as CompareOptions
 from .evaluation import EvaluateOptions as EvaluateOptions
-from .evaluation import compare as compare
-from .evaluation import evaluate as evaluate
+from .explain import explain as explain
 from .explore import ExploreOptions as ExploreOptions
 from .explore import explore as explore
 from .heatmap import AggregateOptions as AggregateOptions
@@ -24,13 +26,18 @@ from .inference import FeaturesOptions as FeaturesOptions
 from .inference import PredictOptions as PredictOptions
 from .inference import Predictor as Predictor
 from .inference import features as features
-from .inference import predict as predict
+from .inference import import_features as import_features
 from .inference import predict_pictures as predict_pictures
+from .mil import LabelColumns as LabelColumns
+from .mil import TrainSlidesOptions as TrainSlidesOptions
+from .mil import train_slides as train_slides
 from .models import Encoder as Encoder
 from .models import check_encoder as check_encoder
 from .models import encoders as encoders
 from .report import ReportOptions as ReportOptions
 from .report import report as report
+from .run_study import StudyResult as StudyResult
+from .run_study import run_study as run_study
 from .slide import Slide as Slide
 from .slide import TileGrid as TileGrid
 from .slide import open_slide as open_slide
@@ -44,3 +51,6 @@ from .tiling import tile as tile
 from .tissue import find_tissue as find_tissue
 from .training import TrainOptions as TrainOptions
 from .training import train as train
+from .viewer import View as View
+from .viewer import ViewOptions as ViewOptions
+from .viewer import view as view

@@ -5,6 +5,7 @@ and its text says what happened, to which file, and what to do::
 
     WsivitError
     ├── UsageError (ValueError)                  2  wrong use: an option, a label, a model name
+    │   ├── OptionError                          2  … an option that is out of its range
     │   └── InputNotFoundError (FileNotFoundError)
     ├── SlideError (OSError)                     3  a slide that cannot be read
     │   └── SlideNotFoundError (FileNotFoundError)
@@ -59,6 +60,25 @@ class UsageError(WsivitError, ValueError):
     """An option, name or combination that makes no sense."""
 
     exit_code = 2
+
+
+class OptionError(UsageError):
+    """An option of a wrong type, out of its range, or none of its choices.
+
+    Parameters
+    ----------
+    option : str
+        Its name in Python; the command line puts its own in place of it.
+    problem : str
+        The rest of the sentence.
+    """
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(option, problem)
+        self.option, self.problem = self.args  # without secrets
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.problem}"
 
 
 class InputNotFoundError(UsageError, FileNotFoundError):

@@ -7,9 +7,10 @@ scores on the disk. "bare model" is the same network over and over on one batch 
 "side by side" arranges the cores as wsivit does, which is the most that can be had. On a GPU (``--device cuda``), where
 that is the same, all rows calculate in the same precision, and a larger slide should be given.
 Rows take turns. wsivit's are measured against the bare model in their own process, before and after; for the others the
-bare model has a row. A share is the median over the rounds. The weights are random (speed does not depend on
-them) and the same for all: wsivit and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The
-peers, wsinfer and tiatoolbox, are run by a Python that has them (``peers/predict_*.py``). Stitching and exports are in
+bare model has a row. A share is the median over the rounds. ``--features`` measures the rows of ``features.py`` in
+their place: an encoder's vectors. The weights are random (speed does not depend on them) and the same for all: wsivit
+and the OpenSlide loop read one run folder, the peers a TorchScript file of it. The peers, wsinfer and tiatoolbox, are
+run by a Python that has them (``peers/predict_*.py``). Stitching and exports are in
 ``heatmaps.py``.
 """
 
@@ -27,6 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import features
 import numpy as np
 from timed import timed
 
@@ -55,11 +57,17 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=256, help="tiles of the bare model; all others score the slide's")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", nargs="*", default=ROWS)
+    parser.add_argument("--rows", nargs="*")
+    parser.add_argument("--features", action="store_true", help="measure encoders: see features.py")
     parser.add_argument("--peers", nargs="*", default=(), type=pair, metavar="NAME=PYTHON", help="wsinfer, tiatoolbox")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    given.rows = given.rows or (features.ROWS if given.features else ROWS)
+    if given.measure in features.MEASURED:
+        run = features.MEASURED[given.measure](given)
+        timed(run, features.bare(given, 128) if given.measure in features.BESIDE else None)
+        return
     if given.measure:
         run = (MEASURED.get(given.measure) or wsivit)(given)
         timed(run, bare(given, 128) if given.measure in BESIDE else None)
@@ -67,9 +75,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         given.work = Path(folder)
         prepare(given)
+        if given.features:
+            features.prepare(given)
         if given.device != "cpu":
             given.rows = [row for row in given.rows if row != "bare model, side by side"]
-        commands = {row: own_command(row, given) for row in given.rows}
+        commands = {row: features.command(row, given) or own_command(row, given) for row in given.rows}
         commands |= {name: peer_command(name, python, given) for name, python in given.peers}
         found: dict[str, list[dict[str, Any]]] = {row: [] for row in commands}
         for _ in range(given.rounds):
@@ -91,7 +101,8 @@ def prepare(given: argparse.Namespace) -> None:
 
     from wsivit import TileOptions, tile
     from wsivit.demo import write_sample_slide
-    from wsivit.models.classifier import create_classifier, save_classifier
+    from wsivit.models.classifier import create_classifier
+    from wsivit.models.classifier_folder import save_classifier
     from wsivit.models.run_folder import RunMetadata
 
     given.slide = given.slide or str(write_sample_slide(given.work, seed=1, size=given.size, name="sample").slide)
@@ -300,7 +311,8 @@ def report(found: dict[str, list[dict[str, Any]]], given: argparse.Namespace) ->
 
 def share(done: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> str:
     """Median of the rate over that of the bare model: beside it in its process, else in the same round; or empty."""
-    pairs = zip(done, found.get("bare model", [{}] * len(done)), strict=True)
+    alone = found.get("bare model") or found.get(features.BARE) or [{}] * len(done)
+    pairs = zip(done, alone, strict=True)
     yardsticks = [once.get("yardstick", bare["tiles"] / bare["s"] if "s" in bare else None) for once, bare in pairs]
     shares = [once["tiles"] / once["s"] / beside for once, beside in zip(done, yardsticks, strict=True) if beside]
     return f"{statistics.median(shares):.2f}" if shares else ""

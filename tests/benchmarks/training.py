@@ -122,7 +122,8 @@ def time_steps(store: TileStore, model: str, options: argparse.Namespace, *, cac
     from transformers import TrainingArguments
 
     from wsivit.data.loading import load_samples
-    from wsivit.models.classifier import create_classifier, device_for
+    from wsivit.models.classifier import create_classifier
+    from wsivit.models.network import device_for
     from wsivit.training import TileTrainer, TrainOptions
 
     samples = load_samples([store.path], "half")

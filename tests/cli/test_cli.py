@@ -17,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
-from support.cli_helpers import wsivit_
+from support.cli_helpers import run_cli, wsivit_
 from support.small_slides import tissue_picture, write_slide
 
 import wsivit
@@ -25,8 +25,9 @@ from wsivit.cli.app import VERBS, build
 from wsivit.models.run_folder import CONTRACT
 from wsivit.store import TileStore
 
-SHELL_ONLY = {"mag", "quiet", "as_json", "open_options", "many"}
-"""Options that make sense on a command line only; `open_options` is how a slide is opened, in Python `open_slide`;
+SHELL_ONLY = {"common", "as_json", "open_options", "many"}
+"""Options that make sense on a command line only: `common` are those of every verb; `open_options` is how a slide is
+opened, in Python `open_slide`;
 `many` is how many slides are run, in Python `Cohort`."""
 UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
@@ -81,12 +82,12 @@ def test_a_verb_is_the_same_in_python_and_on_the_command_line(verb: str) -> None
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_tells_every_option(verb: str) -> None:
-    done = wsivit_(verb, "--help")
-    assert done.returncode == 0, done.stderr
+    done = run_cli(verb, "--help")
+    assert done.code == 0, done.err
     hints = get_type_hints(command_of(verb), include_extras=True)
     hints.pop("return")
     for name in flat(hints) - {"as_json", "formats"}:
-        assert name.replace("_", "-") in done.stdout.lower(), name
+        assert name.replace("_", "-") in done.out.lower(), name
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -154,18 +155,18 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["tile", "unscaled.tiff"], 5, "--slide-mpp"),
         (["tile", "s.tiff", "--mpp", "0.1"], 5, "0.5"),
         (["tile", "s.tiff", "--slide-mpp", "500", "--mpp", "600"], 5, "outside 0.05 to 20"),
-        (["tile", "s.tiff", "--slide-mpp", "nan"], 5, "positive"),
-        (["tile", "s.tiff", "--mpp", "1.0", "--mag", "20"], 2, "--mpp or --mag"),
-        (["tile", "s.tiff", "--tile-size", "0"], 2, "tile size"),
+        (["tile", "s.tiff", "--slide-mpp", "nan"], 2, "--slide-mpp must be above 0"),
+        (["tile", "s.tiff", "--mpp", "1.0", "--mag", "20"], 2, "--mag specified multiple times"),
+        (["tile", "s.tiff", "--tile-size", "0"], 2, "--tile-size must be from 1"),
         (["tile", "s.tiff", "--overlap", "256"], 2, "overlap"),
-        (["tile", "s.tiff", "--min-tissue", "7"], 2, "min_tissue"),
+        (["tile", "s.tiff", "--min-tissue", "7"], 2, "--min-tissue must be from 0 to 1, not 7"),
         (["tile", "s.tiff", "--tile-size", "many"], 2, "--tile-size"),
         (["tile", "s.tiff", "--annotations", "no.geojson"], 2, "no.geojson"),
         (["tile", "s.tiff", "--annotations", "html.svs"], 2, "html.svs"),
         (["tile", "s.tiff", "-o", "html.svs"], 7, "html.svs: it is a file, not a folder"),
         (["tile"], 2, "SLIDE is missing; see wsivit tile --help"),
         (["tile", "s.tiff", "--mpp"], 2, "--mpp requires an argument"),
-        (["tile", "s.tiff", "--mpp", "-1"], 2, "mpp must be above 0"),
+        (["tile", "s.tiff", "--mpp", "-1"], 2, "--mpp must be above 0"),
         (["tyle", "s.tiff"], 2, "see wsivit --help"),
         (["heatmap", "STORE"], 2, "prediction"),
         (["heatmap", "nowhere.zarr"], 8, "nowhere.zarr"),
@@ -177,13 +178,20 @@ def test_verify_finds_a_flipped_bit(store: Path, tmp_path: Path) -> None:
         (["predict", "./norun", "STORE"], 2, "there is no model in ./norun: no such folder"),
         (["predict", "folder/rnu", "STORE"], 2, "folder has run"),
         (["predict", ".", "STORE"], 8, "wsivit train makes one"),
-        (["predict", ".", "STORE", "--batch-size", "0"], 2, "batch_size"),
+        (["predict", ".", "STORE", "--batch-size", "0"], 2, "--batch-size must be from 1"),
         (["predict", ".", "STORE", "--engine", "tpu"], 2, "--engine"),
     ],
 )
 def test_a_mistake_gives_one_clear_line_and_its_code(
-    sample: Path, store: Path, tmp_path: Path, words: list[str], code: int, said: str
+    sample: Path,
+    store: Path,
+    tmp_path: Path,
+    words: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "html.svs").write_text("<!DOCTYPE html><html><body>403 Forbidden</body></html>")
     (tmp_path / "empty.svs").touch()
     (tmp_path / "s.tiff").symlink_to(sample)
@@ -191,12 +199,12 @@ def test_a_mistake_gives_one_clear_line_and_its_code(
     (tmp_path / "folder" / "run" / CONTRACT).touch()
     write_slide(tmp_path / "unscaled.tiff", tissue_picture(300, 300), mpp=None)
     before = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-    done = wsivit_(*(str(store) if word == "STORE" else word for word in words), cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert said in done.stderr
-    assert done.stderr.startswith("wsivit: ")
-    assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    done = run_cli(*(str(store) if word == "STORE" else word for word in words))
+    assert done.code == code, done.err
+    assert said in done.err
+    assert done.err.startswith("wsivit: ")
+    assert done.err.count("\n") == 1
+    assert done.out == ""
     assert before == {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
 
 

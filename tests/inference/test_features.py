@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.cli_helpers import wsivit_ as wsivit
 from support.encoders import draw
+from support.small_slides import tissue_picture, write_slide
 from support.train_helpers import write_store
 from torchvision import transforms  # type: ignore[import-untyped]
 
-from wsivit.errors import OutputExistsError, StoreMismatchError, UsageError
+from wsivit import TileOptions, open_slide, tile
+from wsivit.errors import OutputExistsError, ScaleError, StoreMismatchError, UsageError
 from wsivit.inference import FeaturesOptions, ModelRunner, features
 from wsivit.models import encoder
 from wsivit.store import TileStore
@@ -81,7 +83,7 @@ def test_other_weights_under_one_name_are_refused(lunit: tuple[Any, Path], store
     features(store, "lunit-dino-s16", options=options(folder))
     changed = {name: value * 1.01 for name, value in network.state_dict().items()}
     save_file(changed, tmp_path / "other.safetensors")
-    with pytest.raises(OutputExistsError, match=r"of other weights, another input or another pooling.*--force"):
+    with pytest.raises(OutputExistsError, match=r"of other weights, another input, pooling or pixels; .*--force"):
         features(store, "lunit-dino-s16", options=options(tmp_path / "other.safetensors"))
     before = TileStore(store).features("lunit-dino-s16")
     after = features(store, "lunit-dino-s16", options=options(tmp_path / "other.safetensors"), force=True)
@@ -127,6 +129,40 @@ def test_stores_of_other_tiles_are_refused(lunit: tuple[Any, Path], tmp_path: Pa
     assert "tile size" in allowed.features("lunit-dino-s16").attrs["mismatch"][0]
 
 
+def test_what_the_encoder_needs_is_read_from_the_slide(lunit: tuple[Any, Path], tmp_path: Path) -> None:
+    """Tiles of 128 px at 1 micron: the encoder sees 224 px at 0.5 around the middle of each, as torchvision would."""
+    network, folder = lunit
+    picture = tissue_picture(768, 700)
+    slide = write_slide(tmp_path / "s.tiff", picture, mpp=0.5)
+    store = tile(slide, tmp_path, TileOptions(mpp=1.0, tile_size=128, min_tissue=0, codec="none")).store
+    with pytest.raises(StoreMismatchError, match=r"scale: .* has 1; tile size: .* has 128.*--resample"):
+        features(store, "lunit-dino-s16", options=options(folder))
+    made = features(store, "lunit-dino-s16", options=options(folder, resample=True)).features("lunit-dino-s16")
+    inside = [i for i in range(len(store)) if store.col[i] == store.row[i] == 1]
+    card = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+    places = [(256 * int(store.col[i]) + 128 - 112, 256 * int(store.row[i]) + 128 - 112) for i in inside]
+    with open_slide(slide) as opened, torch.inference_mode():
+        plan = opened.plan(0.5)
+        seen = [card(Image.fromarray(opened.read(plan, x, y, 224, 224))) for x, y in places]
+        theirs = network(torch.stack(seen)).numpy()
+    np.testing.assert_allclose(made.values[inside], theirs, rtol=2e-3, atol=2e-3)
+    assert made.attrs["resampled"] == [0.5, 224] and made.attrs["mismatch"] == []
+    features(store, "lunit-dino-s16", options=options(folder, resample=True))  # which is there
+    with pytest.raises(OutputExistsError, match="pooling or pixels"):
+        features(store, "lunit-dino-s16", options=options(folder, allow_mismatch=True))
+    with pytest.raises(ScaleError, match=r"0\.1 microns per pixel is finer than the slide itself"):
+        features(store, "lunit-dino-s16", options=options(folder, resample=True, mpp=0.1), force=True)
+
+
+def test_a_scale_that_is_asked_for_is_taken_and_recorded(lunit: tuple[Any, Path], tmp_path: Path) -> None:
+    slide = write_slide(tmp_path / "s.tiff", tissue_picture(900, 700), mpp=0.5)
+    made = features(slide, "lunit-dino-s16", output=tmp_path, options=options(lunit[1], mpp=1.0, tile_size=224))
+    attrs = made.features("lunit-dino-s16").attrs
+    assert made.parameters.mpp == (1.0, 1.0)
+    assert attrs["mismatch"] == ["scale: the model is for 0.5 microns per pixel, the store has 1"]
+    assert attrs["weights"]["registered"] is False and len(attrs["weights"]["sha256"]) == 64
+
+
 @pytest.mark.parametrize(
     ("encoders", "changes", "says"),
     [
@@ -134,6 +170,7 @@ def test_stores_of_other_tiles_are_refused(lunit: tuple[Any, Path], tmp_path: Pa
         ([], {}, "no encoder is given"),
         ("conch", {}, "cannot be run here: it needs code of its own"),
         ("resnet18", {"pooling": "cls"}, "no encoder of the registry"),
+        ("uni", {"resample": True, "allow_mismatch": True}, "resample or allow_mismatch"),
     ],
 )
 def test_wrong_use(encoders: Any, changes: Any, says: str, store: Path) -> None:
@@ -167,7 +204,7 @@ def test_command_line_and_export(lunit: tuple[Any, Path], store: Path, tmp_path:
 
 def test_encoders_are_listed_and_shown() -> None:
     listed = wsivit("encoders")
-    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 40
+    assert listed.returncode == 0 and len(listed.stdout.splitlines()) == 41
     every = json.loads(wsivit("encoders", "--json").stdout)
     assert {each["name"] for each in every} >= {"uni2-h", "virchow2", "h-optimus-1", "phikon-v2"}
     shown = wsivit("encoders", "UNI2_h")

@@ -22,7 +22,8 @@ from wsivit.errors import (
     UsageError,
 )
 from wsivit.inference import ModelRunner, PredictOptions, Predictor, predict, softmax
-from wsivit.models.classifier import create_classifier, save_classifier
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import save_classifier
 from wsivit.models.model_input import normalise, resize
 from wsivit.models.run_folder import RunMetadata
 from wsivit.slide import open_slide

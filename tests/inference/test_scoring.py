@@ -37,7 +37,8 @@ from wsivit.inference import (
 )
 from wsivit.inference.cpu import count_tiles
 from wsivit.models import open_model, open_run
-from wsivit.models.classifier import create_classifier, save_classifier, weights_fingerprint
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import save_classifier, weights_fingerprint
 from wsivit.models.run_folder import Preprocessing, RunMetadata
 from wsivit.store import TileStore
 

@@ -10,7 +10,7 @@ import pytest
 from support.train_helpers import write_store
 from transformers import AutoModelForImageClassification
 
-from wsivit.models.classifier import load_classifier
+from wsivit.models.classifier_folder import load_classifier
 from wsivit.training import arguments
 from wsivit.training.train import TrainOptions, train
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from copy import deepcopy
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -80,6 +82,66 @@ def test_planted_variants_are_recognised(
     found = check_encoder("virchow2", tmp_path / "vectors.npy", weights=folder, allow_other_weights=True)
     assert says in str(found)
     assert found.matches == (planted in ("right", "half"))
+
+
+def published(folder: Path, network: Any, **settings: Any) -> Path:
+    """The form of a timm repository, whose settings say how its input is made."""
+    save_file(network.state_dict(), folder / "model.safetensors")
+    config = {"input_size": [3, 224, 224], "interpolation": "bicubic", "crop_pct": 1.0}
+    config |= {"mean": list(IMAGENET["mean"]), "std": list(IMAGENET["std"])}
+    pooled = {"global_pool": settings.pop("global_pool", "")}
+    (folder / "config.json").write_text(
+        json.dumps({"architecture": "vit_huge_patch14_224", "pretrained_cfg": config | settings} | pooled)
+    )
+    return folder
+
+
+def halved(network: Any) -> Any:
+    changed = deepcopy(network)
+    return changed.half().float()
+
+
+OF_WEIGHTS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "half precision": (halved, {}, "these are weights of virchow2"),
+    "other mean": (halved, {"mean": [0.5] * 3, "std": [0.5] * 3}, "but with mean and deviation of 0.5"),
+    "bilinear": (halved, {"interpolation": "bilinear"}, "but with interpolation bilinear"),
+    "crop": (halved, {"crop_pct": 0.875}, "but with tiles resized to 256 px and cropped to 224"),
+    "pooling": (halved, {"global_pool": "token"}, "but with pooling cls"),
+}
+
+
+@pytest.mark.parametrize("planted", [*OF_WEIGHTS, "other weights"])
+def test_weights_are_told_from_others_and_from_other_rules(
+    planted: str, virchow2: tuple[Encoder, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, network, folder = virchow2
+    monkeypatch.setattr(import_module("wsivit.models.encoder_check"), "encoder", lambda name: e)
+    change, settings, says = OF_WEIGHTS.get(planted, (None, {}, "not virchow2, by no rule that is known"))
+    other = deepcopy(network)
+    if change is None:
+        torch.nn.init.normal_(other.patch_embed.proj.weight, std=0.05)
+    else:
+        other = change(network)
+    given = published(tmp_path, other, **settings)
+    found = check_encoder("virchow2", given, weights=folder, allow_other_weights=True)
+    assert says in str(found) and found.what == "weights"
+    assert found.matches == says.startswith("these are")
+
+
+def test_registered_weights_need_no_others(
+    virchow2: tuple[Encoder, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e, network, folder = virchow2
+    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr(import_module("wsivit.models.encoder_check"), "encoder", lambda name: replace(e, sha256=sha256))
+    assert check_encoder("virchow2", folder / "model.safetensors").matches
+    wrong = check_encoder("virchow2", published(tmp_path, network, crop_pct=0.875))
+    assert not wrong.matches and "cropped to 224" in wrong.variant
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    published(tmp_path, halved(network))
+    with pytest.raises(UsageError, match=r"its checksum is not the registry's, and nothing to compare with: .*OFFLINE"):
+        check_encoder("virchow2", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from support.train_helpers import make_run, write_store
 from wsivit.errors import StoreError, UsageError, WsivitError
 from wsivit.inference.predict import predict
 from wsivit.models import open_model
-from wsivit.models.classifier import create_classifier, load_classifier, weights_fingerprint
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import load_classifier, weights_fingerprint
 from wsivit.models.run_folder import RunMetadata
 from wsivit.training.train import TrainOptions, train
 

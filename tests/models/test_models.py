@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from wsivit.errors import OutputError, StoreError, UsageError
-from wsivit.models.classifier import create_classifier, load_classifier, require_image_size, save_classifier
-from wsivit.models.weights import hub_errors
+from wsivit.models.classifier import create_classifier, require_image_size
+from wsivit.models.classifier_folder import load_classifier, save_classifier
+from wsivit.models.hub import hub_errors
 from wsivit.training.train import TrainOptions, train
 
 CLASSES = ("liver", "tumour", "stroma")
@@ -196,8 +197,8 @@ def test_bad_models_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_slow_hub_is_not_waited_for_in_silence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("wsivit.models.weights.PATIENCE", 0.01)
-    with caplog.at_level("INFO", "wsivit.models.weights"):
+    monkeypatch.setattr("wsivit.models.hub.PATIENCE", 0.01)
+    with caplog.at_level("INFO", "wsivit.models.hub"):
         with hub_errors("owner/name"):
             while not caplog.records:
                 time.sleep(0.01)

@@ -19,8 +19,10 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 from wsivit.errors import UsageError
 from wsivit.inference import PredictOptions, predict
 from wsivit.models import open_model
-from wsivit.models.classifier import create_classifier, load_classifier, save_classifier
-from wsivit.models.model_input import fit_tiles, model_input, processor_input, timm_input
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import load_classifier, save_classifier
+from wsivit.models.model_input import fit_tiles, model_input
+from wsivit.models.published_input import processor_input, timm_input
 from wsivit.models.run_folder import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, RunMetadata
 from wsivit.store import TileStore
 

@@ -188,3 +188,12 @@ def url_store(url: str, tmp_path: Path, values: np.ndarray) -> None:
     with pytest.raises(OutputExistsError):
         StoreWriter.open(url, chosen, table(chosen))
     assert pictures().shape == (N, SIZE, SIZE, 3)
+
+
+def test_labels_say_where_they_are_from(store: TileStore) -> None:
+    codes = np.arange(N) % 2
+    store.write_labels("painted", codes, ["a", "b"], {"painted": [{"who": "ann", "tiles": N}]})
+    assert store.label("painted").attrs == {"painted": [{"who": "ann", "tiles": N}]}
+    store.write_labels("painted", codes, ["a", "b"])
+    assert store.label("painted").attrs == {}
+    assert verify(store.path) == []

@@ -251,7 +251,7 @@ PREDICT = Case(
     ["predict", "run", "one.zarr", "-q"],
     _predict_inputs,
     lambda folder: tree_digest(folder / "one.zarr"),
-    "import wsivit.inference.predict, wsivit.models.classifier, wsivit.cli.models\n"
+    "import wsivit.inference.predict, wsivit.models.classifier_folder, wsivit.cli.models\n"
     "import transformers.models.timm_wrapper.modeling_timm_wrapper\n"
     "import wsivit.store.column_writer as b\nb.BLOCK = 32",
 )

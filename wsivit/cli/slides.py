@@ -1,44 +1,35 @@
-"""``wsivit tile`` and ``import``."""
+"""``wsivit tile``, and what is reported of the tiles."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated
 
-from cyclopts import Parameter
-
-from wsivit import import_tiles as _import_tiles
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, OpenOptions, documented_by, pair
+from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented_by, pair
 from wsivit.cohort import CohortOptions
-from wsivit.errors import UnreadableTilesError, UsageError
-from wsivit.slide import MICRONS_AT_1X
+from wsivit.errors import UnreadableTilesError
 from wsivit.store import Status, TileStore
-from wsivit.tiling import ImportOptions, OnUnreadableTile, TileOptions, TilingResult
-
-MAG = Parameter(help="Magnification instead of --mpp: 10 / MAG microns per pixel, so 20 is 0.5.")
-FORCE = Parameter(negative=(), help="Make the store again, and replace one with other parameters or of another slide.")
+from wsivit.tiling import OnUnreadableTile, TileOptions, TilingResult
 
 
 @documented_by(_tile)
 def tile(
     slide: Annotated[list[str], MANY],
     *,
-    output: Annotated[str, OUTPUT] = ".",
+    output: str = ".",
     options: Annotated[TileOptions, FLAT] = TileOptions(),
-    mag: Annotated[float | None, MAG] = None,
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
     annotations: str | None = "auto",
     on_unreadable_tile: OnUnreadableTile = "skip",
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    options = _at_magnification(options, mag)
     named = None if annotations in ("auto", "none") else annotations
-    if cohort := many_slides(slide, output, many, quiet=quiet, annotations=named):
+    if cohort := many_slides(slide, output, many, progress=common.progress, annotations=named):
         return format_report(
             cohort.tile(options, open_options=asdict(open_options), on_unreadable_tile=on_unreadable_tile)
         )
@@ -49,36 +40,13 @@ def tile(
         annotations=annotations,
         on_unreadable_tile=on_unreadable_tile,
         force=many.force,
-        progress=not quiet,
+        progress=common.progress,
     )
     unreadable = (result.store.status == Status.UNREADABLE).any()
-    return Report(_describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
+    return Report(describe_tiling(result), UnreadableTilesError.exit_code if unreadable else 0)
 
 
-@documented_by(_import_tiles)
-def import_tiles(
-    coordinates: str,
-    slide: str,
-    *,
-    output: Annotated[str, OUTPUT] = ".",
-    options: Annotated[ImportOptions, FLAT] = ImportOptions(),
-    open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    force: Annotated[bool, FORCE] = False,
-) -> Report:
-    return Report(_describe_tiling(_import_tiles(coordinates, open_options.open(slide), output, options, force=force)))
-
-
-def _at_magnification(options: TileOptions, mag: float | None) -> TileOptions:
-    if mag is None:
-        return options
-    if options.mpp != TileOptions.mpp:
-        raise UsageError("give --mpp or --mag, not both")
-    if mag <= 0:
-        raise UsageError(f"--mag must be above 0, not {mag}")
-    return replace(options, mpp=MICRONS_AT_1X / mag)
-
-
-def _describe_tiling(result: TilingResult) -> str:
+def describe_tiling(result: TilingResult) -> str:
     store, parameters = result.store, result.store.parameters
     count = Counter(store.status.tolist())
     lines = [

@@ -11,9 +11,10 @@ from wsivit import status as _status
 from wsivit import verify as _verify
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, OUTPUT, QUIET, documented_by
+from wsivit.cli.common import FLAT, MANY, CommonOptions, documented_by
 from wsivit.cohort import CohortLayout, CohortOptions, summary
 from wsivit.errors import SlideNotFoundError, StoreError, UsageError, WsivitError
+from wsivit.ranges import CountOrZero, FractionBelowOne, Seed
 from wsivit.slide_list import find_stores, is_one, locations
 
 
@@ -21,15 +22,16 @@ from wsivit.slide_list import find_stores, is_one, locations
 def verify(
     store: Annotated[list[str], MANY],
     *,
-    output: Annotated[str | None, OUTPUT] = None,
+    output: str | None = None,
     slide: str | None = None,
-    sample: int = 32,
+    sample: CountOrZero = 32,
     many: Annotated[CohortOptions, FLAT] = CohortOptions(),
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
     is_cohort = len(store) == 1 and CohortLayout(store[0]).exists
     if output is None and many == CohortOptions() and not is_cohort:
         return _without_ledger([*dict.fromkeys(_stores(store))], slide, sample)
-    if cohort := many_slides(store, output, many, quiet=True, slide=slide):
+    if cohort := many_slides(store, output, many, progress=common.progress, slide=slide):
         return format_report(cohort.verify(sample=sample))
     return _without_ledger(store, slide, sample)
 
@@ -75,13 +77,13 @@ def relink(stores: Annotated[list[str], MANY], root: str, /) -> Report:
 def index(
     stores: Annotated[list[str], MANY],
     *,
-    output: Annotated[str, OUTPUT] = "index.parquet",
+    output: str = "index.parquet",
     label: str | None = None,
-    holdout: float = 0.0,
-    seed: int = 0,
-    quiet: Annotated[bool, QUIET] = False,
+    holdout: FractionBelowOne = 0.0,
+    seed: Seed = 0,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
-    result = _index(stores, output, label=label, holdout=holdout, seed=seed, progress=not quiet)
+    result = _index(stores, output, label=label, holdout=holdout, seed=seed, progress=common.progress)
     lines = [f"{result.tiles} tiles of {result.stores} stores"]
     for name, counts in (("label", result.labels), ("split", result.splits)):
         if counts:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from wsivit import explore as _explore
 from wsivit.cli.app import Report
-from wsivit.cli.common import FLAT, OUTPUT, QUIET, OpenOptions, documented_by
+from wsivit.cli.common import FLAT, CommonOptions, OpenOptions, documented_by
 from wsivit.explore import ExploreOptions
 from wsivit.store import TileStore
 
@@ -15,13 +15,13 @@ from wsivit.store import TileStore
 def explore(
     source: str,
     *,
-    output: Annotated[str, OUTPUT] = ".",
+    output: str = ".",
     options: Annotated[ExploreOptions, FLAT] = ExploreOptions(),  # noqa: B008 - frozen
     open_options: Annotated[OpenOptions, FLAT] = OpenOptions(),
-    quiet: Annotated[bool, QUIET] = False,
+    common: Annotated[CommonOptions, FLAT] = CommonOptions(),
 ) -> Report:
     opened = TileStore(source) if TileStore.is_store(source) else open_options.open(source)
-    found = _explore(opened, output, options=options, progress=not quiet)
+    found = _explore(opened, output, options=options, progress=common.progress)
     lines = [
         f"{len(found.x0)} tiles, {found.cluster.max()} clusters of colour and texture (no kinds of tissue)",
         f"hematoxylin {found.hematoxylin.mean():.3f}, eosin {found.eosin.mean():.3f}, in optical density",

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from wsivit.errors import UsageError
+from wsivit.ranges import Count, Workers, check_options
 
 
 @dataclass(frozen=True)
@@ -36,23 +37,20 @@ class CohortOptions:
         Report which slides would be processed, which would fail, and what it would take; write nothing.
     """
 
-    workers: int = 0
+    workers: Workers = 0
     scheduler: str | None = None
     worker_memory: str = "auto"
     array_task: str | None = None
     retry_failed: bool = False
     force: bool = False
     include: str | None = None
-    max_slides: int | None = None
+    max_slides: Count | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise UsageError(f"workers must be 0 or more, not {self.workers}")
+        check_options(self)
         if self.workers and self.scheduler:
             raise UsageError("give workers, or the address of a scheduler, not both")
-        if self.max_slides is not None and self.max_slides < 1:
-            raise UsageError(f"max_slides must be at least 1, not {self.max_slides}")
         if self.array_task and (self.workers or self.scheduler):
             raise UsageError("each task of an array is one process: give no workers or scheduler with array_task")
         self.part()

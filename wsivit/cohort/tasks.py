@@ -280,7 +280,10 @@ class HeatmapTask(Task):
         """See `Task`."""
         location = layout.store(slide)
         runs = [self.run] if self.run else files_at(location).list("predictions")
-        return "".join(document_signature(location, f"predictions/{run}") for run in runs if run != "zarr.json")
+        signatures = [document_signature(location, f"predictions/{run}") for run in runs if run != "zarr.json"]
+        if self.run:  # a slide-level run, whose evidence may be named with its method
+            signatures.append(document_signature(location, f"evidence/{self.run.partition('/')[0]}"))
+        return "".join(signatures)
 
     def do(self, slide: SlideRow, layout: CohortLayout, *, rebuild: bool) -> JobOutcome:
         """See `Task`."""

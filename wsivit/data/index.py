@@ -33,6 +33,7 @@ from wsivit.io import (
     progress_bar,
     replacing,
 )
+from wsivit.ranges import FractionBelowOne, Seed, check_option
 from wsivit.slide import TileGrid
 from wsivit.slide_list import SlideRow, Sources, find_slides, locations
 from wsivit.store import TileStore
@@ -131,8 +132,8 @@ def index(
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    if not 0 <= holdout < 1:
-        raise UsageError(f"holdout must be a part, from 0 to below 1, not {holdout}")
+    check_option("holdout", holdout, FractionBelowOne)
+    check_option("seed", seed, Seed)
     slides = find_slides(locations(stores), kind="stores")
     notes: list[_Entry] = []
     count = {"label": dict[str, int](), "split": dict[str, int]()}

@@ -33,6 +33,7 @@ from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDE_NAMES
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
+from wsivit.ranges import Mpp, TileSize, check_options
 from wsivit.slide import JpegColor, Reader, open_slide, slide_stem
 from wsivit.slide_list import COHORT, SlideRow, Sources, locations, read_table, slides_below
 from wsivit.store import TileStore
@@ -75,20 +76,16 @@ class SlideOptions:
         largest that is a slide.
     """
 
-    mpp: float | None = None
-    tile_size: int | None = None
-    slide_mpp: float | None = None
-    override_slide_mpp: float | None = None
+    mpp: Mpp | None = None
+    tile_size: TileSize | None = None
+    slide_mpp: Mpp | None = None
+    override_slide_mpp: Mpp | None = None
     reader: Reader = "auto"
     jpeg_color: JpegColor = "auto"
     scene: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("mpp", "tile_size", "slide_mpp", "override_slide_mpp"):
-            value = getattr(self, name)
-            # NaN compares with nothing, and is refused as well.
-            if value is not None and not 0 < value <= _LARGEST[name]:
-                raise UsageError(f"{name} must be above 0 and at most {_LARGEST[name]:,}, not {value}")
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from wsivit.errors import OutputExistsError
 from wsivit.heatmap import heatmap
 from wsivit.inference import predict
 from wsivit.io import Output
+from wsivit.ranges import Mpp, SampleSize, check_option
 from wsivit.slide import info
 from wsivit.tiling import LABEL, TileOptions, tile
 from wsivit.training import TrainOptions, train
@@ -105,6 +106,8 @@ def demo(
     OutputExistsError
         The folder is there and not empty.
     """
+    check_option("size", size, SampleSize)
+    check_option("slide_mpp", slide_mpp, Mpp | None)
     folder = Path(output)
     if folder.exists() and any(folder.iterdir()):
         raise OutputExistsError(f"{folder}: is there already; name another folder, or remove it")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsivit.demo.paint import draw_slide
-from wsivit.errors import UsageError
+from wsivit.errors import OptionError
 from wsivit.io import writing
+from wsivit.ranges import SampleSize, Seed, check_option
 
 MPP = 0.5
 TILE = 256
@@ -68,10 +69,10 @@ def write_sample_slide(
     OutputError
         If the directory cannot be written.
     """
-    if size % TILE or size < 2 * TILE:
-        raise UsageError(f"the size of a sample slide must be a multiple of {TILE}, at least {2 * TILE}, not {size}")
-    if seed < 0:
-        raise UsageError(f"the seed of a sample slide must be 0 or more, not {seed}")
+    check_option("size", size, SampleSize)
+    if size % TILE:
+        raise OptionError("size", f"must be a multiple of {TILE}, not {size}")
+    check_option("seed", seed, Seed)
     stem = Path(directory) / (name or f"sample-{seed}")
     paths = SamplePaths(stem.with_name(f"{stem.name}.tiff"), stem.with_name(f"{stem.name}.geojson"))
     layout, picture = draw_slide(seed, size, progress=progress)

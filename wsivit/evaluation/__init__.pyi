@@ -1,8 +1,15 @@
+from .compare import Comparison as Comparison
 from .compare import compare as compare
+from .evaluate import Evaluation as Evaluation
 from .evaluate import evaluate as evaluate
 from .figures import draw_augmented as draw_augmented
+from .figures import draw_confusion as draw_confusion
 from .figures import draw_curves as draw_curves
+from .figures import draw_reliability as draw_reliability
+from .figures import draw_roc as draw_roc
+from .figures import new_figure as new_figure
 from .metrics import Measurement as Measurement
+from .metrics import bootstrap as bootstrap
 from .metrics import fit_temperature as fit_temperature
 from .options import CompareOptions as CompareOptions
 from .options import EvaluateOptions as EvaluateOptions

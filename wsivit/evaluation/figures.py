@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 DPI = 150
-BEST = "validation_loss"
+BEST = "tune_loss"
 """What chooses the epoch whose weights are kept: the lowest."""
 
 
@@ -47,7 +47,7 @@ def new_figure(
 def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
     """Draw loss and accuracy over the epochs; `rows` as :func:`wsivit.training.callbacks.epoch_table` gives them.
 
-    The epoch of the lowest validation loss, whose weights are kept, is marked.
+    The epoch of the lowest tune loss, whose weights are kept, is marked.
     """
     figure, (left, right) = new_figure(9, 3.9, 2)
     epochs = [row["epoch"] for row in rows]
@@ -68,10 +68,10 @@ def draw_curves(path: PathLike, rows: Sequence[Mapping[str, float]]) -> None:
         for axis in (left, right):
             axis.axvline(best["epoch"], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
         left.plot(best["epoch"], best[BEST], marker="*", markersize=12, color="C1")
-        left.set_title(f"kept: epoch {best['epoch']:g}, validation loss {best[BEST]:.3g}", fontsize=9)
+        left.set_title(f"kept: epoch {best['epoch']:g}, tune loss {best[BEST]:.3g}", fontsize=9)
     figure.supxlabel(
         "Training loss is a mean over the epoch, of augmented tiles and with regularisation: it may lie above the "
-        "validation loss, of plain tiles at its end.",
+        "tune loss, of plain tiles at its end.",
         fontsize=7.5,
         color="0.4",
     )
@@ -218,7 +218,7 @@ def draw_comparison(
     accuracies: Sequence[tuple[str, float, tuple[float, float] | None]],
     basis: str = "",
 ) -> None:
-    """Draw the runs' validation loss and accuracy over the epochs, and their accuracy with its interval.
+    """Draw the runs' tune loss and accuracy over the epochs, and their accuracy with its interval.
 
     The axis of the accuracy is complete: cut, it would make small differences look large. `basis` says on how many
     tiles and patients it rests.

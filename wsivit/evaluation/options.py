@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from wsivit.errors import UsageError
+from wsivit.ranges import BatchSize, Range, Seed, check_options
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,15 @@ class CompareOptions:
 
     label: str | None = None
     subset: Literal["unseen", "all"] = "unseen"
-    batch_size: int = 64
+    batch_size: BatchSize = 64
     device: str = "auto"
-    bootstrap_samples: int = 1000
-    seed: int = 0
+    bootstrap_samples: Annotated[int, Range(1, 100_000)] = 1000
+    seed: Seed = 0
     allow_mismatch: bool = False
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.subset not in ("unseen", "all"):
-            raise UsageError(f"subset must be unseen or all, not {self.subset!r}")
-        if self.bootstrap_samples < 1:
-            raise UsageError(f"bootstrap_samples must be at least 1, not {self.bootstrap_samples}")
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,5 @@ class EvaluateOptions(CompareOptions):
         Reuse the scores that ``wsivit predict`` stored, where they are this model's; the model predicts the rest.
     """
 
-    examples: int = 24
+    examples: Annotated[int, Range(1, 240)] = 24
     reuse_predictions: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.examples <= 240:
-            raise UsageError(f"examples must be from 1 to 240, not {self.examples}")

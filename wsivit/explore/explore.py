@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from wsivit.errors import UsageError
 from wsivit.explore.explore_figure import draw_exploration
 from wsivit.explore.stain_maps import MAX_MPP, FloatArray, cluster, describe, rim, spots, unmix
 from wsivit.io import local_path, progress_bar, replacing
+from wsivit.ranges import Mpp, Range, Seed, check_options
 from wsivit.slide import Slide
 from wsivit.store import TileStore
 from wsivit.tiling import TileOptions, tile
@@ -44,20 +45,14 @@ class ExploreOptions:
         Of the clusters.
     """
 
-    clusters: int = 5
-    mpp: float = 1.0
-    tile_size: int = 96
+    clusters: Annotated[int, Range(2, 10)] = 5
+    mpp: Mpp = 1.0
+    tile_size: Annotated[int, Range(16, 1024)] = 96
     tissue: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.clusters <= 10:
-            raise UsageError(f"clusters must be from 2 to 10, not {self.clusters}")
-        if not 16 <= self.tile_size <= 1024:
-            raise UsageError(f"tile_size must be from 16 to 1024, not {self.tile_size}")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
-        TileOptions(mpp=self.mpp, tile_size=self.tile_size)
+        check_options(self)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@ from .aggregate import SlideScore as SlideScore
 from .aggregate import aggregate as aggregate
 from .aggregate import score_slide as score_slide
 from .aggregate import slide_scores as slide_scores
+from .colors import class_colors as class_colors
+from .colors import score_colors as score_colors
 from .contact_sheet import SheetBlock as SheetBlock
 from .contact_sheet import draw_sheet as draw_sheet
 from .export import check_formats as check_formats

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
 from wsivit.heatmap.heatmap_data import HeatmapData, read_heatmap_data
-from wsivit.heatmap.options import StitchOptions, check_threshold
+from wsivit.heatmap.options import StitchOptions
 from wsivit.heatmap.score_map import ScoreMap
 from wsivit.io import Output, display_path, local_output, replacing
+from wsivit.ranges import Count, Fraction, check_option
 from wsivit.slide_list import Sources, find_stores
 
 _FACTS = ("window", "smoothing_um", "trained_on_slide", "trained_on_share")
@@ -75,8 +76,8 @@ class AggregateOptions(StitchOptions):
         Number of the highest tiles in the top-k mean.
     """
 
-    thresholds: Mapping[str, float] | None = None
-    top_k: int = 10
+    thresholds: dict[str, Fraction] | None = None
+    top_k: Count = 10
 
 
 @options_as_keywords
@@ -182,9 +183,8 @@ def slide_scores(
     from scipy.ndimage import label
 
     for threshold in thresholds.values():
-        check_threshold(threshold)
-    if top_k < 1:
-        raise UsageError(f"top_k must be at least 1, not {top_k}")
+        check_option("threshold", threshold, Fraction)
+    check_option("top_k", top_k, Count)
     p = np.asarray(probabilities, np.float64)
     p = p[np.isfinite(p).all(axis=1)]
     if not len(p):

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
+from wsivit.heatmap.evidence_data import has_evidence, read_evidence_data
 from wsivit.heatmap.feature_bag import FeatureBag, chosen_encoder, read_features
 from wsivit.heatmap.heatmap_data import HeatmapData, read_heatmap_data
 from wsivit.heatmap.options import Format, HeatmapOptions
@@ -187,10 +188,17 @@ def _export_one(
     of_features = names == "encoder" and (run is None and (bool(opened.encoders) or not opened.runs))
     data = None
     if names != "slide" and not of_features:
-        data = read_heatmap_data(opened, run, options.window, options.smoothing)
+        data = read_map(opened, run, options)
         check_formats([format], options, data)
     name = file_name(opened, format, options, data)
     return write(opened, format, _output_location(opened, format, output, name), options, data)
+
+
+def read_map(store: TileStore, run: str | None, options: HeatmapOptions) -> HeatmapData:
+    """Read what a run predicts of the tiles, or for a slide-level run the evidence of each tile."""
+    if has_evidence(store, run):
+        return read_evidence_data(store, run, options.window, options.smoothing)
+    return read_heatmap_data(store, run, options.window, options.smoothing)
 
 
 def check_formats(formats: Iterable[str], options: HeatmapOptions, data: HeatmapData | None = None) -> None:
@@ -232,6 +240,9 @@ def write(
         content = read_features(store, options.encoder, data)
     elif names == "slide":
         content = store
+    if data is not None:
+        data.check_format(format)
+        options = data.fit(options)
     with local_output(location) as path:
         export_formats()[format].write(content, options, path)
     return display_path(location)

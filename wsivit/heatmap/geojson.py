@@ -87,7 +87,7 @@ def _tile_features(data: HeatmapData) -> Iterator[str]:
     corners = np.round(data.boxes0()[tiles] - np.tile(data.view_origin, 2), 2).tolist()
     values = data.probabilities[tiles]
     best_of = values.argmax(axis=1).tolist()
-    keys = [_dumps(f"{name} probability") for name in data.classes]
+    keys = [_dumps(data.quantity(name)) for name in data.classes]
     if data.spread is not None:
         values = np.column_stack([values, data.spread[tiles]])
         keys.append(_dumps("uncertainty"))

@@ -9,8 +9,8 @@ from typing import Any
 
 from wsivit._keywords import options_as_keywords
 from wsivit.heatmap.aggregate import SlideScore, score_slide
-from wsivit.heatmap.export import check_formats, file_name, folder_of, one_store, write
-from wsivit.heatmap.heatmap_data import read_heatmap_data
+from wsivit.heatmap.evidence_data import EvidenceData
+from wsivit.heatmap.export import check_formats, file_name, folder_of, one_store, read_map, write
 from wsivit.heatmap.options import Format, HeatmapOptions
 from wsivit.io import Output, join
 from wsivit.slide_list import Sources, takes_many
@@ -73,7 +73,8 @@ def heatmap(
         A tile store with predictions. Several (a list, a folder, a table, the output of a cohort) are a `Cohort`, whose
         pictures go to ``heatmaps/`` in `output`, and give its `CohortResult`.
     run : str, optional
-        Which predictions. Default: the only run of the store.
+        Which predictions, or which evidence of a slide-level run (``<run>/<method>`` for another method than the one
+        to show). Default: the only run of the store.
     png : path or URL, optional
         Where the picture goes; ``.png``, ``.jpg`` or ``.webp``.
     output : path or URL, optional
@@ -102,12 +103,16 @@ def heatmap(
     """
     written = formats if png is None else [*formats, "png"]
     check_formats(written, options)
-    data = read_heatmap_data(one_store(store), run, options.window, options.smoothing)
+    data = read_map(one_store(store), run, options)
     check_formats(written, options, data)
+    for format in written:
+        data.check_format(format)
     folder = folder_of(data.store) if output is None else os.fspath(output)
     paths: dict[Format, str] = {} if png is None else {"png": os.fspath(png)}
     for format in formats:
         paths.setdefault(format, join(folder, file_name(data.store, format, options, data)))
     files = {format: write(data.store, format, path, options, data) for format, path in paths.items()}
     names = ", ".join(data.classes[k] for k in data.selected_classes(options.class_name))
-    return HeatmapOutputs(data.slide_id, data.run, names, files, tuple(score_slide(data, options.threshold)))
+    # Evidence is no score of a tile: the slide's own is that of the prediction.
+    scores = () if isinstance(data, EvidenceData) else tuple(score_slide(data, options.threshold))
+    return HeatmapOutputs(data.slide_id, data.run, names, files, scores)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.heatmap.colors import class_colors
+from wsivit.heatmap.options import HeatmapOptions
 from wsivit.heatmap.score_map import ScoreMap, Window, smooth, stitch
 from wsivit.slide import TileGrid
 from wsivit.store import TileStore
@@ -123,6 +124,26 @@ class HeatmapData:
         if name not in self.classes:
             raise UsageError(f"run {self.run} has no class {name!r}; its classes are {', '.join(self.classes)}")
         return self.classes.index(name)
+
+    def quantity(self, name: str) -> str:
+        """Name what is measured of a class, for tables and QuPath."""
+        return f"{name} probability"
+
+    def scale_label(self, name: str) -> str:
+        """Return the text along the scale of colours."""
+        return f"probability of {name}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """More small print for pictures."""
+        return ()
+
+    def fit(self, options: HeatmapOptions) -> HeatmapOptions:
+        """Return the options with scale and threshold in units of the data."""
+        return options
+
+    def check_format(self, format: str) -> None:
+        """Raise UsageError for a format that cannot hold the data."""
 
     @property
     def class_colors(self) -> list[tuple[int, int, int]]:

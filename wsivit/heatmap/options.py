@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from wsivit.errors import UsageError
 from wsivit.heatmap.colors import CMAP
 from wsivit.heatmap.score_map import Window
+from wsivit.ranges import Fraction, NonNegative, Range, check_options
 
 Format: TypeAlias = Literal[
     "png",
@@ -49,12 +50,12 @@ class StitchOptions:
     """
 
     class_name: str | None = None
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
     window: Window = "hann"
-    smoothing: float = 0.0
+    smoothing: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -82,27 +83,15 @@ class HeatmapOptions(StitchOptions):
     """
 
     cmap: str = CMAP
-    alpha: float = 0.5
-    vmin: float = 0.0
-    vmax: float = 1.0
-    size: int = 1800
+    alpha: Fraction = 0.5
+    vmin: Fraction = 0.0
+    vmax: Fraction = 1.0
+    size: Annotated[int, Range(200, 20_000)] = 1800
     interpolation: Literal["linear", "nearest"] = "linear"
     encoder: str | None = None
     hatch_trained: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(f"alpha must be between 0 and 1, not {self.alpha}")
-        if not 0 <= self.vmin < self.vmax <= 1:
-            raise UsageError(f"vmin must be below vmax, both between 0 and 1, not {self.vmin} and {self.vmax}")
-        if not 200 <= self.size <= 20_000:
-            raise UsageError(f"the size of a picture must be from 200 to 20000 pixels, not {self.size}")
-        if self.interpolation not in ("linear", "nearest"):
-            raise UsageError(f"interpolation must be linear or nearest, not {self.interpolation!r}")
-
-
-def check_threshold(threshold: float) -> None:
-    """Raise UsageError unless `threshold` is a probability."""
-    if not 0 <= threshold <= 1:
-        raise UsageError(f"the threshold is a probability and must be in [0, 1], not {threshold}")
+        if self.vmin >= self.vmax:
+            raise UsageError(f"vmin must be below vmax, not {self.vmin} and {self.vmax}")

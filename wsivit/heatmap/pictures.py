@@ -82,7 +82,7 @@ class _Band(NamedTuple):
 def _class_band(data: HeatmapData, index: int, options: HeatmapOptions) -> _Band:
     name = data.classes[index]
     values = data.scores.scores[..., index]
-    label = f"probability of {name}"
+    label = data.scale_label(name)
     return _Band(values, label, label, options.threshold, {"class": name})
 
 
@@ -100,7 +100,7 @@ def _draw_band(
     if band.contour is not None:
         figure.contour(np.where(background.tissue, field, np.nan), band.contour)
     figure.color_bar(options, band.label, band.contour)
-    figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]))
+    figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]), *data.notes)
 
 
 def _blend(

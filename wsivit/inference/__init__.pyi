@@ -2,6 +2,7 @@ from .cpu import keep_freed_memory as keep_freed_memory
 from .features import FeatureExtractor as FeatureExtractor
 from .features import FeaturesOptions as FeaturesOptions
 from .features import features as features
+from .import_features import import_features as import_features
 from .options import PredictOptions as PredictOptions
 from .options import ScoringOptions as ScoringOptions
 from .predict import Predictor as Predictor
@@ -14,6 +15,6 @@ from .runner import Agreement as Agreement
 from .runner import Floats as Floats
 from .runner import ModelRunner as ModelRunner
 from .runner import choose_device as choose_device
-from .runner import score_samples as score_samples
 from .runner import softmax as softmax
-from .runner import stored_logits as stored_logits
+from .sample_scores import score_samples as score_samples
+from .sample_scores import stored_logits as stored_logits

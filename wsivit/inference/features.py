@@ -9,15 +9,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.inference.blocks import BlockJob, run_blocks
+from wsivit.inference.blocks import BlockJob, ReadTiles, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import Precision, ScoringOptions
-from wsivit.inference.predict import PathLike, check_compatibility, open_tiles
+from wsivit.inference.predict import PathLike, check_compatibility, open_tiles, tile_differences
+from wsivit.inference.resampled_tiles import ResampledTiles
 from wsivit.inference.runner import ModelRunner
 from wsivit.io import LEARNING, versions
-from wsivit.models import Model, Pooling, find_encoder, open_model
+from wsivit.models import Model, ModelSpec, Pooling, find_encoder, open_model
+from wsivit.ranges import BatchSize, Mpp, TileSize, check_options
 from wsivit.slide_list import Sources, takes_many
 from wsivit.store import TileStore
 
@@ -36,9 +40,10 @@ class FeaturesOptions:
     pooling : {"cls", "cls+mean", "mean", "own", "tokens"}, optional
         What of the encoder's output is kept. Default: the registry's; another one becomes part of the name.
     mpp : float, optional
-        Scale at which slides are tiled, in microns per pixel. Default: the encoder's.
+        Scale of the tiles, in microns per pixel: slides are tiled at it, stores must have it. Default: the encoder's;
+        another one is recorded.
     tile_size : int, optional
-        Side of the tiles of slides, in pixels. Default: the encoder's.
+        Side of the tiles, in pixels, in the same way. Default: the encoder's.
     batch_size : int
         Tiles per step.
     device : str
@@ -49,23 +54,29 @@ class FeaturesOptions:
         Have torch compile the network: slow to start, then faster.
     allow_other_weights : bool
         Use weights with another checksum than the registry's; the features' fingerprint is then another one.
+    resample : bool
+        Where the tiles of a store have another scale or size than the encoder's, read what it needs from the slide,
+        around the middle of each tile.
     allow_mismatch : bool
-        Use stores whose scale or tile size is not the encoder's; it is recorded.
+        Where they have, resize the store's tiles to the encoder's input all the same; it is recorded.
     """
 
     weights: str | None = None
     pooling: Pooling | None = None
-    mpp: float | None = None
-    tile_size: int | None = None
-    batch_size: int = 64
+    mpp: Mpp | None = None
+    tile_size: TileSize | None = None
+    batch_size: BatchSize = 64
     device: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
     allow_other_weights: bool = False
+    resample: bool = False
     allow_mismatch: bool = False
 
     def __post_init__(self) -> None:
-        self.scoring()  # which checks what the two have in common
+        check_options(self)
+        if self.resample and self.allow_mismatch:
+            raise UsageError("resample or allow_mismatch: tiles of another scale are read anew, or resized as they are")
 
     def scoring(self) -> ScoringOptions:
         """Return how the networks are run."""
@@ -125,7 +136,7 @@ def features(
     StoreError
         The store or the weights are damaged, or the network gives no numbers.
     StoreMismatchError
-        The store's scale or tile size is not the encoder's.
+        The store's scale or tile size is not the encoder's, and neither `resample` nor `allow_mismatch` is set.
     OutputExistsError
         The store has features of that name with another fingerprint.
     """
@@ -148,6 +159,7 @@ class FeatureExtractor:
         if len(names) > 1 and options.weights is not None:
             raise UsageError("weights are of one encoder: extract the features of each by itself, or leave them out")
         self.options = options
+        self._last_resampled: tuple[tuple[str, float, int], ReadTiles] | None = None
         keep_freed_memory()  # before torch is loaded, which starts threads
         self._models = [_open(name, options) for name in names]
         self.names = [model.spec.name for model in self._models]
@@ -180,32 +192,54 @@ class FeatureExtractor:
     ) -> TileStore:
         """Extract the features of one store or slide; see `features`."""
         store = open_tiles(source, output, lambda: self.tile_options, force=force, progress=progress)
-        wanted = [number for number, model in enumerate(self._models) if force or not _is_there(store, model)]
-        allow = self.options.allow_mismatch
-        mismatches = [check_compatibility(model.spec, store, allow=allow) for model in self._models]
+        seen = [self._pixels(model.spec, store) for model in self._models]
         with ExitStack() as stack:
             jobs, writers = [], []
-            for number in wanted:
-                runner, model = self.runners[number], self._models[number]
+            for number, (model, (pixels, read)) in enumerate(zip(self._models, seen, strict=True)):
+                if not force and _is_there(store, model, pixels):
+                    continue
+                runner = self.runners[number]
                 writer = stack.enter_context(
-                    store.features_writer(model.spec.name, runner.shape, self._attributes(runner, mismatches[number]))
+                    store.features_writer(model.spec.name, runner.shape, self._attributes(runner) | pixels)
                 )
                 writers.append(writer)
-                jobs.append(BlockJob(runner, writer.pending(), writer.write))
+                jobs.append(BlockJob(runner, writer.pending(), writer.write, read))
             run_blocks(store, jobs, progress=progress, doing="encoding")
             for writer in writers:
                 writer.finish()
         return TileStore(store.files.location)
 
-    def _attributes(self, runner: ModelRunner, mismatch: list[str]) -> dict[str, Any]:
+    def _pixels(self, spec: ModelSpec, store: TileStore) -> tuple[dict[str, Any], ReadTiles | None]:
+        """Say which pixels of the slide an encoder sees, as it is recorded; and what reads them, if not the store."""
+        asked = self.options
+        wanted = replace(spec, mpp=asked.mpp or spec.mpp, tile_size=asked.tile_size or spec.tile_size)
+        differences = check_compatibility(wanted, store, allow=asked.allow_mismatch or asked.resample)
+        if differences and asked.resample:
+            mpp, tile_size = wanted.mpp or store.parameters.mpp[0], wanted.tile_size or store.grid.tile_size
+            return (
+                {"mismatch": tile_differences(spec, tile_size, mpp), "resampled": [mpp, tile_size]},
+                self._resampled(store, mpp, tile_size),
+            )
+        mpp = float(np.sqrt(np.prod(store.parameters.mpp)))
+        return {"mismatch": tile_differences(spec, store.grid.tile_size, mpp)}, None
+
+    def _resampled(self, store: TileStore, mpp: float, tile_size: int) -> ReadTiles:
+        """Return what reads such tiles: the same for all encoders that need them, which then share the reading."""
+        key = (store.url, mpp, tile_size)
+        if self._last_resampled is None or self._last_resampled[0] != key:
+            self._last_resampled = key, ResampledTiles(store, mpp, tile_size).read
+        return self._last_resampled[1]
+
+    def _attributes(self, runner: ModelRunner) -> dict[str, Any]:
         spec = runner.spec
+        weights = {"sha256": spec.weights_sha256, "registered": spec.weights_registered}
         return {
             "model_fingerprint": spec.fingerprint,
             "run": spec.name,
             "model": spec.model,
+            "weights": weights if spec.weights_sha256 else {},
             "preprocessing": asdict(spec.preprocessing),
-            "pooling": spec.pooling,
-            "mismatch": mismatch,
+            "pooling": spec.pooling or "own",
             "device": runner.device.type,
             "precision": runner.precision,
             "versions": versions(LEARNING),
@@ -213,31 +247,28 @@ class FeatureExtractor:
 
 
 def _open(name: str, options: FeaturesOptions) -> Model:
-    """Open an encoder of the registry, or another network, of which the options say scale and tile size."""
+    """Open an encoder of the registry, or another network."""
     known = find_encoder(name)
     if known is not None:
         from wsivit.models import open_encoder  # loads torch
 
-        model = open_encoder(
+        return open_encoder(
             known, options.weights, pooling=options.pooling, allow_other_weights=options.allow_other_weights
         )
-    elif options.weights is not None or options.pooling is not None:
+    if options.weights is not None or options.pooling is not None:
         raise UsageError(f"{name} is no encoder of the registry: weights and pooling are for those (wsivit encoders)")
-    else:
-        model = open_model(name)
-    spec = model.spec
-    return Model(replace(spec, mpp=spec.mpp or options.mpp, tile_size=spec.tile_size or options.tile_size), model.load)
+    return open_model(name)
 
 
-def _is_there(store: TileStore, model: Model) -> bool:
+def _is_there(store: TileStore, model: Model, pixels: dict[str, Any]) -> bool:
     """Whether the store has these very features; OutputExistsError for others of the name."""
     name = model.spec.name
     if name not in store.encoders:
         return False
-    if store.features(name).attrs.get("model_fingerprint") != model.spec.fingerprint:
-        raise OutputExistsError(
-            f"{store.url}: has features {name!r} of other weights, another input or another pooling; replace them with "
-            "--force"
-        )
+    attrs = store.features(name).attrs
+    if attrs.get("model_fingerprint") != model.spec.fingerprint or attrs.get("resampled") != pixels.get("resampled"):
+        imported = attrs.get("imported", {}).get("form")
+        origin = f"imported from {imported}" if imported else "of other weights, another input, pooling or pixels"
+        raise OutputExistsError(f"{store.url}: has features {name!r} {origin}; replace them with --force")
     store.cleanup("features", name)
     return True

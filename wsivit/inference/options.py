@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from wsivit.errors import UsageError
+from wsivit.ranges import BatchSize, Mpp, Positive, TileSize, check_options
 
 Precision: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 Engine: TypeAlias = Literal["torch", "onnx", "onnx-int8"]
@@ -31,7 +32,7 @@ class ScoringOptions:
         Score each tile in its eight flips and turns: the mean counts, and their spread is kept.
     """
 
-    batch_size: int = 64
+    batch_size: BatchSize = 64
     device: str = "auto"
     precision: Precision = "auto"
     engine: Engine = "torch"
@@ -39,12 +40,7 @@ class ScoringOptions:
     tta: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise UsageError(f"precision must be auto, fp32, bf16 or fp16, not {self.precision!r}")
-        if self.engine not in ("torch", "onnx", "onnx-int8"):
-            raise UsageError(f"engine must be torch, onnx or onnx-int8, not {self.engine!r}")
+        check_options(self)
         if self.engine != "torch" and (self.compile or self.precision not in ("auto", "fp32")):
             raise UsageError(f"engine {self.engine} has its own arithmetic: compile and precision are for torch")
 
@@ -74,14 +70,9 @@ class PredictOptions(ScoringOptions):
         Predict also where scale, tile size, classes or preprocessing differ from the run's; it is recorded.
     """
 
-    mpp: float | None = None
-    tile_size: int | None = None
-    temperature: float | None = None
+    mpp: Mpp | None = None
+    tile_size: TileSize | None = None
+    temperature: Positive | None = None
     weights: str | None = None
     trust_torchscript: bool = False
     allow_mismatch: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise UsageError(f"temperature must be above 0, not {self.temperature}")

@@ -20,7 +20,8 @@ from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, Usa
 from wsivit.inference.blocks import BlockJob, run_blocks
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import PredictOptions
-from wsivit.inference.runner import ModelRunner, has_features, softmax
+from wsivit.inference.runner import ModelRunner, softmax
+from wsivit.inference.sample_scores import has_features
 from wsivit.inference.seen_tiles import trained_on
 from wsivit.io import LEARNING, map_ordered, versions
 from wsivit.models import CONTRACT, LinearHead, ModelSpec, RunMetadata, open_model
@@ -315,12 +316,8 @@ def check_compatibility(spec: ModelSpec, store: TileStore, *, allow: bool) -> li
     StoreMismatchError
         Something differs and that is not allowed; each difference is named.
     """
-    parameters, differences = store.parameters, []
-    mpp = float(np.sqrt(np.prod(parameters.mpp)))
-    if spec.mpp is not None and not same_scale(spec.mpp, mpp):
-        differences.append(f"scale: the model is for {spec.mpp:.4g} microns per pixel, the store has {mpp:.4g}")
-    if spec.tile_size is not None and store.grid.tile_size != spec.tile_size:
-        differences.append(f"tile size: the model is for {spec.tile_size} px, the store has {store.grid.tile_size}")
+    parameters = store.parameters
+    differences = tile_differences(spec, store.grid.tile_size, float(np.sqrt(np.prod(parameters.mpp))))
     downscale = parameters.downscale
     if downscale and spec.downscale and downscale not in spec.downscale:
         differences.append(
@@ -334,8 +331,19 @@ def check_compatibility(spec: ModelSpec, store: TileStore, *, allow: bool) -> li
                 f"classes: the model knows {', '.join(spec.classes)}; label {spec.label!r} has {', '.join(unknown)} too"
             )
     if differences and not allow:
+        ways = "; an encoder reads what it needs from the slide with --resample" if not spec.classes else ""
         raise StoreMismatchError(
-            f"{store.url} does not fit {spec.name}: {'; '.join(differences)}. Tile the slide for it, or predict "
-            "all the same with --allow-mismatch, which is recorded"
+            f"{store.url} does not fit {spec.name}: {'; '.join(differences)}. Tile the slide for it, or use the store "
+            f"all the same with --allow-mismatch, which is recorded{ways}"
         )
+    return differences
+
+
+def tile_differences(spec: ModelSpec, tile_size: int, mpp: float) -> list[str]:
+    """Name what differs between tiles and those that a model is for: scale in microns per pixel, and size."""
+    differences = []
+    if spec.mpp is not None and not same_scale(spec.mpp, mpp):
+        differences.append(f"scale: the model is for {spec.mpp:.4g} microns per pixel, the store has {mpp:.4g}")
+    if spec.tile_size is not None and tile_size != spec.tile_size:
+        differences.append(f"tile size: the model is for {spec.tile_size} px, the store has {tile_size}")
     return differences

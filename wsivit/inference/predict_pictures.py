@@ -15,7 +15,8 @@ from wsivit.errors import UsageError
 from wsivit.heatmap import SheetBlock, draw_sheet
 from wsivit.inference.cpu import keep_freed_memory
 from wsivit.inference.options import ScoringOptions
-from wsivit.inference.runner import Floats, ModelRunner, score_samples, softmax
+from wsivit.inference.runner import Floats, ModelRunner, softmax
+from wsivit.inference.sample_scores import score_samples
 from wsivit.io import replacing
 from wsivit.models import CONTRACT, RunMetadata, finished_run, open_run, run_name
 

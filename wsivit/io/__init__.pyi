@@ -42,6 +42,8 @@ from .remote import is_url as is_url
 from .remote import join as join
 from .remote import local_path as local_path
 from .remote import parent_and_name as parent_and_name
+from .toml_file import read_toml as read_toml
+from .toml_file import suggestion as suggestion
 from .versions import LEARNING as LEARNING
 from .versions import NEEDED as NEEDED
 from .versions import installed_version as installed_version

@@ -1,14 +1,11 @@
-"""One factory for timm and transformers names; one folder format out.
+"""One factory of image classifiers for timm and transformers names, with a new head.
 
-Every model is a transformers image classifier, timm networks through ``TimmWrapperForImageClassification``.
-Its folder (``config.json``, ``model.safetensors``) opens in transformers, and a timm network's folder also in
-``timm.create_model("local-dir:…", pretrained=True)``, with equal logits. Weights are safetensors only.
+Every classifier is a transformers model, timm networks through ``TimmWrapperForImageClassification``: training and its
+folder (`classifier_folder`) then know one kind.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,34 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from timm.layers.patch_embed import PatchEmbed
 from torch import nn
 
-from wsivit.errors import StoreError, UsageError
-from wsivit.io import LocalFiles
-from wsivit.models.model_input import PROCESSOR, RESAMPLE, blank_input, processor_input, timm_input
-from wsivit.models.model_names import CONFIG, library_of, read_config
+from wsivit.errors import UsageError
+from wsivit.models.hub import hub_errors
+from wsivit.models.model_input import blank_input
+from wsivit.models.model_names import library_of
 from wsivit.models.network import Network, of_classifier
+from wsivit.models.published_input import native_size, published_preprocessing, timm_input
 from wsivit.models.run_folder import Preprocessing
-from wsivit.models.weights import (
-    MODEL_LOAD_ERRORS,
-    WEIGHTS,
-    hub_errors,
-    name_pickles,
-    non_finite,
-    quiet_transformers,
-    refuse_code,
-    safetensors_file,
-    timm_weights,
-    weights_fingerprint,
-)
+from wsivit.models.timm_networks import timm_network, timm_settings_of
+from wsivit.models.weights import non_finite, quiet_transformers, refuse_code, safetensors_file, timm_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -167,73 +152,6 @@ def require_image_size(name: str, image_size: int | None) -> None:
             )
 
 
-def load_classifier(folder: str | os.PathLike[str]) -> Classifier:
-    """Load a classifier as it was saved.
-
-    Raises
-    ------
-    StoreError
-        The folder is not a model, or is damaged.
-    """
-    from transformers import AutoModelForImageClassification
-
-    folder = Path(folder)
-    read_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise StoreError(f"{folder}: there is no {WEIGHTS} in this model folder{name_pickles(folder)}")
-    try:
-        with quiet_transformers():
-            model = AutoModelForImageClassification.from_pretrained(
-                folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
-            )
-    except (*MODEL_LOAD_ERRORS, SafetensorError) as error:
-        raise StoreError(f"{folder}: the model cannot be loaded: {error}") from error
-    return Classifier(model.eval().float(), _saved_preprocessing(folder, model.config))
-
-
-def save_classifier(classifier: Classifier, folder: str | os.PathLike[str]) -> str:
-    """Write a folder that transformers (and timm, for its own) can load; return the weights' fingerprint.
-
-    Raises
-    ------
-    StoreError
-        The weights are not finite; nothing is written.
-    """
-    broken = non_finite(classifier.model)
-    if broken:
-        raise StoreError(f"{folder}: the model was not saved: {broken}")
-    files = LocalFiles(Path(folder))
-    files.write(CONFIG, [_as_json(_saved_config(classifier))])
-    if not classifier.is_timm:  # a timm folder says it in config.json, where both libraries look
-        files.write(PROCESSOR, [_as_json(_processor_config(classifier.preprocessing))])
-    # timm knows its own parameter names only, and transformers adds the wrapper's prefix where it is missing.
-    state = {
-        key.removeprefix("timm_model."): value.detach().cpu().contiguous()
-        for key, value in classifier.model.state_dict().items()
-    }
-    files.write(WEIGHTS, [save(state, metadata={"format": "pt"})])
-    return weights_fingerprint(folder)
-
-
-def device_for(name: str) -> torch.device:
-    """Resolve ``auto``: the first GPU there is, else the CPU.
-
-    Raises
-    ------
-    UsageError
-        If this machine has no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)  # a name alone says nothing of the machine
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
-    return device
-
-
 # timm ------------------------------------------------------------------------------------------------
 
 
@@ -259,29 +177,6 @@ def _timm_classifier(
     # The wrapper draws every layer anew from one normal distribution; timm knows how each should begin.
     model.timm_model = network
     return Classifier(model, preprocessing)
-
-
-def timm_settings_of(name: str, image_size: int | None = None) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the architecture of a timm name, its published settings, and the arguments that make it."""
-    resolved = timm.models.resolve_model_input_args(name, {"img_size": image_size} if image_size else None)
-    architecture, known = resolved.pop("model_name"), resolved.pop("pretrained_cfg")
-    return architecture, known, {key: value for key, value in resolved.items() if key != "pretrained_model_args"}
-
-
-def timm_network(architecture: str, settings: dict[str, Any], source: Path | None, **model_args: Any) -> nn.Module:
-    """Make a timm network, with the weights of a file where one is given."""
-    overlay = None if source is None else {"file": str(source), "source": "", "custom_load": False}
-    try:
-        return timm.create_model(
-            architecture,
-            pretrained=source is not None,
-            pretrained_cfg=settings,
-            pretrained_cfg_overlay=overlay,
-            **model_args,
-        )
-    except (RuntimeError, ValueError, TypeError, AssertionError, SafetensorError, OSError) as error:
-        what = architecture if source is None else f"{architecture} with the weights {source}"
-        raise UsageError(f"model {what} cannot be made: {error}") from error
 
 
 def _timm_settings(settings: dict[str, Any], preprocessing: Preprocessing) -> dict[str, Any]:
@@ -376,74 +271,6 @@ def _with_input_size(model: PreTrainedModel, image_size: int) -> PreTrainedModel
             state[key] = resample_abs_pos_embed(value, [side, side], num_prefix_tokens=prefix)
     resized.load_state_dict(state)
     return resized
-
-
-def published_preprocessing(name: str, config: Any, *, scored: bool) -> Preprocessing:
-    """How a transformers model's input is made; where nothing says it, ImageNet's values, with a warning."""
-    native = native_size(config)
-    channels = int(getattr(config, "num_channels", 3))
-    made = processor_input(name, channels, native, scored=scored)
-    if made is not None:
-        return made
-    _log.warning(
-        "model %s comes without a %s that can be read, so nothing says how its input is made: the mean and deviation "
-        "of ImageNet are taken, and if it learned from others its scores are WRONG; put in the file of the model that "
-        "it was trained from",
-        name,
-        PROCESSOR,
-    )
-    if channels == 1:
-        return Preprocessing(native or 224, (0.449,), (0.226,), channels="L")  # their means over the channels
-    return Preprocessing(native or 224)
-
-
-def native_size(config: Any) -> int | None:
-    """Side of a transformers model's input by its ``config.json``, in pixels; None where it does not say."""
-    size = getattr(config, "image_size", None)
-    size = size[0] if isinstance(size, list | tuple) else size
-    return None if size is None else int(size)
-
-
-# folders ---------------------------------------------------------------------------------------------
-
-
-def _saved_config(classifier: Classifier) -> dict[str, Any]:
-    config: dict[str, Any] = classifier.model.config.to_dict()
-    # Left to transformers, the type of the weights is said only where a checkpoint was written before.
-    weights = str(classifier.model.dtype).removeprefix("torch.")
-    return config | {"architectures": [type(classifier.model).__name__], "dtype": weights}
-
-
-def _as_json(settings: dict[str, Any]) -> bytes:
-    return (json.dumps(settings, indent=2) + "\n").encode()
-
-
-_BGR: tuple[dict[str, Any], dict[str, Any]] = (
-    {},
-    {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_order": True, "do_center_crop": False},
-)
-"""What is said of channels in the order BGR: one processor of transformers knows it."""
-
-
-def _processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": preprocessing.image_size, "width": preprocessing.image_size},
-        "resample": RESAMPLE[preprocessing.interpolation],
-        "do_rescale": True,
-        "rescale_factor": preprocessing.scale,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-        **_BGR[preprocessing.channels == "BGR"],
-    }
-
-
-def _saved_preprocessing(folder: Path, config: Any) -> Preprocessing:
-    if config.model_type == "timm_wrapper":
-        return timm_input(str(folder), config.pretrained_cfg)
-    return published_preprocessing(str(folder), config, scored=False)
 
 
 def _label_maps(classes: Sequence[str]) -> dict[str, Any]:

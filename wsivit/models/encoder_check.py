@@ -1,4 +1,4 @@
-"""Whether vectors made elsewhere are an encoder's, by eight pictures; and by which other rule if they are not."""
+"""Whether vectors or weights from elsewhere are an encoder's, by eight pictures; and by which other rule if not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ PROBES, SIDE = 8, 320
 """How many pictures, and their side in pixels: a size of no encoder, so that each rule of resizing shows."""
 _CLOSE = 0.02
 """Share of a vector's length by which it may differ: half precision and other resizers stay well below."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".torch")
+"""Endings of files with weights."""
 _NORMALISATIONS = {
     "ImageNet's mean and deviation": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mean and deviation of 0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -38,6 +40,8 @@ class EncoderCheck:
     Attributes
     ----------
     encoder : str
+    what : {"vectors", "weights"}
+        What was checked.
     matches : bool
         Whether they are what the registry's rule gives.
     difference : float
@@ -50,10 +54,11 @@ class EncoderCheck:
     matches: bool
     difference: float
     variant: str
+    what: Literal["vectors", "weights"] = "vectors"
 
     def __str__(self) -> str:
         if self.matches:
-            return f"these are vectors of {self.encoder} (difference {self.difference:.2g})"
+            return f"these are {self.what} of {self.encoder} (difference {self.difference:.2g})"
         if self.variant:
             return f"not {self.encoder} by its rule (difference {self.difference:.2g}), but with {self.variant}"
         return f"not {self.encoder}, by no rule that is known (difference {self.difference:.2g})"
@@ -100,23 +105,25 @@ def write_probe_pictures(folder: str | os.PathLike[str]) -> list[Path]:
 
 def check_encoder(
     name: str,
-    vectors: str | os.PathLike[str],
+    file: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
     allow_other_weights: bool = False,
 ) -> EncoderCheck:
-    """Tell whether vectors of the probe pictures are an encoder's.
+    """Tell whether vectors of the probe pictures are an encoder's, or whether weights are.
 
     Parameters
     ----------
     name : str
         Of the encoder.
-    vectors : path
-        ``.npy``, or ``.h5`` with ``features``: float (8, d), one per probe picture, in their order.
+    file : path
+        Vectors: ``.npy``, or ``.h5`` with ``features`` (or ``feats``), float (8, d), one per probe picture, in their
+        order. Or weights: a file, or a folder in the form of a repository, whose own settings (``config.json``,
+        ``preprocessor_config.json``) then say how its input is made and what is pooled.
     weights : path, optional
-        Of the encoder. Default: the hub's.
+        Of the encoder, to compare with. Default: `file` where its checksum is the registry's, else the hub's.
     allow_other_weights : bool
-        Whether weights with another checksum than the registry's will do.
+        Whether `weights` may have another checksum than the registry's.
 
     Returns
     -------
@@ -125,20 +132,65 @@ def check_encoder(
     Raises
     ------
     UsageError
-        The file holds no such vectors; the encoder or its weights cannot be had.
+        The file holds no such vectors, or is a pickle that the registry does not list; the encoder or its weights
+        cannot be had.
     """
     from wsivit.models.open_encoder import open_encoder  # loads torch
 
-    known = encoder(name)
-    given = _read(Path(vectors))
-    network: Any = open_encoder(known, weights, allow_other_weights=allow_other_weights).load()
-    apart = {what: _difference(given, _vectors(network.model, variant)) for what, variant in _variants(known)}
+    known, path = encoder(name), Path(file)
+    if not path.is_dir() and path.suffix not in _WEIGHTS:
+        given = _read(path)
+        reference: Any = open_encoder(known, weights, allow_other_weights=allow_other_weights).load()
+        return _compare(given, reference.model, known, "vectors")
+    other = open_encoder(known, path, allow_other_weights=True)
+    network: Any = other.load()
+    given = _vectors(network.model, _own_rule(path, known))
+    if other.spec.weights_registered and weights is None:
+        return _compare(given, network.model, known, "weights")
+    try:
+        reference = open_encoder(known, weights, allow_other_weights=allow_other_weights).load()
+    except UsageError as error:
+        raise UsageError(f"{path}: its checksum is not the registry's, and nothing to compare with: {error}") from error
+    return _compare(given, reference.model, known, "weights")
+
+
+def _compare(
+    given: NDArray[np.float64], model: nn.Module, known: Encoder, what: Literal["vectors", "weights"]
+) -> EncoderCheck:
+    apart = {rule: _difference(given, _vectors(model, variant)) for rule, variant in _variants(known)}
     ours = apart.pop("")
     nearest = min(apart, key=apart.__getitem__, default="")
     # A rule that is nearly the same (bilinear for bicubic) is within the tolerance as well: the nearest one counts.
     if ours <= _CLOSE and (not nearest or ours <= apart[nearest]):
-        return EncoderCheck(known.name, True, ours, "")
-    return EncoderCheck(known.name, False, ours, nearest if nearest and apart[nearest] <= _CLOSE else "")
+        return EncoderCheck(known.name, True, ours, "", what)
+    return EncoderCheck(known.name, False, ours, nearest if nearest and apart[nearest] <= _CLOSE else "", what)
+
+
+def _own_rule(path: Path, known: Encoder) -> Encoder:
+    """Return the encoder by the input rule and pooling of a folder's own settings; as it is where there are none."""
+    from wsivit.models.model_names import CONFIG, read_config
+    from wsivit.models.published_input import processor_input, timm_input
+
+    if not (path / CONFIG).is_file():
+        return known
+    config = read_config(path)
+    if "architecture" in config:
+        made = timm_input(str(path), config.get("pretrained_cfg", {}))
+        pooling = {"token": "cls", "avg": "mean"}.get(config.get("global_pool", ""))
+        known = known.with_pooling(pooling) if pooling and known.pooling != "own" else known  # type: ignore[arg-type]
+    else:
+        processor = processor_input(str(path), native=known.image_size)
+        if processor is None:
+            return known
+        made = processor
+    return replace(
+        known,
+        image_size=made.image_size,
+        resize=made.resize,
+        interpolation=made.interpolation,
+        mean=made.mean,
+        std=made.std,
+    )
 
 
 def _variants(known: Encoder) -> Iterator[tuple[str, Encoder]]:
@@ -191,7 +243,7 @@ def _read(path: Path) -> NDArray[np.float64]:
             import h5py  # type: ignore[import-untyped, unused-ignore]
 
             with h5py.File(path) as file:
-                values = np.asarray(file["features"], np.float64)
+                values = np.asarray(file["features" if "features" in file else "feats"], np.float64)
         else:
             values = np.asarray(np.load(path, allow_pickle=False), np.float64)
     except ImportError:

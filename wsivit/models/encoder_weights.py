@@ -17,7 +17,8 @@ from pathlib import Path
 
 from wsivit.errors import StoreError, UsageError
 from wsivit.models.encoders import Encoder
-from wsivit.models.weights import WEIGHTS, hub_errors
+from wsivit.models.hub import asking_hub, hub_reason
+from wsivit.models.weights import MODEL_LOAD_ERRORS, WEIGHTS
 
 _log = logging.getLogger(__name__)
 
@@ -119,24 +120,15 @@ def _from_hub(encoder: Encoder) -> Path:
             "--weights FILE.safetensors"
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        with hub_errors(encoder.name, scratch=False):
+        with asking_hub(encoder.name):
             return Path(hf_hub_download(encoder.hub, encoder.file, revision=encoder.revision or None))
-    except UsageError as error:
-        cause = error.__cause__
-        if isinstance(cause, GatedRepoError | RepositoryNotFoundError) and encoder.gated:
-            raise UsageError(
-                f"encoder {encoder.name} is gated: ask for access at {encoder.url}, then log in with `hf auth login` "
-                "(or set HF_TOKEN); or give its file as --weights"
-            ) from cause
-        first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
-        access = f"; it is gated: ask for access at {encoder.url}" if encoder.gated else ""
+    except MODEL_LOAD_ERRORS as error:
         raise UsageError(
-            f"encoder {encoder.name}: {encoder.file} of {encoder.hub} cannot be had ({first}); fetch it once with a "
-            "network (the cache, HF_HOME, then serves offline), or give the file as --weights" + access
-        ) from cause
+            f"encoder {encoder.name}: {encoder.file} of {encoder.url} could not be fetched: {hub_reason(error)}; or "
+            "give the file, or a folder like the repository, as --weights"
+        ) from error
 
 
 # pickles ---------------------------------------------------------------------------------------------

@@ -96,6 +96,13 @@ class Encoder:
         return cls(name=name, **given)
 
     @property
+    def column_name(self) -> str:
+        """Name of its features in a store: a name means one thing, so another pooling has another name."""
+        own = encoders().get(self.name)
+        changed = own is not None and own.pooling != self.pooling
+        return f"{self.name}-{self.pooling}".replace("+", "-") if changed else self.name
+
+    @property
     def tile_size(self) -> int:
         """Side of the tiles that it takes without resampling, in pixels."""
         return self.resize or self.image_size
@@ -137,7 +144,8 @@ class Encoder:
 
     def fingerprint(self, weights_sha256: str) -> str:
         """Return the identity of vectors: which weights, what was fed to them, what was kept of the output."""
-        parts = {"weights": weights_sha256, "preprocessing": asdict(self.preprocessing), "pooling": self.pooling}
+        parts: dict[str, Any] = {"weights": weights_sha256, "preprocessing": asdict(self.preprocessing)}
+        parts |= {"pooling": self.pooling, "registers": self.registers}
         return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

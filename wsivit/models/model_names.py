@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import timm
 
 from wsivit.errors import StoreError, UsageError
-from wsivit.models.weights import hub_errors, refuse_code
+from wsivit.models.hub import hub_errors
+from wsivit.models.weights import refuse_code
 
 _log = logging.getLogger(__name__)
 

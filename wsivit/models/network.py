@@ -114,6 +114,25 @@ def autocast_type(precision: str, device: torch.device) -> torch.dtype | None:
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
+def device_for(name: str) -> torch.device:
+    """Resolve ``auto``: the first GPU there is, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        If this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a name alone says nothing of the machine
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(f"device {name!r} cannot be used here ({first}); auto takes the best there is") from error
+    return device
+
+
 class OnnxNetwork:
     """A network exported to ONNX, on the CPU. Called with pictures, float32 (n, c, s, s).
 

@@ -46,12 +46,10 @@ def open_encoder(
     StoreError
         Its weights are damaged, or of another network.
     """
-    # A name means one thing: another pooling has another name.
-    name = encoder.name if pooling in (None, encoder.pooling) else f"{encoder.name}-{pooling}".replace("+", "-")
     encoder = encoder.with_pooling(pooling)
     file = encoder_weights(encoder, weights, allow_other=allow_other_weights)
     spec = ModelSpec(
-        name=name,
+        name=encoder.column_name,
         model=encoder.name,
         classes=(),
         preprocessing=encoder.preprocessing,
@@ -59,6 +57,8 @@ def open_encoder(
         mpp=encoder.mpp,
         tile_size=encoder.tile_size,
         pooling=encoder.pooling,
+        weights_sha256=file.sha256,
+        weights_registered=file.registered,
     )
     return Model(spec, lambda: _load(encoder, file))
 

@@ -75,7 +75,7 @@ def open_run(run: PathLike, contract: RunMetadata, weights: PathLike | None = No
     spec, encoder = ModelSpec.of_run(run_name(run), contract), contract.encoder
 
     def load() -> Network:
-        from wsivit.models.classifier import load_classifier
+        from wsivit.models.classifier_folder import load_classifier
         from wsivit.models.network import of_classifier
 
         if weights_fingerprint(run) != spec.fingerprint:
@@ -119,8 +119,9 @@ def _open_published(name: str) -> Model:
     """Load a published model with the head that it has, and try it on a blank picture."""
     import torch
 
-    from wsivit.models.model_input import PROCESSOR, blank_input
+    from wsivit.models.model_input import blank_input
     from wsivit.models.model_names import library_of
+    from wsivit.models.published_input import PROCESSOR
 
     library, resolved = library_of(name, scratch=False)
     network, classes, preprocessing = (_timm if library == "timm" else _transformers)(resolved)
@@ -146,9 +147,9 @@ def _open_published(name: str) -> Model:
 def _timm(name: str) -> tuple[Network, tuple[str, ...], Preprocessing]:
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
-    from wsivit.models.classifier import timm_network, timm_settings_of
-    from wsivit.models.model_input import timm_input
     from wsivit.models.network import of_timm
+    from wsivit.models.published_input import timm_input
+    from wsivit.models.timm_networks import timm_network, timm_settings_of
     from wsivit.models.weights import timm_weights
 
     architecture, settings, model_args = timm_settings_of(name)
@@ -169,9 +170,10 @@ def _timm(name: str) -> tuple[Network, tuple[str, ...], Preprocessing]:
 def _transformers(name: str) -> tuple[Network, tuple[str, ...], Preprocessing]:
     from transformers import AutoConfig, AutoModelForImageClassification
 
-    from wsivit.models.classifier import published_preprocessing
+    from wsivit.models.hub import hub_errors
     from wsivit.models.network import of_classifier
-    from wsivit.models.weights import hub_errors, quiet_transformers, refuse_code
+    from wsivit.models.published_input import published_preprocessing
+    from wsivit.models.weights import quiet_transformers, refuse_code
 
     with hub_errors(name, scratch=False), quiet_transformers():
         refuse_code(AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict(), name)

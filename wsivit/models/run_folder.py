@@ -26,6 +26,8 @@ FORMAT = 3
 READABLE = (1, 2, 3)
 """Formats that can be read: 1 had fewer fields of the preprocessing; of 1 and 2 the part that chose was reported."""
 CONTRACT = "wsivit.json"
+TILE, PATIENT = "tile", "patient"
+"""Levels of a run: what its model predicts."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -178,6 +180,8 @@ class RunMetadata:
             raise StoreError(f"{folder}: not a run folder: there is no {CONTRACT}; wsivit train makes one") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
+        if isinstance(values, dict) and values.get("level", TILE) != TILE:
+            raise UsageError(f"{folder} is a slide-level run; this needs a tile classifier (wsivit train)")
         version = values.get("format") if isinstance(values, dict) else None
         if version not in READABLE:
             known = " and ".join(map(str, READABLE))
@@ -238,6 +242,10 @@ class ModelSpec:
         How slides were brought to the scale that it learned from; empty where that is not known.
     pooling : str
         What of an encoder's output is its vector; empty where its own library says.
+    weights_sha256 : str
+        Of the file with an encoder's weights, as it was published or given; empty for other models.
+    weights_registered : bool
+        Whether the registry of encoders lists that file.
     """
 
     name: str
@@ -251,6 +259,8 @@ class ModelSpec:
     label: str = ""
     downscale: frozenset[str] = frozenset()
     pooling: str = ""
+    weights_sha256: str = ""
+    weights_registered: bool = False
 
     @classmethod
     def of_run(cls, name: str, contract: RunMetadata) -> ModelSpec:
@@ -285,6 +295,15 @@ class Model:
     spec: ModelSpec
     load: Callable[[], Network]
     head: LinearHead | None = None
+
+
+def run_level(folder: PathLike) -> str:
+    """Return what the model of a run folder predicts, ``tile`` or ``patient``; ``tile`` for all that is no run."""
+    try:
+        values = json.loads((Path(folder) / CONTRACT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return TILE
+    return str(values.get("level", TILE)) if isinstance(values, dict) else TILE
 
 
 def finished_run(folder: PathLike) -> RunMetadata:

@@ -10,7 +10,7 @@ from pathlib import Path
 from wsivit.io import Described, format_bytes
 from wsivit.models.run_folder import RunMetadata
 
-_SIDES = ("train", "validation", "test")
+_SIDES = ("train", "tune", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class RunInfo(Described):
         Slides, or folders of pictures, that it learned from.
     pictures : dict of str to int
         Tiles on each side of the split.
-    validation : dict of str to float
-        Figures on the held-out part.
+    figures : dict of str to float
+        Of the part that chose nothing.
     temperature : float
         The logits are divided by it.
     bytes : int

@@ -1,11 +1,9 @@
-"""Where weights come from (file, folder, hub), and what is refused: pickles, and settings that would run code."""
+"""Which weights are read, from a file, a folder or the hub: no pickles, and no settings that would run code."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from wsivit.errors import StoreError, UsageError, WsivitError
+from wsivit.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
-_log = logging.getLogger(__name__)
-
 WEIGHTS = "model.safetensors"
-PATIENCE = 10.0
-"""Seconds after which a log line says that the hub has not answered."""
 MODEL_LOAD_ERRORS = (
     OSError,
     RuntimeError,
@@ -112,6 +106,8 @@ def timm_weights(
         raise UsageError(f"model {name}: timm has no published weights for it; start from scratch (--no-pretrained)")
     from huggingface_hub import hf_hub_download
 
+    from wsivit.models.hub import hub_errors
+
     with hub_errors(name, scratch=scratch):
         return Path(hf_hub_download(settings["hf_hub_id"], WEIGHTS))
 
@@ -141,40 +137,6 @@ def non_finite(network: nn.Module) -> str:
     if not bad:
         return ""
     return f"its weights are damaged, {len(bad)} of {len(tensors)} tensors hold NaN or infinity (the first is {bad[0]})"
-
-
-@contextmanager
-def hub_errors(name: str, *, scratch: bool = True) -> Iterator[None]:
-    """Turn every way in which weights cannot be loaded into one error with what to do; log when it takes long."""
-    waiting = threading.Timer(
-        PATIENCE,
-        lambda: _log.info("%s: still waiting for the hub; HF_HUB_OFFLINE=1 takes only what is on the disk", name),
-    )
-    waiting.daemon = True
-    waiting.start()
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)  # it warns of every attempt to reach the hub
-    try:
-        yield
-    except WsivitError:
-        raise
-    except MODEL_LOAD_ERRORS as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        ways = [
-            "run once with a network, the hub's cache (HF_HOME) then serves offline",
-            "give a folder with config.json and model.safetensors as the model",
-        ]
-        if scratch:
-            ways[1] += ", or a .safetensors file as the weights"
-            ways.append("start from scratch (--no-pretrained)")
-        listed = "; ".join(f"({i}) {way}" for i, way in enumerate(ways, 1))
-        raise UsageError(
-            f"model {name}: the weights could not be loaded ({first}). {len(ways)} ways: {listed}"
-        ) from error
-    finally:
-        waiting.cancel()
-        hub.setLevel(level)
 
 
 @contextmanager

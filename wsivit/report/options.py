@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wsivit.errors import UsageError
+from wsivit.ranges import Fraction, check_options
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ class ReportOptions:
 
     run: str | None = None
     class_name: str | None = None
-    threshold: float = 0.5
+    threshold: Fraction = 0.5
     label: str | None = None
     pseudonyms: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise UsageError(f"the threshold is a probability and must be in [0, 1], not {self.threshold}")
+        check_options(self)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any, get_args
+from typing import Any
 
-from wsivit.errors import LimitError, UsageError
+from wsivit.errors import LimitError
 from wsivit.io import LocalFile, local_path
+from wsivit.ranges import PixelLimit, check_option
 from wsivit.slide.backend import Backend, JpegColor
 from wsivit.slide.dicom import series_path
 from wsivit.slide.metadata import SlideInfo
@@ -70,10 +71,9 @@ def open_slide(
         If the reader is unknown, `jpeg_color` cannot be applied by it, there is no such scene, or a folder holds
         several DICOM series.
     """
-    if reader not in get_args(Reader):
-        raise UsageError(f"reader must be one of {', '.join(get_args(Reader))}, not {reader!r}")
-    if jpeg_color not in get_args(JpegColor):
-        raise UsageError(f"jpeg_color must be one of {', '.join(get_args(JpegColor))}, not {jpeg_color!r}")
+    check_option("reader", reader, Reader)
+    check_option("jpeg_color", jpeg_color, JpegColor)
+    check_option("max_pixels", max_pixels, PixelLimit)
     path = series_path(local_path(path))
     # Before any reader: on a bad file their native code crashes, hangs or invents pixels.
     source, anomalies = check_slide(path, max_pixels)

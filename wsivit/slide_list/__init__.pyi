@@ -13,4 +13,5 @@ from .sources import find_stores as find_stores
 from .sources import is_one as is_one
 from .sources import locations as locations
 from .table import SlideRow as SlideRow
+from .table import read_patient_table as read_patient_table
 from .table import read_table as read_table

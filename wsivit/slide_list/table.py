@@ -88,6 +88,37 @@ def read_table(path: str) -> list[SlideRow]:
     UsageError
         If it cannot be read, is empty, or names neither slides nor paths; the text names the line.
     """
+    return _rows(path, _read_csv(path), ("id", "path", "store"), "slide_id or path")
+
+
+def read_patient_table(path: str) -> list[SlideRow]:
+    """Read a table of patients, or of their slides, with what is known of each: labels, sites, times.
+
+    As `read_table`, but a row may name a patient without a slide, and ``.xlsx`` and ``.parquet`` are read too.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read, is empty, or names neither patients nor slides; the text names the line.
+    """
+    ending = posixpath.splitext(path)[1].lower()
+    lines = _read_frame(path, ending) if ending in (".xlsx", ".xls", ".parquet") else _read_csv(path)
+    return _rows(path, lines, ("patient", "id", "path", "store"), "patient or slide_id")
+
+
+def _rows(path: str, lines: list[tuple[int, list[str]]], needed: tuple[str, ...], names: str) -> list[SlideRow]:
+    lines = [(number, cells) for number, cells in lines if any(cells)]  # Excel keeps rows that were emptied
+    if len(lines) < 2:
+        raise UsageError(f"{path}: the table is empty")
+    columns = lines[0][1]
+    fields = _columns_of_fields(path, columns)
+    if not {*needed} & fields.keys():
+        raise UsageError(f"{path}: needs a column {names}; it has {', '.join(filter(None, columns))}")
+    return [_row(path, number, columns, cells, fields, needed, names) for number, cells in lines[1:]]
+
+
+def _read_csv(path: str) -> list[tuple[int, list[str]]]:
+    """Return the cells of each line and its number, the header first."""
     text, first = read_text(path), 0
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
@@ -95,17 +126,32 @@ def read_table(path: str) -> list[SlideRow]:
         delimiter, text, first = header[4], text.partition("\n")[2], 1
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        lines = [(reader.line_num + first, [cell.strip() for cell in cells]) for cells in reader]
+        return [(reader.line_num + first, [cell.strip() for cell in cells]) for cells in reader]
     except csv.Error as error:
         raise UsageError(f"{path}: not a readable CSV: {error}") from error
-    lines = [(number, cells) for number, cells in lines if any(cells)]  # Excel keeps rows that were emptied
-    if len(lines) < 2:
-        raise UsageError(f"{path}: the table is empty")
-    columns = lines[0][1]
-    fields = _columns_of_fields(path, columns)
-    if not {"id", "path", "store"} & fields.keys():
-        raise UsageError(f"{path}: needs a column slide_id or path; it has {', '.join(filter(None, columns))}")
-    return [_row(path, number, columns, cells, fields) for number, cells in lines[1:]]
+
+
+def _read_frame(path: str, ending: str) -> list[tuple[int, list[str]]]:
+    """Return the cells of an Excel sheet or a Parquet file as text, as `_read_csv` does."""
+    import pandas as pd  # loaded for these two alone
+
+    try:
+        frame = pd.read_parquet(path) if ending == ".parquet" else pd.read_excel(path)
+    except ImportError as error:
+        raise UsageError(f"{path}: reading Excel needs `pip install openpyxl`; or save the sheet as CSV") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path}: not a readable table: {error}") from error
+    cells = [[_cell_text(value) for value in row] for row in frame.itertuples(index=False)]
+    return [(number, row) for number, row in enumerate([[str(name).strip() for name in frame.columns], *cells], 1)]
+
+
+def _cell_text(value: object) -> str:
+    """Write a cell as a CSV has it: an empty cell as nothing, 1.0 of a column with empty cells as 1."""
+    if value is None or value != value or str(value) in ("<NA>", "NaT"):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
 
 
 def _columns_of_fields(table: str, columns: list[str]) -> dict[str, str]:
@@ -123,7 +169,15 @@ def _columns_of_fields(table: str, columns: list[str]) -> dict[str, str]:
     return fields
 
 
-def _row(table: str, number: int, columns: list[str], line: list[str], fields: dict[str, str]) -> SlideRow:
+def _row(
+    table: str,
+    number: int,
+    columns: list[str],
+    line: list[str],
+    fields: dict[str, str],
+    needed: tuple[str, ...],
+    names: str,
+) -> SlideRow:
     where, folder = f"{table}, line {number}", parent(table)
     if any(line[len(columns) :]):
         raise UsageError(f"{where}: has more cells than the first line has columns")
@@ -134,8 +188,8 @@ def _row(table: str, number: int, columns: list[str], line: list[str], fields: d
         if name or value
     }
     row = {key: values[fields[key]] if key in fields else "" for key in ALIASES}
-    if not (row["id"] or row["path"] or row["store"]):
-        raise UsageError(f"{where}: neither slide nor path")
+    if not any(row[key] for key in needed):
+        raise UsageError(f"{where}: neither {names.replace('_id', '').replace(' or ', ' nor ')}")
     mpp, scale = row.pop("mpp"), None
     if mpp.lower() not in ("", *_NO_SCALE):
         try:

@@ -1,4 +1,5 @@
 from .columns import VIEWS as VIEWS
+from .columns import Evidence as Evidence
 from .columns import Features as Features
 from .columns import FeaturesWriter as FeaturesWriter
 from .columns import LabelColumn as LabelColumn
@@ -16,6 +17,7 @@ from .shard import encode_jpeg as encode_jpeg
 from .shard import encode_zstd as encode_zstd
 from .shard import pieces_of as pieces_of
 from .slide_location import SLIDE_ROOT as SLIDE_ROOT
+from .slide_location import locate_slide as locate_slide
 from .slide_location import recorded_paths as recorded_paths
 from .slide_location import set_slide_path as set_slide_path
 from .slide_location import slide_paths as slide_paths

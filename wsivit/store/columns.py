@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from wsivit.errors import StoreError, UsageError
 from wsivit.io import Files
 from wsivit.store import zarr_metadata
-from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter
+from wsivit.store.column_writer import Column, ColumnLocation, ColumnWriter, check_name
 
 VIEWS = 8
 """Flips and quarter turns of a tile."""
 _LABELS, _PREDICTIONS, _FEATURES = "labels", "predictions", "features"
+_EVIDENCE, _SLIDES = "evidence", "slides"
 # The order of writing: a block is complete once its probabilities are written.
 _PREDICTED = ("logits", "spread", "probabilities")
 
@@ -31,10 +32,13 @@ class LabelColumn:
     codes : ndarray of int16 (n,)
         Index into `classes`; -1 where there is none.
     classes : tuple of str
+    attrs : dict
+        What else is known of the labels, such as who gave them; anything JSON can hold.
     """
 
     codes: NDArray[np.int16]
     classes: tuple[str, ...]
+    attrs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,25 @@ class Features:
     """
 
     values: NDArray[np.float16]
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a slide-level prediction rests on, tile by tile.
+
+    Attributes
+    ----------
+    methods : dict of str to ndarray of float32 (n, classes)
+        By the name of the method; NaN for tiles without features. Signed, in logit units, for methods that explain the
+        logit; ``attention`` is a weight for each tile, the same for all classes.
+    classes : tuple of str
+    attrs : dict
+        What else describes it: model fingerprint, logit, which method is shown first, …; anything JSON can hold.
+    """
+
+    methods: dict[str, NDArray[np.float32]]
+    classes: tuple[str, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -166,10 +189,14 @@ class TileColumns:
     def label(self, name: str) -> LabelColumn:
         """Read a label column; UsageError names the existing ones."""
         key = self._existing(_LABELS, name)
+        attributes = zarr_metadata.attributes_of(zarr_metadata.read_document(self.files, key))
         classes = tuple(zarr_metadata.attribute(self.files, key, "classes"))
-        return LabelColumn(zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False), classes)
+        codes = zarr_metadata.read_array(self.files, key).astype(np.int16, copy=False)
+        return LabelColumn(codes, classes, attributes.get("attrs", {}))
 
-    def write_labels(self, name: str, codes: ArrayLike, classes: Sequence[str]) -> None:
+    def write_labels(
+        self, name: str, codes: ArrayLike, classes: Sequence[str], attrs: dict[str, Any] | None = None
+    ) -> None:
         """Write a label column, or replace one of the same name.
 
         Parameters
@@ -178,6 +205,8 @@ class TileColumns:
         codes : array-like of int (n,)
             Index of each tile's class in `classes`; -1 for none.
         classes : sequence of str
+        attrs : dict, optional
+            What else is known of the labels; anything JSON can hold.
 
         Raises
         ------
@@ -193,7 +222,7 @@ class TileColumns:
             self.files.remove(column.building_key)
             try:
                 column.ensure_group()
-                attributes = {"classes": list(classes), "none": -1}
+                attributes = {"classes": list(classes), "none": -1, **({"attrs": attrs} if attrs else {})}
                 zarr_metadata.write_array(self.files, column.building_key, codes, ("tile",), attributes)
                 column.put_in_place()
             except BaseException:
@@ -283,3 +312,49 @@ class TileColumns:
             When another process is writing features of that encoder.
         """
         return FeaturesWriter(ColumnLocation(self.files, _FEATURES, encoder, self._n), shape, attrs)
+
+    @property
+    def evidence_runs(self) -> list[str]:
+        """Names of the slide-level runs whose evidence is in the store."""
+        return zarr_metadata.nodes(self.files, _EVIDENCE)
+
+    def evidence(self, run: str) -> Evidence:
+        """Read the evidence of a slide-level run; UsageError names the existing ones."""
+        key = self._existing(_EVIDENCE, run)
+        classes, attrs = (zarr_metadata.attribute(self.files, key, name) for name in ("classes", "attrs"))
+        methods = zarr_metadata.nodes(self.files, key)
+        values = {name: zarr_metadata.read_array(self.files, f"{key}/{name}") for name in methods}
+        return Evidence(values, tuple(classes), attrs)
+
+    def write_evidence(self, run: str, evidence: Evidence) -> None:
+        """Write the evidence of a slide-level run, or replace that of a run of the same name.
+
+        Raises
+        ------
+        StoreError
+            When it is not one row per tile and one column per class.
+        """
+        shape = (len(evidence.classes),)
+        columns = {name: Column(shape, ("class",)) for name in evidence.methods}
+        location = ColumnLocation(self.files, _EVIDENCE, run, self._n)
+        attributes = {"classes": list(evidence.classes), "attrs": evidence.attrs}
+        with ColumnWriter(location, columns, attributes, restart=True) as writer:
+            for block in writer.blocks():
+                part = {name: values[block.start : block.stop] for name, values in evidence.methods.items()}
+                writer.write_block(block, part)
+            writer.finish()
+
+    @property
+    def slide_predictions(self) -> list[str]:
+        """Names of the slide-level runs whose prediction of this slide is in the store."""
+        return zarr_metadata.nodes(self.files, _SLIDES)
+
+    def slide_prediction(self, run: str) -> dict[str, Any]:
+        """Read what a slide-level run predicts of this slide; UsageError names the existing runs."""
+        return dict(zarr_metadata.attribute(self.files, self._existing(_SLIDES, run), "prediction"))
+
+    def write_slide_prediction(self, run: str, prediction: dict[str, Any]) -> None:
+        """Write what a slide-level run predicts of this slide, or replace it; anything JSON can hold."""
+        check_name(_SLIDES, run)
+        zarr_metadata.ensure_group(self.files, _SLIDES)
+        zarr_metadata.write_group(self.files, f"{_SLIDES}/{run}", {"prediction": prediction})

@@ -298,7 +298,7 @@ class TileStore(TileColumns):
                 self._read_span(wanted[span].tolist(), targets, threads or THREADS)
             return target
         x, y = self.grid.plane_xy(self.col[wanted], self.row[wanted])
-        tiles = self._slide.read_tiles(self.parameters.plan, self.grid.tile_size, x, y)
+        tiles = self.slide.read_tiles(self.parameters.plan, self.grid.tile_size, x, y)
         for place, tile in enumerate(tiles):
             if not isinstance(tile, np.ndarray):
                 slide = self.parameters.slide_path
@@ -307,7 +307,8 @@ class TileStore(TileColumns):
         return target
 
     @cached_property
-    def _slide(self) -> Any:
+    def slide(self) -> Any:
+        """The `Slide` that the tiles are of, found and opened as when they were made."""
         from wsivit.slide import open_slide
 
         path = locate_slide(self.parameters, self.files)

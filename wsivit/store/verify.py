@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wsivit.errors import StoreError, WsivitError
 from wsivit.io import files_at
+from wsivit.ranges import CountOrZero, check_option
 from wsivit.store import zarr_metadata
 from wsivit.store.parameters import COLUMNS, NO_PIXEL_STATUSES, Status, TileTable
 from wsivit.store.reader import TileStore
@@ -57,6 +58,7 @@ def verify(
     StoreError
         When there is no tile store.
     """
+    check_option("sample", sample, CountOrZero)
     files = files_at(store)
     if files.size(zarr_metadata.DOCUMENT) is None:
         read_root(files)
@@ -80,10 +82,13 @@ def _documents(store: TileStore) -> Iterator[str]:
     root = read_root(files)
     missing = set(root["arrays"]) - set(zarr_metadata.nodes(files, ""))
     yield from (f"{store.url}/{name} is missing" for name in sorted(missing))
-    groups = [group for group in ("qc", "labels", "predictions", "features") if files.list(group)]
+    groups = [group for group in ("qc", "labels", "predictions", "features", "evidence", "slides") if files.list(group)]
     columns = [f"{group}/{name}" for group in groups for name in zarr_metadata.names(files, group)]
     of_runs = [
-        f"{run}/{name}" for run in columns if run.startswith("predictions/") for name in zarr_metadata.names(files, run)
+        f"{run}/{name}"
+        for run in columns
+        if run.startswith(("predictions/", "evidence/"))
+        for name in zarr_metadata.names(files, run)
     ]
     for node in ["", *sorted(set(root["arrays"]) - missing), *groups, *columns, *of_runs]:
         try:
@@ -126,6 +131,7 @@ def _columns(store: TileStore) -> Iterator[str]:
         ("labels", store.labels, lambda name: store.label(name).codes),
         ("predictions", store.runs, lambda name: store.predictions(name).probabilities),
         ("features", store.encoders, lambda name: store.features(name).values),
+        ("evidence", store.evidence_runs, lambda name: next(iter(store.evidence(name).methods.values()))),
     ]
     for kind, names, read in added:
         for name in names:

@@ -1,4 +1,6 @@
+from .annotations import Annotation as Annotation
 from .annotations import find_annotations as find_annotations
+from .annotations import read_annotations as read_annotations
 from .annotations import similar_names as similar_names
 from .import_tiles import ImportOptions as ImportOptions
 from .import_tiles import import_tiles as import_tiles
@@ -13,6 +15,8 @@ from .tile import TilingTarget as TilingTarget
 from .tile import ensure_open as ensure_open
 from .tile import tile as tile
 from .tile import tile_into as tile_into
+from .tile_file import TileFile as TileFile
+from .tile_files import read_tile_file as read_tile_file
 from .tile_report import TileOrigins as TileOrigins
 from .tile_report import store_warnings as store_warnings
 from .tiling_plan import TilingPlan as TilingPlan

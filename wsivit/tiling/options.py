@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from wsivit.errors import UsageError
+from wsivit.ranges import Fraction, Mpp, Overlap, Range, TileSize, check_options
 from wsivit.slide import Edge
 
 Codec: TypeAlias = Literal["jpeg", "zstd", "none"]
@@ -57,33 +56,25 @@ class TileOptions:
         bit-damaged JPEG tiles about a fifth decode without complaint.
     """
 
-    mpp: float = 0.5
-    tile_size: int = 256
-    overlap: int = 0
-    min_tissue: float = 0.5
-    max_pen: float = 1.0
-    max_blur: float = 1.0
-    max_fold: float = 1.0
-    max_fat: float = 1.0
+    mpp: Mpp = 0.5
+    tile_size: TileSize = 256
+    overlap: Overlap = 0
+    min_tissue: Fraction = 0.5
+    max_pen: Fraction = 1.0
+    max_blur: Fraction = 1.0
+    max_fold: Fraction = 1.0
+    max_fat: Fraction = 1.0
     tissue: str = "auto"
     edge: Edge = "pad"
     codec: Codec = "jpeg"
-    quality: int = 90
-    mpp_tolerance: float = 0.02
+    quality: Annotated[int, Range(1, 100)] = 90
+    mpp_tolerance: Fraction = 0.02
     downscale: Literal["dct", "area"] = "dct"
     sha256: str | None = None
 
     def __post_init__(self) -> None:
         # Here and not where they are used: wrong use ends before a slide is opened.
-        if not 0 < self.mpp < math.inf:
-            raise UsageError(f"mpp must be above 0, not {self.mpp}")
-        for name in ("min_tissue", "max_pen", "max_blur", "max_fold", "max_fat"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
-        if not 1 <= self.quality <= 100:
-            raise UsageError(f"quality must be between 1 and 100, not {self.quality}")
-        if self.codec not in ("jpeg", "zstd", "none"):
-            raise UsageError(f"codec must be jpeg, zstd or none, not {self.codec!r}")
+        check_options(self)
 
     def limits(self) -> dict[str, float]:
         """How much of a tile may be what, by the name in ``qc``."""

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
 from wsivit.data import By
 from wsivit.errors import UsageError
+from wsivit.ranges import (
+    BatchSize,
+    Count,
+    FractionBelowOne,
+    ImageSize,
+    NonNegative,
+    PositiveFraction,
+    Range,
+    Seed,
+    Workers,
+    check_options,
+)
 
 Augment: TypeAlias = Literal["auto", "histology", "natural", "none"]
 Balance: TypeAlias = Literal["none", "weights", "sampling"]
 
-_RANGES: dict[str, tuple[int, int]] = {
-    "epochs": (1, 100_000),
-    "batch_size": (1, 65_536),
-    "accumulate": (1, 65_536),
-    "seed": (0, 2**32 - 1),
-    "workers": (0, 1024),
-    "image_size": (8, 8192),
-    "folds": (2, 1000),
-    "fold": (1, 1000),
-    "patience": (1, 100_000),
-    "weight_decay": (0, 10),
-    "mixup": (0, 100),
-    "cutmix": (0, 100),
-}
-_WORDS = {"augment": get_args(Augment), "balance": get_args(Balance), "split_by": get_args(By)}
 _OF_PROBE = ("seed", "weights", "holdout", "split_by", "split", "folds", "fold", "balance", "allow_leakage", "device")
 """What a linear head on stored features is affected by; the device it runs on is never wrong."""
 
@@ -100,55 +97,39 @@ class TrainOptions:
         Go on when the audit finds a patient, slide or tile on both sides; it is recorded.
     """
 
-    epochs: int = 10
-    batch_size: int = 32
-    lr: float | None = None
+    epochs: Count = 10
+    batch_size: BatchSize = 32
+    lr: Annotated[float, Range(0, 10, above=True)] | None = None
     freeze: bool = False
-    seed: int = 0
-    workers: int | None = None
+    seed: Seed = 0
+    workers: Workers | None = None
     device: str = "auto"
     pretrained: bool = True
     weights: str | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
     augment: Augment = "auto"
-    holdout: float = 0.2
+    holdout: Annotated[float, Range(0, 0.5, above=True)] = 0.2
     split_by: By = "auto"
     split: str | None = None
-    folds: int | None = None
-    fold: int = 1
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
-    layer_decay: float | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    ema: float = 0.0
+    folds: Annotated[int, Range(2, 1_000)] | None = None
+    fold: Count = 1
+    weight_decay: NonNegative = 0.05
+    label_smoothing: FractionBelowOne = 0.1
+    layer_decay: PositiveFraction | None = None
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    ema: FractionBelowOne = 0.0
     balance: Balance = "none"
-    patience: int | None = None
-    accumulate: int = 1
+    patience: Count | None = None
+    accumulate: Count = 1
     compile: bool = False
     report_to: str = "none"
     allow_leakage: bool = False
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            # Written so that NaN, which compares with nothing, is refused as well.
-            if value is not None and not low <= value <= high:
-                raise UsageError(f"{name} must be from {low} to {high:,}, not {value}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise UsageError(f"lr must be above 0 and below 10, not {self.lr}")
-        if not 0 < self.holdout <= 0.5:
-            raise UsageError(f"holdout must be above 0 and at most 0.5, not {self.holdout}")
-        for name in ("label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{name} must be from 0 to below 1, not {getattr(self, name)}")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise UsageError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
-        if self.folds is not None and self.folds < self.fold:
-            raise UsageError(f"there is no part {self.fold} of {self.folds}")
-        for name, words in _WORDS.items():
-            if getattr(self, name) not in words:
-                raise UsageError(f"{name} must be one of {', '.join(words)}, not {getattr(self, name)!r}")
+        check_options(self)
+        if self.folds is not None and self.fold > self.folds:
+            raise UsageError(f"fold must be from 1 to {self.folds}, the number of folds, not {self.fold}")
 
     def require_for_probe(self) -> None:
         """Refuse what was set and has no meaning for a linear head on stored features."""

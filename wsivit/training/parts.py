@@ -73,7 +73,7 @@ class Parts:
                 "downscale": source.downscale,
             }
             if isinstance(source, StoreSource):
-                # Where its tiles lie, so that predictions of the same tissue, tiled in any way, can say that it was seen.
+                # Where its tiles lie: predictions of the same tissue, tiled in any way, can say that it was seen.
                 side0 = [source.size * scale for scale in (source.grid.downsample_x, source.grid.downsample_y)]
                 about |= {"stride0": list(source.grid.stride0), "side0": side0}
             provenance.append({**about, **sides})

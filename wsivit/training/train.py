@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -83,6 +84,7 @@ def train(
     label: str | None = None,
     options: TrainOptions = TrainOptions(),
     slides: SlideOptions = SlideOptions(),
+    force: bool = False,
     progress: bool = False,
     **keywords: Any,
 ) -> RunResult:
@@ -116,6 +118,8 @@ def train(
         Epochs, learning rate, split, augmentation.
     slides : SlideOptions
         Scale and tile size where the data are slides, whose pixels are read when they are needed.
+    force : bool
+        Replace the run in the folder, finished or not, once all else is checked.
     progress : bool
         Show a progress bar.
     **keywords
@@ -138,17 +142,17 @@ def train(
     folder = Path(output)
     if encoder is not None and model is None:
         options.require_for_probe()
-        _check_output(folder)
-        return _fit_on_features(data, encoder, folder, label, options, slides)
+        _check_output(folder, force)
+        return _fit_on_features(data, encoder, folder, label, options, slides, force)
     if model is None or encoder is not None:
         raise UsageError(
             "give either a model to fine-tune (--model), or an encoder of which the stores have features (--encoder)"
         )
-    _check_output(folder)
+    _check_output(folder, force)
     # Forked workers, Linux's default before Python 3.14, do not import the caller's script.
     if options.worker_count and multiprocessing.get_start_method() != "fork":
         require_main_guard()
-    return _fine_tune(data, model, folder, label, options, slides, progress)
+    return _fine_tune(data, model, folder, label, options, slides, force, progress)
 
 
 def _fine_tune(
@@ -158,6 +162,7 @@ def _fine_tune(
     label: str | None,
     options: TrainOptions,
     slides: SlideOptions,
+    force: bool,
     progress: bool,
 ) -> RunResult:
     # Loading torch takes seconds, which commands of other verbs that import this module can do without.
@@ -193,6 +198,8 @@ def _fine_tune(
     arguments = make_arguments(folder / CHECKPOINTS, options, len(parts.split.of(TRAIN)), samples.size)
     # Of several processes (torchrun) the first alone writes; the others read what it wrote.
     with arguments.main_process_first(local=False):
+        if force and arguments.process_index == 0:
+            _remove_run(folder)
         checkpoint = _begin_or_resume(folder, contract)
     is_first = arguments.process_index == 0
     if is_first:
@@ -244,6 +251,7 @@ def _fit_on_features(
     label: str | None,
     options: TrainOptions,
     slides: SlideOptions,
+    force: bool,
 ) -> RunResult:
     from wsivit.models import weights_fingerprint
     from wsivit.training.linear_probe import figures_of, find_column, fit_head, read_features
@@ -273,6 +281,8 @@ def _fit_on_features(
             "weights": options.weights,
         },
     )
+    if force:
+        _remove_run(folder)
     _begin_or_resume(folder, contract)
     write_split(folder / SPLIT, samples, parts.split)
     fitted.head.save(folder)
@@ -337,11 +347,11 @@ def _contract(model: str, parts: Parts, preprocessing: Preprocessing, options: T
     )
 
 
-def _check_output(folder: Path) -> None:
+def _check_output(folder: Path, force: bool) -> None:
     """Refuse a folder that holds a finished run, or anything that an interrupted run does not leave."""
     if (folder / CONTRACT).is_file():
-        if RunMetadata.read(folder).done:
-            raise OutputExistsError(f"{folder} holds a finished run; choose another output folder")
+        if not force and RunMetadata.read(folder).done:
+            raise OutputExistsError(f"{folder} holds a finished run; choose another output folder, or give --force")
         return
     # A run that was interrupted before it had a contract leaves these.
     expected = folder.is_dir() and all(
@@ -349,6 +359,16 @@ def _check_output(folder: Path) -> None:
     )
     if folder.exists() and not expected:
         raise OutputExistsError(f"{folder} exists and is no run; choose another output folder")
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove a run, but not the tiles of its slides, which this training reads as well."""
+    if (folder / CONTRACT).is_file():
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name != TILES:
+                shutil.rmtree(entry)
+            elif not entry.is_dir():
+                entry.unlink()
 
 
 def _begin_or_resume(folder: Path, contract: RunMetadata) -> str | None:

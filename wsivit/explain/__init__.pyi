@@ -1,0 +1,2 @@
+from .explain_slide import AnyMethod as AnyMethod
+from .explain_slide import explain as explain
