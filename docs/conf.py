@@ -32,7 +32,6 @@ napoleon_use_ivar = True
 autodoc_default_options = {"members": True, "undoc-members": False, "exclude-members": "__init__, __new__"}
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 copybutton_prompt_text = "$ "
 nitpicky = False
 

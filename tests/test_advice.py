@@ -20,7 +20,7 @@ import wsivit
 from wsivit.cli.app import VERBS, build, main
 
 PACKAGE = Path(wsivit.__file__).parent
-OTHERS = {"--shm-size", "--help", "--debug", "--slide-root"}
+OTHERS = {"--install-completion", "--version", "--shm-size", "--help", "--debug", "--slide-root"}
 """Options of other programs, and those of every verb."""
 
 

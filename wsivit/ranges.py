@@ -131,6 +131,9 @@ def _unmet(value: object, kind: Any) -> str:
     if kind is str:
         # An empty text is what an unset variable of a shell leaves, and never meant.
         return "" if isinstance(value, str | os.PathLike) and os.fspath(value) else "text that is not empty"
+    if get_origin(kind) is tuple and get_args(kind) == (str, ...):
+        texts = isinstance(value, tuple | list) and all(isinstance(item, str) and item for item in value)
+        return "" if texts else "texts that are not empty"
     if get_origin(kind) in (Mapping, dict):
         if not isinstance(value, Mapping):
             return "a table of values"

@@ -32,9 +32,14 @@ opened, in Python `open_slide`;
 UNGROUPED = {"Parameters", "Arguments"}
 LEDGER_ONLY = {"verify": {"output"}}
 """Options that one slide has no use for: where the ledger of many goes, if the verb writes nothing else."""
-OF_MANY = {"tile": {"force"}, "predict": {"force"}, "features": {"force", "progress"}}
+OF_MANY = {
+    "tile": {"force"},
+    "predict": {"force"},
+    "features": {"force", "progress"},
+    "view": {"browser", "no_browser"},
+}
 """Options of Python that the command line has among those of `many`, and applies to one slide too."""
-SEVERAL = {"encoders": ("encoders", "check_encoder")}
+SEVERAL = {"encoders": ("encoders", "check_encoder"), "import": ("import_tiles", "import_features")}
 """Commands for what are several functions in Python."""
 PYTHON_ONLY = {"keywords", "progress", "slide_mpp", "reader", "jpeg_color", "scene", "max_pixels", "subprocess"}
 
@@ -97,7 +102,7 @@ def test_every_option_is_in_a_section_of_the_help(verb: str) -> None:
 
 
 def test_commands_are_listed_in_the_order_of_work() -> None:
-    listed = re.findall(r"^│ (\w+) {2,}\w", wsivit_("--help").stdout, re.MULTILINE)
+    listed = re.findall(r"^│ ([\w-]+) {2,}\w", wsivit_("--help").stdout, re.MULTILINE)
     assert listed == list(VERBS)
 
 

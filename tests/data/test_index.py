@@ -59,7 +59,7 @@ def test_an_index_holds_what_the_stores_say(cohort: Path, monkeypatch: pytest.Mo
     assert indexed.classes == opened.classes
     assert [indexed.classes[c] for c in indexed.code] == table["label"].tolist()
     assert indexed.side is not None
-    np.testing.assert_array_equal(indexed.side, (table["split"] == "validation").astype(int))
+    np.testing.assert_array_equal(indexed.side, (table["split"] == "tune").astype(int))
 
 
 def test_few_stores_are_open_at_a_time(cohort: Path) -> None:

@@ -20,6 +20,7 @@ from support.train_helpers import CLASSES, make_run, write_store
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTModel
 
+from wsivit.cli.common import CommonOptions
 from wsivit.data.augment import view
 from wsivit.errors import OutputExistsError, StoreError, StoreMismatchError, UsageError
 from wsivit.evaluation.evaluate import EvaluateOptions, evaluate
@@ -38,8 +39,9 @@ from wsivit.inference import (
 from wsivit.inference.cpu import count_tiles
 from wsivit.models import open_model, open_run
 from wsivit.models.classifier import create_classifier
-from wsivit.models.classifier_folder import save_classifier, weights_fingerprint
+from wsivit.models.classifier_folder import save_classifier
 from wsivit.models.run_folder import Preprocessing, RunMetadata
+from wsivit.models.weights import weights_fingerprint
 from wsivit.store import TileStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,7 +120,7 @@ def test_int8_only_on_request_and_with_its_agreement(
     from wsivit.cli.models import predict as command
 
     options = replace(CPU, engine="onnx-int8")
-    report = command(str(run), [str(store)], name="int8", options=options, quiet=True)
+    report = command(str(run), [str(store)], name="int8", options=options, common=CommonOptions(quiet=True))
     agreement = TileStore(store).predictions("int8").attrs["agreement"]
     assert agreement["tiles"] == 22 and 0 < agreement["largest_difference"] < 0.05
     assert f"agrees with fp32 on the class of {100 * agreement['same_class']:.1f} % of 22 tiles" in report.text

@@ -44,7 +44,7 @@ def test_an_export_format_is_three_edits(tmp_path: Path) -> None:
     export, options = package / "heatmap" / "export.py", package / "heatmap" / "options.py"
     entry = '        "markdown": ExportFormat(".md", "run", "", lambda data, _, path: write_markdown(data, path)),\n'
     text = export.read_text().replace('        "tissue": ExportFormat(', f'{entry}        "tissue": ExportFormat(')
-    place = "    from wsivit.heatmap.tile_tables import"
+    place = "    from wsivit.heatmap.parquet_table import"
     assert place in text
     export.write_text(text.replace(place, f"    from wsivit.heatmap.markdown import write_markdown\n{place}", 1))
     options.write_text(options.read_text().replace('    "tissue",\n', '    "tissue",\n    "markdown",\n'))

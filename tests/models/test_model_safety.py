@@ -18,8 +18,9 @@ from wsivit.errors import StoreError, UsageError, WsivitError
 from wsivit.inference.predict import predict
 from wsivit.models import open_model
 from wsivit.models.classifier import create_classifier
-from wsivit.models.classifier_folder import load_classifier, weights_fingerprint
+from wsivit.models.classifier_folder import load_classifier
 from wsivit.models.run_folder import RunMetadata
+from wsivit.models.weights import weights_fingerprint
 from wsivit.training.train import TrainOptions, train
 
 CLASSES = ("stroma", "tumor")

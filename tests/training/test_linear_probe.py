@@ -20,7 +20,8 @@ from wsivit.errors import StoreMismatchError, UsageError
 from wsivit.evaluation import EvaluateOptions, evaluate
 from wsivit.inference import FeaturesOptions, features
 from wsivit.inference.predict import predict
-from wsivit.models.classifier import create_classifier, load_classifier, save_classifier
+from wsivit.models.classifier import create_classifier
+from wsivit.models.classifier_folder import load_classifier, save_classifier
 from wsivit.store import TileStore
 from wsivit.training import TrainOptions, train
 from wsivit.training.linear_probe import fit_head

@@ -112,7 +112,7 @@ def evaluate(
 def compare(
     runs: Annotated[list[str], MANY],
     *,
-    data: Annotated[list[str], MANY] = [],  # noqa: B006 - cyclopts reads it only
+    data: Annotated[tuple[str, ...], MANY] = (),
     output: str = "comparison",
     options: Annotated[CompareOptions, FLAT] = CompareOptions(),
     slides: Annotated[SlideOptions, FLAT] = SlideOptions(),

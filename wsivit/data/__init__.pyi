@@ -18,7 +18,6 @@ from .loading import SlideTiler as SlideTiler
 from .loading import load_samples as load_samples
 from .shard_shuffle import OrderOptions as OrderOptions
 from .shard_shuffle import epoch_order as epoch_order
-from .sources import StoreSource as StoreSource
 from .splits import SIDES as SIDES
 from .splits import TEST as TEST
 from .splits import TRAIN as TRAIN
@@ -30,3 +29,4 @@ from .splits import read_split as read_split
 from .splits import split_samples as split_samples
 from .splits import with_tune_part as with_tune_part
 from .splits import write_split as write_split
+from .tile_sources import StoreSource as StoreSource

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.labelled_tiles import LabelledTiles, Samples, require_one_scale
-from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDE_NAMES, SIDES
+from wsivit.data.tile_sources import StoreSource
 from wsivit.errors import InputNotFoundError, StoreMismatchError, UsageError
 from wsivit.io import (
     Output,

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wsivit.data.sources import PathLike, Source, StoreSource
+from wsivit.data.tile_sources import PathLike, Source, StoreSource
 from wsivit.errors import StoreError, StoreMismatchError, UnreadableTilesError, UsageError
 from wsivit.tiling import similar_names
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.labelled_tiles import Samples
-from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDES, TEST, TRAIN, TUNE, Split
+from wsivit.data.tile_sources import StoreSource
 from wsivit.errors import UsageError
 
 EXAMINED, FLAT = 64, 8

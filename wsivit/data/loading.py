@@ -29,8 +29,8 @@ from wsivit.data.labelled_tiles import (
     readable_tiles,
     same_scale,
 )
-from wsivit.data.sources import StoreSource
 from wsivit.data.splits import SIDE_NAMES
+from wsivit.data.tile_sources import StoreSource
 from wsivit.errors import UsageError
 from wsivit.io import is_url, join
 from wsivit.ranges import Mpp, TileSize, check_options

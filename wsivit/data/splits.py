@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsivit.data.labelled_tiles import Samples
-from wsivit.data.sources import StoreSource
+from wsivit.data.tile_sources import StoreSource
 from wsivit.errors import UsageError
 
 Sides: TypeAlias = NDArray[np.int8]

@@ -231,7 +231,7 @@ def _levels(store: TileStore) -> Counter[tuple[int, ...]]:
 
 
 LIMITS = ("tissue", "pen", "blur", "fold", "fat")
-"""What the sliders limit; ``wsivit tile`` has ``--min-tissue`` and ``--max-…`` for them."""
+"""What the sliders limit: tissue from below, the others from above."""
 
 
 def _filters(levels: Counter[tuple[int, ...]]) -> dict[str, Any] | None:

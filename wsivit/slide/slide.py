@@ -190,6 +190,14 @@ class Slide:
         return (self.scale.mpp_x + self.scale.mpp_y) / 2
 
     @property
+    def is_default_scene(self) -> bool:
+        """Whether it is what its file shows unless another picture is asked for: the largest, of equals the first."""
+        facts, (width, height) = self._backend.facts, self.dimensions
+        own = (width * height, -(facts.scene or 0))
+        others = [other for other in facts.others if other.kind == "picture" and not other.problem]
+        return all((other.width * other.height, -other.number) < own for other in others)
+
+    @property
     def has_scale(self) -> bool:
         """Whether its scale is known."""
         try:

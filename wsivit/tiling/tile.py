@@ -76,9 +76,8 @@ class TilingTarget:
     @classmethod
     def in_folder(cls, folder: str | os.PathLike[str], slide: Slide) -> Self:
         """Return where `tile` writes a slide."""
-        # Of a file of several slides each has a store of its own.
-        scene = slide.open_options.get("scene")
-        name = slide.id if scene is None else f"{slide.id}-scene{scene}"
+        # Of a file of several slides each has a store of its own; the one that is read unasked has the file's name.
+        name = slide.id if slide.is_default_scene else f"{slide.id}-scene{slide.open_options['scene']}"
         return cls(join(folder, f"{name}.zarr"), join(folder, f"{name}-preview.png"), name)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import UsageError
-from wsivit.ranges import Range, check_options
+from wsivit.ranges import Mpp, Range, check_option, check_options
 from wsivit.slide import JpegColor, Reader
 from wsivit.viewer.access import Access
 from wsivit.viewer.server import Server
@@ -148,6 +148,7 @@ def view(
     OutputError
         If the port cannot be opened.
     """
+    check_option("slide_mpp", slide_mpp, Mpp | None)
     many = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     opening = {"mpp": slide_mpp, "reader": reader, "jpeg_color": jpeg_color, "scene": scene}
     drawn = None if annotations is None else os.fspath(annotations)
