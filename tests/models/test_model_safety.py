@@ -169,7 +169,7 @@ def test_exchanged_weights_are_found(run: Path, tmp_path: Path) -> None:
 def test_a_hostile_checkpoint_is_not_run(
     name: str, tmp_path: Path, proof: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = write_store(tmp_path, "one", columns=8, rows=4)
+    store = write_store(tmp_path, "one", columns=12, rows=8)
     options = TrainOptions(pretrained=False, image_size=32, epochs=2, batch_size=8, workers=0, device="cpu")
     arguments: dict[str, Any] = {"label": "region", "model": "test_vit", "output": tmp_path / "r", "options": options}
 
