@@ -17,7 +17,7 @@ from wsivit.heatmap import read_heatmap_data
 from wsivit.inference import PredictOptions, predict
 from wsivit.models.run_folder import RunMetadata
 from wsivit.store import TileStore
-from wsivit.training.train import _provenance
+from wsivit.training.parts import Parts
 
 CPU = PredictOptions(device="cpu", allow_mismatch=True)
 
@@ -30,7 +30,9 @@ def trained(tmp_path: Path) -> tuple[Path, TileStore, NDArray[np.int64]]:
     samples = samples_from_stores([store.path], "region")
     split = split_samples(samples)
     write_split(run / "split.csv", samples, split)
-    replace(RunMetadata.read(run), data=_provenance(samples, split), split={"file": "split.csv"}).write(run)
+    replace(RunMetadata.read(run), data=Parts(samples, split, [], []).provenance(), split={"file": "split.csv"}).write(
+        run
+    )
     return run, store, samples.index[split.of(0)]
 
 

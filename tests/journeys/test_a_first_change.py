@@ -42,7 +42,7 @@ def test_an_export_format_is_three_edits(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "wsivit", package, ignore=shutil.ignore_patterns("__pycache__"))
     (package / "heatmap" / "markdown.py").write_text(MODULE)
     export, options = package / "heatmap" / "export.py", package / "heatmap" / "options.py"
-    entry = '        "markdown": ExportFormat(".md", (".md",), "run", "", lambda data, _, path: write_markdown(data, path)),\n'
+    entry = '        "markdown": ExportFormat(".md", (".md",), "run", "", plain(write_markdown)),\n'
     text = export.read_text().replace('        "tissue": ExportFormat(', f'{entry}        "tissue": ExportFormat(')
     place = "    from wsivit.heatmap.parquet_table import"
     assert place in text

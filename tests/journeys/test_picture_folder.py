@@ -23,7 +23,7 @@ def test_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     for model in ("test_vit", "test_resnet"):
         done = step(f"wsivit train food --model {model} {QUICK} --learning-rate 1e-3 -o {model}-run")
-        assert "held out accuracy" in done.out
+        assert "test part accuracy" in done.out
         assert (tmp_path / f"{model}-run" / "README.md").is_file()
     done = step("wsivit evaluate test_vit-run food --device cpu --bootstrap-samples 20")
     assert "10 tiles" in done.out or "10 pictures" in done.out

@@ -16,13 +16,13 @@ def test_the_verbs_as_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     stores = []
     for seed, name in enumerate(("a", "b")):
         slide, regions = draw_slide(tmp_path / f"{name}.tiff", seed=seed), draw_regions(tmp_path / f"{name}.geojson")
-        stores.append(wsivit.tile(slide, "tiles", wsivit.TileOptions(tile_size=64), annotations=regions).store)
+        stores.append(wsivit.tile(slide, "tiles", wsivit.TileOptions(tile_size=32), annotations=regions).store)
 
     with wsivit.open_slide("a.tiff") as slide:
         assert slide.scale.mpp_x == pytest.approx(0.5)
     store = stores[0]
     pixels = store.read(range(4))
-    assert pixels.shape == (4, 64, 64, 3)
+    assert pixels.shape == (4, 32, 32, 3)
     assert pixels.dtype == np.uint8
     assert set(store.labels) == {"region"}
 

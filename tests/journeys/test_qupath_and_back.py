@@ -18,13 +18,13 @@ def test_from_annotations_to_a_model_and_back(tmp_path: Path, monkeypatch: pytes
         draw_slide(tmp_path / f"{name}.tiff", seed=seed)
     for name in ("a", "b"):
         draw_regions(tmp_path / f"{name}.geojson")
-        done = step(f"wsivit tile {name}.tiff --tile-size 64 --annotations {name}.geojson -o tiles")
+        done = step(f"wsivit tile {name}.tiff --tile-size 32 --annotations {name}.geojson -o tiles")
         assert "label    region: stroma" in done.out
 
     # Ctrl-R and a typo: the advice of each message works.
     assert "region" in step(f"wsivit train tiles --label regions --model test_vit {QUICK} -o vit", 2).err
     step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit")
-    assert "held out" not in step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit", 7).out
+    assert "test part" not in step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit", 7).out
     step(f"wsivit train tiles --label region --model test_vit {QUICK} -o vit --force")
     step(f"wsivit train tiles --label region --model test_resnet {QUICK} -o resnet")
     assert "measured" in step("wsivit evaluate vit tiles --device cpu --bootstrap-samples 20").out
@@ -43,5 +43,5 @@ def test_from_annotations_to_a_model_and_back(tmp_path: Path, monkeypatch: pytes
     assert 0 <= y0 < 128 < 320 < y1 <= 448
 
     # And what QuPath would save of them labels tiles again.
-    step("wsivit tile new.tiff --tile-size 64 --annotations new-regions.geojson -o corrected")
+    step("wsivit tile new.tiff --tile-size 32 --annotations new-regions.geojson -o corrected")
     assert (TileStore("corrected/new.zarr").label("region").codes >= 0).any()

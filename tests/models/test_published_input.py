@@ -320,8 +320,15 @@ def test_runs_of_format_1_are_still_read(tmp_path: Path) -> None:
     run.write(tmp_path)
     path = tmp_path / "wsivit.json"
     values = json.loads(path.read_text())
-    assert values["format"] == 2
-    old = values | {"format": 1, "preprocessing": {"image_size": 32, "mean": [0.1] * 3, "std": [0.2] * 3}}
+    assert values["format"] == 3
+    for later in ("figures", "probe", "encoder"):
+        del values[later]
+    old = values | {
+        "format": 1,
+        "validation": {"accuracy": 0.75},
+        "preprocessing": {"image_size": 32, "mean": [0.1] * 3, "std": [0.2] * 3},
+    }
     path.write_text(json.dumps(old))
     read = RunMetadata.read(tmp_path)
-    assert read == replace(run, preprocessing=Preprocessing(32, (0.1,) * 3, (0.2,) * 3))
+    assert read.figures == {"tune": {"accuracy": 0.75}, "costs": {}}
+    assert replace(read, figures={}) == replace(run, preprocessing=Preprocessing(32, (0.1,) * 3, (0.2,) * 3))
