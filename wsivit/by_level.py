@@ -16,7 +16,7 @@ from wsivit.inference import FeaturesOptions, PredictOptions
 from wsivit.inference import predict as predict_tiles
 from wsivit.models import PATIENT, run_level
 from wsivit.slide import Slide
-from wsivit.slide_list import Sources, locations, takes_many
+from wsivit.slide_list import Sources, is_one, locations, takes_many
 from wsivit.store import TileStore
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 
-@takes_many("source")
+def _of_patients(model: PathLike, *_: object, **__: object) -> bool:
+    return run_level(model) == PATIENT
+
+
+@takes_many("source", unless=_of_patients)
 @options_as_keywords
 def predict(
     model: PathLike,
@@ -99,10 +103,9 @@ def predict(
     how = FeaturesOptions(
         batch_size=options.batch_size, device=options.device, precision=options.precision, compile=options.compile
     )
-    assert isinstance(source, str | os.PathLike | Slide | TileStore)  # several go to a cohort
+    if not isinstance(source, str | os.PathLike | Slide | TileStore) or not is_one(source):
+        raise UsageError(f"{model} is a run of patients: predict several slides with wsivit.mil.predict_patients")
     result = predict_patients(model, source, output=output, name=name, features=how, force=force, progress=progress)
-    if len(result.stores) > 1:
-        raise UsageError(f"{source}: several slides; predict them with wsivit.mil.predict_patients")
     if explain:
         from wsivit.explain import explain as explain_slide
 

@@ -317,9 +317,7 @@ def status(cohort: PathLike) -> dict[str, list[Record]]:
     UsageError
         If it is not the output of a cohort.
     """
-    layout = CohortLayout(cohort)
-    if not layout.exists:
-        raise UsageError(f"{layout.root}: not the output of a cohort: there is no cohort.csv")
+    layout = CohortLayout.existing(cohort)
     by_verb: dict[str, list[Record]] = {}
     for record in JobLog(layout.files).write_table([slide.id for slide in layout.slides()]):
         by_verb.setdefault(f"{record.verb} {record.run}".strip(), []).append(record)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from wsivit.cohort.cohort_layout import CohortLayout
 from wsivit.cohort.job_log import JobLog
-from wsivit.errors import UsageError
 from wsivit.io import Described, format_bytes
 from wsivit.store import TileStore
 
@@ -74,9 +73,7 @@ def cohort_info(cohort: str | os.PathLike[str]) -> CohortInfo:
     UsageError
         If it is not the output of a cohort.
     """
-    layout = CohortLayout(cohort)
-    if not layout.exists:
-        raise UsageError(f"{layout.root}: not the output of a cohort: there is no cohort.csv")
+    layout = CohortLayout.existing(cohort)
     slides, log = layout.slides(), JobLog(layout.files)
     records = {kind: log.read(*kind) for kind in log.kinds()}
     states: dict[str, dict[str, int]] = {}

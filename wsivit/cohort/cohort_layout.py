@@ -17,6 +17,7 @@ import io
 import os
 import posixpath
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ class CohortLayout:
     def __reduce__(self) -> tuple[Any, ...]:  # open files and connections stay in this process
         return CohortLayout, (self.root,)
 
+    @classmethod
+    def existing(cls, root: str | os.PathLike[str]) -> CohortLayout:
+        """Return the layout of a cohort that there is; UsageError where there is none."""
+        layout = cls(root)
+        if not layout.exists:
+            raise UsageError(f"{layout.root}: not the output of a cohort: there is no {COHORT}")
+        return layout
+
     @property
     def exists(self) -> bool:
         """Whether this is the output of a cohort already."""
@@ -69,6 +78,10 @@ class CohortLayout:
     def slides(self) -> list[SlideRow]:
         """Slides of the cohort so far; none where it does not exist yet."""
         return read_slides(posixpath.join(self.root, COHORT)) if self.exists else []
+
+    def stored_slides(self) -> list[SlideRow]:
+        """Slides of the cohort so far, each with where its store is, or will be."""
+        return [replace(slide, store=self.store(slide)) for slide in self.slides()]
 
     def ids(self) -> dict[str, str]:
         """Ids of the slides so far, by path; of those that still exist."""

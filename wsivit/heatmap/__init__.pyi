@@ -14,6 +14,7 @@ from .heatmap import heatmap as heatmap
 from .heatmap_data import read_heatmap_data as read_heatmap_data
 from .options import Format as Format
 from .options import HeatmapOptions as HeatmapOptions
+from .pictures import draw_thumbnail as draw_thumbnail
 from .score_map import CellStatus as CellStatus
 from .score_map import ScoreMap as ScoreMap
 from .score_map import Window as Window

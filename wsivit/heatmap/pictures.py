@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsivit.heatmap.colors import RGB, UNCERTAINTY_CMAP, alpha_blend, hatch, line_over, score_colors
+from wsivit.heatmap.colors import CMAP, RGB, UNCERTAINTY_CMAP, alpha_blend, hatch, line_over, score_colors
 from wsivit.heatmap.figure import HeatmapFigure, SlideBackground, check_picture_path
 from wsivit.heatmap.heatmap_data import HeatmapData
 from wsivit.heatmap.options import HeatmapOptions
@@ -103,6 +103,14 @@ def _draw_band(
     figure.save(path, band.facts, *([] if band.contour is None else [f"line at {band.contour:g}"]), *data.notes)
 
 
+def draw_thumbnail(data: HeatmapData, size: int, class_name: str | None = None) -> RGB:
+    """Lay one class over the slide, whose longer side gets `size` pixels: uint8 (h, w, 3), without words."""
+    background = SlideBackground.read(data.store, size)
+    field = background.sample(data.scores, data.scores.scores[..., data.class_index(class_name)])
+    colors = score_colors(field, CMAP, 0.0, 1.0)
+    return alpha_blend(background.rgb, background.grey, colors, np.isfinite(field), 0.5)
+
+
 def _blend(
     data: HeatmapData, background: SlideBackground, field: FloatGrid, colors: RGB, options: HeatmapOptions
 ) -> RGB:
@@ -129,5 +137,5 @@ def _keys(
     if unreadable.any():
         keys["unreadable"] = "#e8e8e8", "/" * 5
     if options.hatch_trained and data.training.tiles.any():
-        keys["learned from"] = "white", "\\" * 3
+        keys["trained on"] = "white", "\\" * 3
     return keys

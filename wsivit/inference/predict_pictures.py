@@ -79,7 +79,7 @@ def predict_pictures(
         The run is of slides, or there is no picture.
     """
     metadata = finished_run(run)
-    if not is_of_pictures(run):
+    if metadata.mpp is not None:
         raise UsageError(f"{run} was trained on tiles of slides: give wsivit predict a slide or a tile store")
     if options.tta:
         raise UsageError("pictures are predicted in one view: leave out --tta")

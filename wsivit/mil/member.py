@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wsivit.errors import StoreError, UsageError
-from wsivit.io import writing
+from wsivit.io import LocalFiles
 from wsivit.mil.aggregators import Aggregator, make_aggregator
 from wsivit.mil.bags import PatientBags, Tiles, Vectors, chunks, window
 from wsivit.mil.linear_model import STRENGTHS, LinearFit
@@ -93,16 +93,12 @@ class Member:
     chosen: dict[str, Any]
 
     def write(self, path: Path) -> None:
-        """Write the weights, whole or not at all, with all else as one entry of the metadata."""
+        """Write the weights atomically, with all else as one entry of the metadata."""
         from safetensors.torch import save
 
         about = {"temperature": self.temperature, "curve": self.curve, "chosen": self.chosen}
         raw = save(dict(self.network.state_dict()), {"wsivit": json.dumps(about)})
-        temporary = path.with_name(f".tmp-{path.name}")
-        with writing(path, temporary):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(raw)
-            temporary.replace(path)
+        LocalFiles(path.parent).write(path.name, [raw])
 
     @classmethod
     def read(cls, path: Path, aggregator: str, dim: int, outputs: int) -> Member:
@@ -183,7 +179,6 @@ def _train_linear(inner: InnerPatients, seed: int) -> Member:
     """Fit a linear model of the means; the penalty and temperature are chosen by cross-validation among the inner."""
     kind, n = inner.kind, len(inner.targets)
     parts = _inner_parts(inner, seed)
-    losses = []
     out_of_fold = {strength: np.zeros((n, inner.outputs)) for strength in STRENGTHS}
     for part in parts:
         rest = np.setdiff1d(np.arange(n), part)

@@ -215,7 +215,7 @@ def study_slides(study: str | os.PathLike[str]) -> list[SlideRow]:
     """
     layout = CohortLayout(study)
     if layout.exists:
-        return [replace(slide, store=layout.store(slide)) for slide in layout.slides()]
+        return layout.stored_slides()
     slides = find_slides([study])
     if without := [slide.id for slide in slides if not slide.store]:
         raise UsageError(

@@ -15,16 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from wsivit.errors import StoreError, UsageError, shorten
-from wsivit.io import LocalFiles
+from wsivit.errors import StoreError, UsageError
 from wsivit.mil.bags import EncoderBlock
 from wsivit.mil.linear_model import outputs_of
 from wsivit.mil.patients import TaskKind
-from wsivit.models import CONTRACT, PATIENT, run_level
+from wsivit.models import CONTRACT, PATIENT, Contract, run_level
 
 FORMAT = 1
 MEMBERS, STATISTICS, FOLDS, PREDICTIONS, REPORT = (
@@ -34,11 +33,10 @@ MEMBERS, STATISTICS, FOLDS, PREDICTIONS, REPORT = (
     "predictions.csv",
     "report.json",
 )
-_OUTCOME = ("model_fingerprint", "calibration", "faithfulness", "figures")
 
 
 @dataclass(frozen=True)
-class SlideRun:
+class SlideRun(Contract):
     """What a slide-level run promises and demands.
 
     Attributes
@@ -73,6 +71,8 @@ class SlideRun:
         Of the software; how it was called.
     """
 
+    OUTCOME: ClassVar = frozenset({"model_fingerprint", "calibration", "faithfulness", "figures"})
+
     aggregator: str
     kind: TaskKind
     classes: tuple[str, ...]
@@ -104,16 +104,6 @@ class SlideRun:
             return (self.classes[1],)
         return self.classes or (self.label,)
 
-    @property
-    def done(self) -> bool:
-        """Whether the training came to its end."""
-        return bool(self.model_fingerprint)
-
-    def write(self, folder: Path) -> None:
-        """Write the contract, whole or not at all."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        LocalFiles(folder).write(CONTRACT, [text.encode()])
-
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Self:
         """Read the contract of a run folder.
@@ -139,15 +129,6 @@ class SlideRun:
             raise StoreError(f"{path}: cannot be read: {error}") from error
         typed = {"encoder": encoder, "classes": tuple(values["classes"]), "folds": tuple(values["folds"])}
         return cls(**{**values, **typed})
-
-    def differences(self, other: SlideRun) -> list[str]:
-        """Name what makes another run of it; not what comes out."""
-        ours, theirs = (json.loads(json.dumps(asdict(replace(run, versions={}, command=[])))) for run in (self, other))
-        return [
-            f"{name}: {shorten(ours[name])} there, {shorten(theirs[name])} asked for"
-            for name in ours
-            if name not in _OUTCOME and ours[name] != theirs[name]
-        ]
 
     def member_path(self, folder: str | os.PathLike[str], name: str) -> Path:
         """Return where a member is."""

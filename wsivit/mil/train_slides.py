@@ -18,7 +18,7 @@ import numpy as np
 
 from wsivit._keywords import options_as_keywords
 from wsivit.errors import OutputExistsError, UsageError
-from wsivit.io import LEARNING, TEMPORARY, LocalFiles, progress_bar, scrub, versions
+from wsivit.io import LEARNING, LocalFiles, progress_bar, scrub, versions
 from wsivit.mil.bags import PatientBags, read_bags
 from wsivit.mil.conformal import check_alpha, nonconformity
 from wsivit.mil.ensemble import TrainingFeatures
@@ -30,7 +30,7 @@ from wsivit.mil.patient_statistics import chance, measure, most_frequent, refitt
 from wsivit.mil.patients import LabelColumns, PatientCohort, read_patients
 from wsivit.mil.site_check import check_sites, refuse_site_label
 from wsivit.mil.slide_run import FOLDS, MEMBERS, PREDICTIONS, REPORT, STATISTICS, SlideRun
-from wsivit.models import CONTRACT, PATIENT, run_level
+from wsivit.models import CONTRACT, PATIENT, refuse_other_contents, run_level
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def train_slides(
         versions=versions(LEARNING),
         command=[Path(sys.argv[0]).name, *map(scrub, sys.argv[1:])],
     )
-    _begin_or_resume(folder, run)
+    run.begin_or_resume(folder)
     write_folds(folder, FOLDS, cohort, folds)
     for left, count in Counter(f"{left.kind}s: {left.why}" for left in cohort.left_out).items():
         log.info("left out: %d %s", count, left)
@@ -192,24 +192,7 @@ def _check_output(folder: Path) -> None:
         if run_level(folder) != PATIENT or SlideRun.read(folder).done:
             raise OutputExistsError(f"{folder} holds a finished run; choose another output folder")
         return
-    ours = {PACK, MEMBERS, FOLDS, STATISTICS, PREDICTIONS, REPORT}
-    if folder.exists() and not (
-        folder.is_dir() and all(e.name in ours or e.name.startswith(TEMPORARY) for e in folder.iterdir())
-    ):
-        raise OutputExistsError(f"{folder} exists and is no run; choose another output folder")
-
-
-def _begin_or_resume(folder: Path, run: SlideRun) -> None:
-    """Write the contract of a new run; refuse to resume another one."""
-    LocalFiles(folder).remove_temporaries()
-    if (folder / CONTRACT).is_file():
-        if other := SlideRun.read(folder).differences(run):
-            raise OutputExistsError(
-                f"{folder} holds another unfinished run: {'; '.join(other)}; choose another output folder"
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    run.write(folder)
+    refuse_other_contents(folder, {PACK, MEMBERS, FOLDS, STATISTICS, PREDICTIONS, REPORT})
 
 
 def _folds(

@@ -26,7 +26,9 @@ from .open_encoder import open_encoder as open_encoder
 from .open_model import open_features as open_features
 from .open_model import open_model as open_model
 from .open_model import open_run as open_run
-from .run_folder import CONTRACT as CONTRACT
+from .run_contract import CONTRACT as CONTRACT
+from .run_contract import Contract as Contract
+from .run_contract import refuse_other_contents as refuse_other_contents
 from .run_folder import PATIENT as PATIENT
 from .run_folder import TILE as TILE
 from .run_folder import Interpolation as Interpolation

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from wsivit.errors import StoreError, StoreMismatchError, UsageError
 from wsivit.models.encoders import find_encoder
 from wsivit.models.linear_head import LinearHead
+from wsivit.models.run_contract import CONTRACT
 from wsivit.models.run_folder import (
-    CONTRACT,
     Model,
     ModelSpec,
     PathLike,

@@ -9,12 +9,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
-from wsivit.errors import StoreError, UsageError, shorten
-from wsivit.io import LocalFiles
+from wsivit.errors import StoreError, UsageError
+from wsivit.models.run_contract import CONTRACT, Contract
 
 if TYPE_CHECKING:
     from wsivit.models.linear_head import LinearHead
@@ -25,7 +25,6 @@ PathLike = str | os.PathLike[str]
 FORMAT = 3
 READABLE = (1, 2, 3)
 """Formats that can be read: 1 had fewer fields of the preprocessing; of 1 and 2 the part that chose was reported."""
-CONTRACT = "wsivit.json"
 TILE, PATIENT = "tile", "patient"
 """Levels of a run: what its model predicts."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -97,7 +96,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class RunMetadata:
+class RunMetadata(Contract):
     """What a run promises and demands.
 
     Attributes
@@ -136,6 +135,8 @@ class RunMetadata:
         Of the software; how it was called.
     """
 
+    OUTCOME: ClassVar = frozenset({"model_fingerprint", "temperature", "figures", "probe"})
+
     model: str
     classes: tuple[str, ...]
     label: str
@@ -153,16 +154,6 @@ class RunMetadata:
     versions: dict[str, str] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
     format: int = FORMAT
-
-    @property
-    def done(self) -> bool:
-        """Whether the training came to its end."""
-        return bool(self.model_fingerprint)
-
-    def write(self, folder: PathLike) -> None:
-        """Write ``wsivit.json``, whole or not at all."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        LocalFiles(Path(folder)).write(CONTRACT, [text.encode()])
 
     @classmethod
     def read(cls, folder: PathLike) -> Self:
@@ -199,20 +190,6 @@ class RunMetadata:
             raise StoreError(f"{path}: damaged: preprocessing: {error}") from error
         typed = {"classes": tuple(values["classes"]), "preprocessing": preprocessing, "format": FORMAT}
         return cls(**{**values, **typed})
-
-    def differences(self, other: RunMetadata) -> list[str]:
-        """Name what makes another run of it: model, data, split or options; not what comes out."""
-        ours, theirs = (asdict(replace(c, versions={}, command=[])) for c in (self, other))
-        outcome = {"model_fingerprint", "temperature", "figures", "probe"}
-        return [
-            f"{name}: {shorten(ours[name])} there, {shorten(theirs[name])} asked for"
-            for name in ours
-            if name not in outcome and _plain(ours[name]) != _plain(theirs[name])
-        ]
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class RunInfo(Described):
     pictures : dict of str to int
         Tiles on each side of the split.
     figures : dict of str to float
-        Of the part that chose nothing.
+        Of the part that chose nothing; empty for a run of an earlier format, which had no such part.
     temperature : float
         The logits are divided by it.
     bytes : int
@@ -99,7 +99,7 @@ def run_info(run: str | os.PathLike[str]) -> RunInfo:
         image_size=metadata.preprocessing.image_size,
         sources=len(metadata.data),
         pictures=sides,
-        figures=metadata.figures.get("test") or metadata.figures.get("tune", {}),
+        figures=metadata.figures.get("test", {}),
         temperature=metadata.temperature,
         bytes=sum(file.stat().st_size for file in Path(run).rglob("*") if file.is_file()),
         versions=metadata.versions,

@@ -38,7 +38,7 @@ def slide_page(store: TileStore, options: ReportOptions, names: Names) -> Page:
         store = copy(store)
         store.parameters = replace(store.parameters, slide_id=name)
     sections = []
-    if store.runs:
+    if store.runs or options.run is not None:  # of a run that is not there, the error says which are
         verdict, results = _predictions(store, options, name)
         sections += results
     else:

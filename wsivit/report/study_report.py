@@ -14,7 +14,7 @@ from PIL import Image
 
 from wsivit.cohort import CohortLayout, Estimate, Record, outliers, status
 from wsivit.errors import StoreError, UsageError, WsivitError
-from wsivit.heatmap import read_heatmap_data
+from wsivit.heatmap import draw_thumbnail, read_heatmap_data, score_slide
 from wsivit.report.names import Names
 from wsivit.report.options import ReportOptions
 from wsivit.report.page import Card, Page, Picture, Section, Table, photo
@@ -50,14 +50,11 @@ def study_pages(root: str, options: ReportOptions, names: Names) -> list[Page]:
     UsageError
         The folder is no study, or its table has no such label.
     """
-    layout = CohortLayout(root)
-    slides = layout.slides()
-    if not slides:
-        raise UsageError(f"{root}: not the output of a cohort: there is no cohort.csv")
+    slides = CohortLayout.existing(root).stored_slides()
     records = {verb: {record.slide_id: record for record in rows} for verb, rows in status(root).items()}
     seen = _Seen([], [], Counter())
     for slide in slides:
-        _look_at(layout, slide, records, options, names, seen)
+        _look_at(slide, records, options, names, seen)
     figures = [
         _progress(records, len(slides)),
         _failures(records, names),
@@ -77,7 +74,6 @@ def study_pages(root: str, options: ReportOptions, names: Names) -> list[Page]:
 
 
 def _look_at(
-    layout: CohortLayout,
     slide: SlideRow,
     records: dict[str, dict[str, Record]],
     options: ReportOptions,
@@ -86,7 +82,7 @@ def _look_at(
 ) -> None:
     name, lines, picture = names("slide", slide.id), [], None
     try:
-        store = TileStore(layout.store(slide))
+        store = TileStore(slide.store)
         seen.stores, seen.tiles = seen.stores + 1, seen.tiles + len(store)
         seen.estimates.append(_estimate(slide.id, store))
         seen.levels.update(_levels(store))
@@ -120,27 +116,15 @@ def _thumbnail(store: TileStore, options: ReportOptions, name: str) -> tuple[Pic
     run = options.run or (runs[0] if len(runs) == 1 else None)
     if run is None or run not in runs:
         return photo(image, f"The slide {name}", quality=_QUALITY), ""
-    from matplotlib import colormaps
-
     try:
         data = read_heatmap_data(store, run)
         main = data.class_index(options.class_name)
     except (StoreError, UsageError):
         return photo(image, f"The slide {name}", quality=_QUALITY), ""
-    scores = data.scores.scores[..., main]
-    grid, (width, height) = store.grid, store.parameters.slide_size
-    # The centre of each pixel of the thumbnail, as a cell of the score map.
-    step_x, step_y = grid.stride0
-    x = ((np.arange(image.width) + 0.5) * width / image.width / step_x).astype(int).clip(0, scores.shape[1] - 1)
-    y = ((np.arange(image.height) + 0.5) * height / image.height / step_y).astype(int).clip(0, scores.shape[0] - 1)
-    field = scores[np.ix_(y, x)]
-    known = np.isfinite(field)[..., None]
-    grey = np.asarray(image.convert("L"), np.float32)[..., None].repeat(3, axis=2)
-    colors = np.asarray(colormaps["coolwarm"](np.nan_to_num(field), bytes=True)[..., :3], np.float32)
-    mixed = np.where(known, 0.5 * grey + 0.5 * colors, np.asarray(image, np.float32)).astype(np.uint8)
-    share = float((scores[np.isfinite(scores)] >= options.threshold).mean())
-    text = f"{data.classes[main]}: {share:.0%} of tiles"
-    return photo(mixed, f"Probability of {data.classes[main]} over the slide {name}", quality=_QUALITY), text
+    score = score_slide(data, options.threshold)[main]
+    alt = f"Probability of {score.class_name} over the slide {name}"
+    picture = photo(draw_thumbnail(data, _THUMBNAIL, score.class_name), alt, quality=_QUALITY)
+    return picture, f"{score.class_name}: {score.area_fraction:.0%} of the area"
 
 
 def _progress(records: dict[str, dict[str, Record]], slides: int) -> Section:

@@ -14,11 +14,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def takes_many(source: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def takes_many(
+    source: str, unless: Callable[..., bool] = lambda *args, **given: False
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let a verb take many sources, as the parameter of that name: a list, folder, glob, table, cohort.
 
     It is then the method of that name of a `Cohort`, whose options (``workers``, ``include``, …) are keywords too, and
-    returns a `CohortResult`.
+    returns a `CohortResult`. Where `unless` says so of the arguments, the verb itself deals with many.
     """
 
     def decorate(verb: Callable[P, R]) -> Callable[P, R]:
@@ -28,7 +30,7 @@ def takes_many(source: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def call(*args: P.args, **given: P.kwargs) -> R:
             place = list(declared.parameters).index(source)
             missing = source not in given and place >= len(args)
-            if missing or is_one(given[source] if source in given else args[place]):
+            if missing or unless(*args, **given) or is_one(given[source] if source in given else args[place]):
                 return verb(*args, **given)
             # The face of the library finds it: cohorts stand on the verbs over one slide, and not these on them.
             import wsivit

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ class FittedHead:
     logits: Floats
     codes: NDArray[np.int64]
 
-    @property
+    @cached_property
     def temperature(self) -> float:
         """Calibrates its probabilities."""
         return fit_temperature(self.logits, self.codes)

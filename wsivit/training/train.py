@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,12 +29,25 @@ from wsivit.data import (
 from wsivit.errors import OutputExistsError, UsageError
 from wsivit.evaluation import fit_temperature
 from wsivit.inference import ModelRunner, score_samples, stored_logits
-from wsivit.io import LEARNING, TEMPORARY, LocalFiles, require_main_guard, scrub, versions
-from wsivit.models import CONTRACT, Model, ModelSpec, Preprocessing, RunMetadata, find_encoder, open_run
+from wsivit.io import LEARNING, LocalFiles, require_main_guard, scrub, versions
+from wsivit.models import (
+    CONTRACT,
+    Model,
+    ModelSpec,
+    Preprocessing,
+    RunMetadata,
+    find_encoder,
+    open_run,
+    refuse_other_contents,
+)
 from wsivit.slide_list import Sources
 from wsivit.training.model_card import model_card
 from wsivit.training.options import TrainOptions
 from wsivit.training.parts import Parts, divide
+
+if TYPE_CHECKING:
+    from wsivit.models import Classifier
+    from wsivit.training.linear_probe import FittedHead
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +184,7 @@ def _fine_tune(
     from wsivit.data import TileDataset
     from wsivit.models import create_classifier, require_image_size, save_classifier
     from wsivit.training.arguments import check_machine, make_arguments
+    from wsivit.training.checkpoints import last_complete
     from wsivit.training.linear_probe import figures_of, start_from_probe
     from wsivit.training.optimizer import usual_layer_decay
     from wsivit.training.trainer import TileTrainer, run_training
@@ -200,7 +214,7 @@ def _fine_tune(
     with arguments.main_process_first(local=False):
         if force and arguments.process_index == 0:
             _remove_run(folder)
-        checkpoint = _begin_or_resume(folder, contract)
+        checkpoint = last_complete(folder / CHECKPOINTS) if contract.begin_or_resume(folder) else None
     is_first = arguments.process_index == 0
     if is_first:
         write_split(folder / SPLIT, samples, parts.split)
@@ -220,28 +234,41 @@ def _fine_tune(
         chosen = figures_of(outcome.logits, outcome.codes, temperature) | {"epoch": outcome.epoch}
         probe: dict[str, Any] = {}
         if start is not None:
-            probe = start.recorded()
-            probe["kept"] = probe["tune"]["log_loss"] <= chosen["log_loss"]
-            after = {key: value.detach().clone() for key, value in classifier.model.state_dict().items()}
-            classifier.model.load_state_dict(before)
-            spec = ModelSpec("the linear probe", model, samples.classes, classifier.preprocessing, "")
-            network = classifier.network
-            probe["test"] = _measure(Model(spec, lambda: network), parts.test, probe["temperature"], options)
+            probe = _measure_probe(classifier, before, start, chosen["log_loss"], parts, options)
             if probe["kept"]:
-                log.warning(
-                    "fine-tuning did not help on the tune part (log loss %.4f; a linear head on the features as they "
-                    "were %.4f): the run keeps that head",
-                    chosen["log_loss"],
-                    probe["tune"]["log_loss"],
-                )
                 temperature, chosen = probe["temperature"], probe["tune"] | {"epoch": 0.0}
-            else:
-                classifier.model.load_state_dict(after)
         figures = {"tune": chosen, "costs": outcome.costs}
         saved = replace(contract, model_fingerprint=save_classifier(classifier, folder), temperature=temperature)
         _finish(folder, replace(saved, figures=figures, probe=probe), parts, options)
     with arguments.main_process_first(local=False):
         return RunResult(folder, RunMetadata.read(folder), parts.counts())
+
+
+def _measure_probe(
+    classifier: Classifier,
+    before: Mapping[str, Any],
+    start: FittedHead,
+    tuned_loss: float,
+    parts: Parts,
+    options: TrainOptions,
+) -> dict[str, Any]:
+    """Measure the head that fine-tuning started from, and give the classifier its weights back if they are better."""
+    probe = start.recorded()
+    probe["kept"] = probe["tune"]["log_loss"] <= tuned_loss
+    after = {key: value.detach().clone() for key, value in classifier.model.state_dict().items()}
+    classifier.model.load_state_dict(before)
+    spec = ModelSpec("the linear probe", "", parts.samples.classes, classifier.preprocessing, "")
+    network = classifier.network
+    probe["test"] = _measure(Model(spec, lambda: network), parts.test, probe["temperature"], options)
+    if probe["kept"]:
+        log.warning(
+            "fine-tuning did not help on the tune part (log loss %.4f; a linear head on the features as they were "
+            "%.4f): the run keeps that head",
+            *(tuned_loss, probe["tune"]["log_loss"]),
+        )
+    else:
+        classifier.model.load_state_dict(after)
+    return probe
 
 
 def _fit_on_features(
@@ -283,7 +310,7 @@ def _fit_on_features(
     )
     if force:
         _remove_run(folder)
-    _begin_or_resume(folder, contract)
+    contract.begin_or_resume(folder)
     write_split(folder / SPLIT, samples, parts.split)
     fitted.head.save(folder)
     probe = fitted.recorded()
@@ -353,12 +380,7 @@ def _check_output(folder: Path, force: bool) -> None:
         if not force and RunMetadata.read(folder).done:
             raise OutputExistsError(f"{folder} holds a finished run; choose another output folder, or give --force")
         return
-    # A run that was interrupted before it had a contract leaves these.
-    expected = folder.is_dir() and all(
-        entry.name == TILES or entry.name.startswith(TEMPORARY) for entry in folder.iterdir()
-    )
-    if folder.exists() and not expected:
-        raise OutputExistsError(f"{folder} exists and is no run; choose another output folder")
+    refuse_other_contents(folder, {TILES})
 
 
 def _remove_run(folder: Path) -> None:
@@ -369,23 +391,6 @@ def _remove_run(folder: Path) -> None:
                 shutil.rmtree(entry)
             elif not entry.is_dir():
                 entry.unlink()
-
-
-def _begin_or_resume(folder: Path, contract: RunMetadata) -> str | None:
-    """Write the contract of a new run; return the last checkpoint of an interrupted one."""
-    LocalFiles(folder).remove_temporaries()
-    if (folder / CONTRACT).is_file():
-        other = RunMetadata.read(folder).differences(contract)
-        if other:
-            raise OutputExistsError(
-                f"{folder} holds another unfinished run: {'; '.join(other)}; choose another output folder"
-            )
-        from wsivit.training.checkpoints import last_complete
-
-        return last_complete(folder / CHECKPOINTS)
-    folder.mkdir(parents=True, exist_ok=True)
-    contract.write(folder)
-    return None
 
 
 def _warn_if_below_baseline(measured: Mapping[str, float], held_out: Mapping[str, int]) -> None:

@@ -17,7 +17,7 @@ from shapely.geometry import mapping
 from tornado.web import HTTPError
 
 from wsivit.errors import UsageError, WsivitError
-from wsivit.heatmap import class_colors, read_heatmap_data, score_colors
+from wsivit.heatmap import class_colors, draw_thumbnail, read_heatmap_data, score_colors
 from wsivit.io import scrub
 from wsivit.store import LabelColumn
 from wsivit.viewer.access import GuardedHandler
@@ -33,7 +33,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 COLOR_MAPS = ("coolwarm", "viridis", "magma", "cividis", "RdBu_r")
 _THUMBNAILS = (96, 192, 256, 384, 1024)
-_OPACITY = 0.5
 
 
 class ViewerHandler(GuardedHandler):
@@ -286,21 +285,15 @@ def _pack_mask(slide: ViewedSlide) -> bytes:
 
 
 def _thumbnail(slide: ViewedSlide, size: int, run: str | None) -> tuple[bytes, tuple[float, float]]:
+    if run is not None:
+        store = slide.require_store()
+        pixels = draw_thumbnail(read_heatmap_data(store, run), size)
+        width, height = store.parameters.slide_size
+        return encode(pixels), (width / pixels.shape[1], height / pixels.shape[0])
     found = slide.thumbnail(size)
     if found is None:
         return b"", (1.0, 1.0)
     pixels, downsample = found
-    if run is not None:
-        data = read_heatmap_data(slide.require_store(), run)
-        # The cell under the middle of each pixel.
-        height, width = pixels.shape[:2]
-        rows = ((np.arange(height) + 0.5) * downsample[1] / data.scores.downsample0[1]).astype(int)
-        cols = ((np.arange(width) + 0.5) * downsample[0] / data.scores.downsample0[0]).astype(int)
-        rows, cols = np.minimum(rows, data.scores.shape[0] - 1), np.minimum(cols, data.scores.shape[1] - 1)
-        scores = data.scores.scores[rows[:, None], cols, data.main_class]
-        colors = score_colors(scores, COLOR_MAPS[0], 0.0, 1.0)
-        mixed = (_OPACITY * colors + (1 - _OPACITY) * pixels).astype(np.uint8)
-        pixels = np.where(np.isnan(scores)[..., None], pixels, mixed)
     return encode(pixels), downsample
 
 

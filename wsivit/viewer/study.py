@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -211,12 +211,8 @@ def _rows(source: str | os.PathLike[str]) -> list[SlideRow]:
     if is_url(text) or Path(text).is_dir():
         layout = CohortLayout(text)
         if not text.rstrip("/").endswith(".zarr") and layout.exists:
-            return [_with_store(layout, row) for row in layout.slides()]
+            return layout.stored_slides()
     return find_slides([source])
-
-
-def _with_store(layout: CohortLayout, row: SlideRow) -> SlideRow:
-    return replace(row, store=layout.store(row))
 
 
 def _summary(store: TileStore) -> dict[str, Any]:
