@@ -262,6 +262,17 @@ def test_predictions_of_another_run_are_not_replaced_unasked(abmil: Path, linear
     assert TileStore(store).slide_prediction("msi")["model_fingerprint"] == Ensemble(linear).run.model_fingerprint
 
 
+def test_predictions_of_patients_that_were_trained_on_say_so(
+    linear: Path, changeable: Study, external: Study, caplog: pytest.LogCaptureFixture
+) -> None:
+    predict_patients(linear, external.folder / "new00.zarr")
+    assert "was trained on" not in caplog.text
+    predict_patients(linear, changeable.folder / "s000.zarr")
+    assert "was trained on 1 of these 1 patients (s000)" in caplog.text
+    with pytest.raises(UsageError, match=r"run of patients.*predict_patients"):
+        wsivit.predict(linear, external.folder)
+
+
 def test_external_cohort_is_measured_by_site_and_known_patients_are_refused(
     linear: Path, external: Study, study: Study, tmp_path: Path
 ) -> None:

@@ -217,10 +217,3 @@ def _group_fields(options: type) -> None:
             owner.__annotations__ |= {name: _grouped(name, hints[name], grouped) for name in get_annotations(owner)}
     # Those of __init__ are names, which may mean nothing in the module of a class that inherits them.
     options.__init__.__annotations__ |= _hints(options)  # type: ignore[misc]
-
-
-def pair(pair: tuple[float | None, float | None] | None) -> str:
-    if pair is None or None in pair:
-        return "-"
-    x, y = pair
-    return f"{x:.4g}" if x == y else f"{x:.4g} x {y:.4g}"

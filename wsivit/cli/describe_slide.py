@@ -8,7 +8,8 @@ from typing import Annotated
 
 from wsivit import info as _info
 from wsivit.cli.app import Report
-from wsivit.cli.common import FLAG, FLAT, JSON, OpenOptions, documented_by, pair
+from wsivit.cli.common import FLAG, FLAT, JSON, OpenOptions, documented_by
+from wsivit.io import x_by_y
 from wsivit.slide import OtherPicture, SlideInfo
 
 
@@ -34,11 +35,11 @@ def _describe(info: SlideInfo) -> str:
         f"format       {info.format}, read by {info.reader}: {info.reader_reason}",
         f"size         {width} x {height} px",
         f"levels       {levels}",
-        f"tiles        {pair(info.tile_size)} px, {info.compression or 'compression unknown'}",
+        f"tiles        {x_by_y(info.tile_size)} px, {info.compression or 'compression unknown'}",
         f"objective    {f'{info.objective:g}x' if info.objective else 'unknown'}",
         f"scale        {_describe_scale(info)}",
     ]
-    lines += [f"  {source.name}: {pair((source.mpp_x, source.mpp_y))} {source.note}" for source in info.scale_sources]
+    lines += [f"  {source.name}: {x_by_y((source.mpp_x, source.mpp_y))} {source.note}" for source in info.scale_sources]
     lines += [
         f"filled       level {level}: {count} native tiles are left out of the file; a finer level fills them"
         for level, count in enumerate(info.filled_tiles)
@@ -60,6 +61,6 @@ def _describe_scale(info: SlideInfo) -> str:
     if info.scale is None:
         return f"unknown: {info.scale_error}"
     scale = info.scale
-    size = f"{pair((scale.mpp_x, scale.mpp_y))} µm/px"
+    size = f"{x_by_y((scale.mpp_x, scale.mpp_y))} µm/px"
     known = "as given" if scale.confidence == "given" else f"({scale.confidence} confidence: {scale.reason})"
     return "; ".join([f"{size} {known}", *scale.warnings])

@@ -9,9 +9,10 @@ from typing import Annotated
 from wsivit import tile as _tile
 from wsivit.cli.app import Report
 from wsivit.cli.cohorts import format_report, many_slides
-from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented_by, pair
+from wsivit.cli.common import FLAT, MANY, CommonOptions, OpenOptions, documented_by
 from wsivit.cohort import CohortOptions
 from wsivit.errors import UnreadableTilesError
+from wsivit.io import x_by_y
 from wsivit.store import Status, TileStore
 from wsivit.tiling import OnUnreadableTile, TileOptions, TilingResult
 
@@ -50,7 +51,7 @@ def describe_tiling(result: TilingResult) -> str:
     store, parameters = result.store, result.store.parameters
     count = Counter(store.status.tolist())
     lines = [
-        f"{len(store)} tiles of {parameters.grid.tile_size} px at {pair(parameters.mpp)} µm/px: {_origins(result)}"
+        f"{len(store)} tiles of {parameters.grid.tile_size} px at {x_by_y(parameters.mpp)} µm/px: {_origins(result)}"
     ]
     lines += [f"WARNING  {warning}" for warning in result.warnings]
     if parameters.filled:
@@ -78,7 +79,7 @@ def _origins(result: TilingResult) -> str:
     if not result.store.has_pixels:
         return "coordinates only, pixels stay in the slide"
     level = f"level {plan.level}" + (f" at 1/{plan.reduce}" if plan.reduce > 1 else "")
-    factor = pair((plan.residual_x, plan.residual_y))
+    factor = x_by_y((plan.residual_x, plan.residual_y))
     parts = [
         f"{count} {how}"
         for count, how in (

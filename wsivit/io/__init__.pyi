@@ -14,6 +14,7 @@ from .credentials import public as public
 from .credentials import scrub as scrub
 from .description import Described as Described
 from .description import format_bytes as format_bytes
+from .description import x_by_y as x_by_y
 from .files import Files as Files
 from .files import LocalFiles as LocalFiles
 from .files import RemoteFiles as RemoteFiles

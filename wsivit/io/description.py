@@ -40,3 +40,11 @@ def format_bytes(size: float) -> str:
     while size >= 999.5 and len(units) > 1:
         size, units = size / 1000, units[1:]
     return f"{size:.3g} {units[0]}"
+
+
+def x_by_y(pair: tuple[float | None, float | None] | None) -> str:
+    """Return a value along x and y for people: once where both are the same, a dash where one is unknown."""
+    if pair is None or None in pair:
+        return "-"
+    x, y = pair
+    return f"{x:.4g}" if x == y else f"{x:.4g} x {y:.4g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,13 @@ from wsivit.inference import FeatureExtractor, FeaturesOptions
 from wsivit.io import LocalFiles, is_url
 from wsivit.mil.bags import EncoderBlock, SlideFeatures, Tiles, feature_name, read_slide
 from wsivit.mil.ensemble import Ensemble, PatientPredictions
+from wsivit.mil.slide_run import PREDICTIONS, SlideRun
 from wsivit.models import find_encoder, run_name
 from wsivit.slide import Slide
 from wsivit.slide_list import is_one_file
 from wsivit.store import TileStore
+
+_log = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 
@@ -142,6 +146,7 @@ def predict_patients(
     ensemble = Ensemble(run)
     called = name or run_name(run)
     patients, folder = _patients(ensemble.run.encoder, source, output, features, progress=progress)
+    _warn_of_training_slides(ensemble.run, patients)
     predicted = []
     for patient in patients:
         bags = [read_for_run(store, ensemble.run.encoder) for store in patient.stores]
@@ -159,6 +164,18 @@ def predict_patients(
     stores = tuple(store.files.location for patient in patients for store in patient.stores)
     table = None if folder is None else write_table(folder / f"predictions-{called}.csv", predicted)
     return PatientPredictionResult(called, tuple(predicted), stores, table)
+
+
+def _warn_of_training_slides(run: SlideRun, patients: Sequence[_OfPatient]) -> None:
+    """Say which patients the run learned from, by the content of their slides: it knows their labels."""
+    learned = {content for contents in run.patients.values() for content in contents}
+    known = [p.id for p in patients if any(store.parameters.slide_fingerprint in learned for store in p.stores)]
+    if known:
+        _log.warning(
+            "the run was trained on %d of these %d patients (%s): what it predicts of them says nothing; their "
+            "out-of-fold predictions are in %s of the run",
+            *(len(known), len(patients), ", ".join(known[:5]), PREDICTIONS),
+        )
 
 
 def predict_bags(ensemble: Ensemble, bags: Sequence[Sequence[Tiles]]) -> PatientPredictions:

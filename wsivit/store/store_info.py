@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wsivit.io import Described, format_bytes
+from wsivit.io import Described, format_bytes, x_by_y
 from wsivit.store.parameters import Status
 from wsivit.store.reader import TileStore
 from wsivit.store.schema import read_journal
@@ -81,7 +81,7 @@ class StoreInfo(Described):
             "store": self.path + ("" if self.complete else ": not complete, it is being written or was interrupted"),
             "slide": f"{self.slide_id}, {self.slide_path}",
             "tiles": f"{self.tiles} of {self.tile_size} px{overlap}" + (f": {states}" if states else ""),
-            "scale": f"{_pair(self.mpp)} µm/px, of a slide at {_pair(self.slide_mpp)} ({self.scale_source})",
+            "scale": f"{x_by_y(self.mpp)} µm/px, of a slide at {x_by_y(self.slide_mpp)} ({self.scale_source})",
             "pixels": pixels + size,
             "tissue": self.tissue,
             "labels": "\n".join(
@@ -145,8 +145,3 @@ def _means(store: TileStore, run: str) -> dict[str, float]:
     known = predictions.probabilities[np.isfinite(predictions.probabilities).all(axis=1)]
     means: Any = known.mean(axis=0, dtype=np.float64) if len(known) else np.full(len(predictions.classes), np.nan)
     return dict(zip(predictions.classes, map(float, means), strict=True))
-
-
-def _pair(values: tuple[float, float]) -> str:
-    x, y = values
-    return f"{x:.4g}" if x == y else f"{x:.4g} x {y:.4g}"

@@ -137,7 +137,11 @@ def label_regions(store: TileStore, column: LabelColumn) -> dict[str, Any]:
 def _with_stroke(history: list[dict[str, Any]], stroke: Stroke) -> list[dict[str, Any]]:
     """Add a stroke to the record of who painted: strokes in a row of one person on one run are one entry."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"who": getpass.getuser(), "run": stroke.run, "first": now, "last": now, "tiles": len(stroke.labels)}
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        who = "unknown"
+    entry = {"who": who, "run": stroke.run, "first": now, "last": now, "tiles": len(stroke.labels)}
     if history and (history[-1]["who"], history[-1]["run"]) == (entry["who"], entry["run"]):
         last = history[-1]
         entry |= {"first": last["first"], "tiles": last["tiles"] + entry["tiles"]}
